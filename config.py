@@ -1,0 +1,137 @@
+"""The settings of a run, their defaults, and their check before anything is written.
+
+The names are those of the first seed (initial_lr, num_epochs_per_task, pruning_ratios, ...); each has a flag on
+main.py's command line (--initial-lr, ...). The defaults are the paper's, from the authors' release where the paper
+is silent. Nothing here needs Jittor, so that a wrong option is answered at once.
+"""
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ARCHS = ("vgg16", "vgg-slim")
+FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
+CHECKPOINT = "packnet.safetensors"  # file names within the output directory
+RESULTS = "results.json"
+LOG = "log.txt"
+
+
+class ConfigError(Exception):
+    """A setting cannot be used. The message names it and says what is allowed."""
+
+
+def setting(default, text: str, **more):
+    """A field of Config with its line of help; a list as default stands for its value."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=dict(text=text, **more))
+    return field(default=default, metadata=dict(text=text, **more))
+
+
+@dataclass
+class Config:
+    # Tasks
+    task_list: list[str] = setting(["cubs", "cars", "flowers"], "data sets to add, in this order: cubs, cars, flowers, "
+                                   "or any folder X of the data root with X/{train,test}/<class>/")
+    pruning_ratios: list[float] = setting([0.75, 0.75, 0.75], "fraction of its weights each task gives up, one per "
+                                          "task; 0 keeps all (default: 0.75 for each)")
+    initial_pruning_ratio: float = setting(0.75, "the same for the pretrained network, before the first task "
+                                           "(authors' release: 0.5)")
+    base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
+                             "network is re-trained on it")
+    # Network
+    arch: str = setting("vgg16", "network: " + " or ".join(ARCHS))
+    pretrained: str | None = setting(None, "file with the pretrained weights: torchvision's .pth or Jittor's .pkl "
+                                     "(default: Jittor's own download)")
+    image_size: int = setting(224, "side of the network's input in pixels")
+    # Schedule of an added task: the authors' release
+    batch_size: int = setting(32, "images per step")
+    initial_lr: float = setting(1e-3, "learning rate of a new task")
+    num_epochs_per_task: int = setting(20, "epochs a new task trains before its prune")
+    finetune_lr: float = setting(1e-4, "learning rate of the re-training after a prune")
+    num_epochs_finetune: int = setting(10, "epochs of re-training after a prune")
+    lr_decay_every: int = setting(10, "epochs after which the learning rate is divided by 10")
+    momentum: float = setting(0.9, "SGD's momentum")
+    weight_decay: float = setting(0.0, "SGD's weight decay; it never reaches a frozen weight")
+    # Schedule of the pretrained network
+    num_epochs_base: int = setting(0, "epochs of training the base network from scratch instead of loading "
+                                   "pretrained weights")
+    base_lr: float = setting(1e-2, "learning rate of that training")
+    num_epochs_base_finetune: int = setting(10, "epochs of re-training the pruned base network on its data set")
+    base_finetune_lr: float = setting(1e-4, "learning rate of that re-training")
+    base_lr_decay_every: int = setting(5, "epochs after which that learning rate is divided by 10")
+    compare_finetuning: bool = setting(False, "also fine-tune a copy of the base network on the tasks one after another, "
+                                       "the lower bound that forgets")
+    # Machine
+    data_root: str = setting("data", "folder of the data sets")
+    output_dir: str = setting("checkpoints/packnet", "folder for log.txt, results.json, the checkpoint and plots/")
+    cache_dir: str | None = setting(None, "folder for decoded images (default: <data root>/.cache)")
+    seed: int = setting(0, "seed of weights, shuffling, crops, flips and dropout")
+    device: str = setting("auto", "auto, cpu or cuda")
+
+    def check(self) -> None:
+        """Raise ConfigError for the first setting that cannot be used. Reads folders, writes nothing."""
+        def need(good: bool, name: str, rule: str) -> None:
+            if not good:
+                raise ConfigError(f"--{name.replace('_', '-')} {_shown(getattr(self, name))}: {rule}")
+
+        need(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
+        need(self.device in ("auto", "cpu", "cuda"), "device", "must be auto, cpu or cuda")
+        need(bool(self.task_list), "task_list", "needs at least one task")
+        need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
+        need(self.base_task not in self.task_list, "task_list", f"holds the base task {self.base_task!r}")
+        need(len(self.pruning_ratios) == len(self.task_list), "pruning_ratios",
+             f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")
+        need(all(0 <= ratio < 1 for ratio in self.pruning_ratios), "pruning_ratios", "each must be in [0, 1)")
+        need(0 <= self.initial_pruning_ratio < 1, "initial_pruning_ratio", "must be in [0, 1)")
+        for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base", "num_epochs_base_finetune", "seed",
+                     "weight_decay"):
+            need(0 <= getattr(self, name) < float("inf"), name, "must not be negative")
+        for name in ("batch_size", "lr_decay_every", "base_lr_decay_every"):
+            need(getattr(self, name) >= 1, name, "must be at least 1")
+        for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr"):
+            need(0 < getattr(self, name) < float("inf"), name, "must be a positive number")
+        need(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
+        least = 32 if self.arch == "vgg16" else 8  # what the poolings halve down to one pixel
+        need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
+        need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
+             "cannot be combined with --num-epochs-base, which trains the base network from scratch")
+        need(self.pretrained is None or Path(self.pretrained).is_file(), "pretrained", "no such file")
+        need(self.arch == "vgg16" or self.pretrained is not None or self.num_epochs_base > 0, "arch",
+             "has no published weights: give --pretrained FILE or --num-epochs-base N")
+        need(Path(self.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
+        for task in [*self.task_list, self.base_task]:
+            need(bool(re.fullmatch(r"[\w-]+", task)), "task_list", f"{task!r} is no name of a data set: only letters, "
+                 "digits, - and _ are allowed")
+        for task in self.task_list:
+            need(self.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {self.folder(task)}. "
+                 f"Found in {self.data_root}: {', '.join(found_datasets(self.data_root)) or 'none'}.")
+        need(self.num_epochs_base == 0 or self.has_data(self.base_task), "num_epochs_base",
+             f"the base network trains on {self.folder(self.base_task)}, which does not exist")
+        output = Path(self.output_dir)
+        need(output.is_dir() or not output.exists(), "output_dir", "is a file")
+        for name in (RESULTS, CHECKPOINT, LOG):
+            need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten: "
+                 "choose another folder, or move this one away")
+
+    def folder(self, task: str) -> Path:
+        return dataset_folder(task, self.data_root)
+
+    def has_data(self, task: str) -> bool:
+        return self.folder(task).is_dir()
+
+    def asdict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:
+    return Path(data_root) / FOLDERS.get(dataset_name, dataset_name)
+
+
+def found_datasets(data_root: str | Path) -> list[str]:
+    """Names of the data sets in the data root: its folders that hold a train folder."""
+    names = {folder: name for name, folder in FOLDERS.items()}
+    return sorted(names.get(path.name, path.name) for path in Path(data_root).iterdir() if (path / "train").is_dir())
+
+
+def _shown(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,81 @@
+"""PackNet from the command line.
+
+    python main.py --demo                 # draws its own data; under 3 minutes on two CPU cores
+    python main.py                        # VGG-16 on CUBS, Cars, Flowers: the paper's schedule
+    python main.py --task-list my_birds --pruning-ratios 0.5 --data-root ~/images
+
+`python main.py --help` lists every setting with its default (config.py). Bad input ends with exit code 2 and one
+message, before anything is written.
+"""
+import argparse
+import dataclasses
+import sys
+import typing
+
+from config import Config, ConfigError
+
+DEMO = dict(
+    data_root="data/demo", output_dir="checkpoints/demo", task_list=["demo_birds", "demo_cars", "demo_flowers"],
+    base_task="demo_base", arch="vgg-slim", image_size=48, num_epochs_base=15, base_lr=0.02,
+    num_epochs_base_finetune=4, base_finetune_lr=5e-3, initial_lr=0.02, num_epochs_per_task=16, finetune_lr=5e-3,
+    num_epochs_finetune=6, compare_finetuning=True)
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Config, bool]:
+    """(config, whether --demo was given). Exits with code 2 on unknown or malformed options."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--demo", action="store_true", help="draw small data sets and pack them with a slim network; "
+                        "other options still apply")
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        text = field.metadata["text"].replace("%", "%%")
+        if "(default" not in text:
+            text += f" (default: {' '.join(default) if isinstance(default, list) else default})"
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif isinstance(default, list):
+            parser.add_argument(flag, nargs="+", type=type(default[0]), default=None, help=text)
+        else:
+            kind = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
+            parser.add_argument(flag, type=kind, default=None, help=text)
+    options = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    demo = options.pop("demo")
+    settings = (DEMO if demo else {}) | options
+    if "pruning_ratios" not in options:  # as many as there are tasks
+        settings["pruning_ratios"] = [0.75] * len(settings.get("task_list", Config().task_list))
+    return Config(**settings), demo
+
+
+def main(arguments: list[str] | None = None) -> int:
+    config, demo = parse(arguments)
+    try:
+        if demo:
+            import demo as drawing
+            drawing.draw(config.data_root)
+        config.check()
+        import toolchain
+        toolchain.start(config.device)
+    except (ConfigError, RuntimeError) as error:
+        return complain(error)
+    from dataset import DataError
+    from training import TrainingError, run
+    from weights import WeightsError
+    try:
+        run(config)
+    except (ConfigError, DataError, WeightsError) as error:
+        return complain(error)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def complain(error: Exception) -> int:
+    """Say what is wrong with the input; the exit code for it."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

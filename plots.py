@@ -1,0 +1,144 @@
+"""The pictures of a run, drawn from the content of results.json; each can go into a report as it is.
+
+    python -c "import json, plots; plots.draw(json.load(open('RUN/results.json')), 'RUN/plots')"
+"""
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen needed
+import matplotlib.pyplot as plt  # noqa: E402
+
+COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3", "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
+FREE_COLOUR = "#E6E6E6"
+
+STYLE = {"figure.dpi": 150, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False,
+         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False}
+
+
+def draw(results: dict, folder: str | Path) -> list[Path]:
+    """Draw all pictures of `results` into `folder` (made if missing) and return their paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = [results["base"], *results["tasks"]]
+    pictures = {f"training_{stage['name']}.png": (training_curve, results, stage) for stage in stages
+                if any(record["task"] == stage["name"] for record in results["history"])}
+    pictures["error_as_tasks_are_added.png"] = (error_as_tasks_are_added, results)
+    pictures["capacity.png"] = (capacity, results)
+    if "finetuning_matrix" in results:
+        pictures["forgetting.png"] = (forgetting, results)
+    paths = []
+    with plt.rc_context(STYLE):
+        for name, (function, *arguments) in pictures.items():
+            figure = function(*arguments)
+            figure.savefig(folder / name)
+            plt.close(figure)
+            paths.append(folder / name)
+    return paths
+
+
+def _colour(results: dict, name: str) -> str:
+    names = [results["base"]["name"], *(task["name"] for task in results["tasks"])]
+    return COLOURS[names.index(name) % len(COLOURS)]
+
+
+def training_curve(results: dict, stage: dict) -> plt.Figure:
+    """Accuracy and loss over the epochs of one task: train, prune, re-train."""
+    records = [record for record in results["history"] if record["task"] == stage["name"]]
+    trained = sum(record["phase"] == "train" for record in records)
+    epochs = range(1, len(records) + 1)
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[2, 1])
+    top.plot(epochs, [record["test_top1"] for record in records], color=COLOURS[0], marker=".", label="test")
+    top.plot(epochs, [record["train_top1"] for record in records], color=COLOURS[1], ls="--", label="train (while learning)")
+    bottom.plot(epochs, [record["loss"] for record in records], color=COLOURS[3])
+    if stage["pruning_ratio"]:
+        at = trained + 0.5
+        top.plot([at], [stage["top1_after_prune"]], "v", color=COLOURS[3], ms=8, label="right after the prune")
+        for axes in (top, bottom):
+            axes.axvline(at, color=COLOURS[3], lw=1)
+            axes.axvspan(at, len(records) + 0.5, color=FREE_COLOUR, alpha=0.6, lw=0)
+    else:
+        at = len(records) + 0.5
+    phases = [("train", 0.5, min(at, len(records) + 0.5)), ("re-train", at, len(records) + 0.5)]
+    for title, start, end in phases:
+        if end - start >= 1:
+            top.text((start + end) / 2, 1.01, title, transform=top.get_xaxis_transform(), ha="center", va="bottom")
+    if stage["pruning_ratio"]:
+        top.text(at, 1.07, f"prune {100 * stage['pruning_ratio']:g} %", transform=top.get_xaxis_transform(), ha="center",
+                 va="bottom", color=COLOURS[3])
+    top.set(ylabel="top-1 accuracy (%)", ylim=(0, 102), xlim=(0.5, len(records) + 0.5))
+    top.set_title(stage["name"], pad=32, loc="left", fontweight="bold")
+    top.legend(loc="lower right")
+    bottom.set(ylabel="training loss", xlabel="epoch", ylim=(0, None))
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def error_as_tasks_are_added(results: dict) -> plt.Figure:
+    """A line per task: its error after each later task. A dot: its error before its prune."""
+    stages = [results["base"], *results["tasks"]]
+    names = [stage["name"] for stage in stages]
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for first, stage in enumerate(stages):
+        if stage["top1_final"] is None:
+            continue
+        errors = [100 - top1 for top1 in stage["top1_by_stage"]]
+        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]),
+                  label=stage["name"])
+        axes.plot([first], [100 - stage["top1_before_prune"]], "o", ms=9, mfc="none", mew=1.5,
+                  color=_colour(results, stage["name"]))
+    axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")
+    axes.set_xticks(range(len(names)), ["" + names[0], *("+ " + name for name in names[1:])])
+    axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None), xlim=(-0.3, len(names) - 0.7))
+    axes.set_title("Error as tasks are added", loc="left", fontweight="bold")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def capacity(results: dict) -> plt.Figure:
+    """Who owns how much of each layer, and of all prunable weights together."""
+    names = [results["base"]["name"], *(task["name"] for task in results["tasks"])]
+    layers = dict(results["owners_by_layer"])
+    rows = {"all layers": [sum(column) for column in zip(*layers.values())],
+            **{name.removeprefix("trunk.").removesuffix(".weight"): counts for name, counts in layers.items()}}
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.3 * len(rows)))
+    for y, counts in enumerate(rows.values()):
+        left, total = 0.0, sum(counts)
+        for owner in [*range(1, len(names) + 1), 0]:
+            share = 100 * counts[owner] / total
+            axes.barh(y, share, left=left, height=0.75, color=_colour(results, names[owner - 1]) if owner else FREE_COLOUR)
+            if y == 0 and share > 5:
+                axes.text(left + share / 2, y, f"{share:.2f}", ha="center", va="center", fontsize=8,
+                          color="white" if owner else "0.3")
+            left += share
+    axes.set_yticks(range(len(rows)), [f"{name} ({sum(counts):,})" for name, counts in rows.items()], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the weights (%)", xlim=(0, 100))
+    axes.grid(False)
+    for name in names:
+        axes.barh([], [], color=_colour(results, name), label=name)
+    axes.barh([], [], color=FREE_COLOUR, label="free")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(len(names) + 1, 5), fontsize=9)
+    return figure
+
+
+def forgetting(results: dict) -> plt.Figure:
+    """A panel per task: its accuracy as later tasks are learnt, with PackNet and with plain fine-tuning."""
+    names = [task["name"] for task in results["tasks"]]
+    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3.2), sharey=True, squeeze=False)
+    for number, (name, axes) in enumerate(zip(names, panels[0])):
+        for matrix, label, style in ((results["accuracy_matrix"], "PackNet", dict(color=COLOURS[0], marker="s")),
+                                     (results["finetuning_matrix"], "sequential fine-tuning",
+                                      dict(color=COLOURS[3], marker="x", ls="--"))):
+            axes.plot(range(number, len(names)), [row[number] for row in matrix[number:]], label=label, **style)
+        axes.axhline(100 / results["tasks"][number]["num_classes"], color="0.5", lw=1, ls=":")
+        axes.text(len(names) - 1, 100 / results["tasks"][number]["num_classes"] + 1, "chance", ha="right", va="bottom",
+                  fontsize=8, color="0.4")
+        axes.set_title(name, loc="left", fontweight="bold")
+        axes.set_xticks(range(len(names)), [f"+ {name.removeprefix('demo_')}" for name in names])
+        axes.set(ylim=(0, 103), xlim=(-0.2, len(names) - 0.8))
+    panels[0][0].set_ylabel("top-1 accuracy (%)")
+    panels[0][0].legend(loc="lower left", bbox_to_anchor=(0, 0.14), fontsize=9)
+    figure.supxlabel("tasks learnt so far", fontsize=10)
+    figure.tight_layout()
+    return figure

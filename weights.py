@@ -1,0 +1,269 @@
+"""Weight files: reading pretrained weights without executing code, and the checkpoint.
+
+    tensors = read_pretrained("vgg16-397923af.pth")           # torchvision's .pth (both formats) or Jittor's .pkl
+    save_checkpoint(path, tensors, metadata)                  # one safetensors file, written atomically
+    tensors, metadata = load_checkpoint(path)
+
+.pth and .pkl files are pickles, and a pickle may name any function to be called. The reader here knows the few
+names that weight files use, each replaced by a stand-in of its own; any other name is refused.
+"""
+import collections
+import hashlib
+import json
+import os
+import pickle
+import struct
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+Tensors = dict[str, np.ndarray]
+
+JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
+CHECKPOINT_FORMAT = "packnet-jittor 1"
+
+
+class WeightsError(Exception):
+    """A weight file cannot be used. The message names the file, what is wrong with it, and what to do."""
+
+
+# ------------------------------------------------------------------------------------------------ pretrained weights
+
+def read_pretrained(path: str | Path) -> Tensors:
+    """{parameter name: float32 array} of a torchvision .pth or Jittor .pkl file. Raises WeightsError."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as f:
+            start = f.read(64)
+            f.seek(0)
+            if start.startswith(b"PK"):
+                content = _read_torch_zip(f)
+            elif _TORCH_MAGIC in start:
+                content = _read_torch_legacy(f)
+            else:
+                content = _read_jittor(f)
+        return _as_tensors(content)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever a broken file makes the readers stumble over
+        raise WeightsError(f"{path}: not a readable .pth or .pkl file; it may be truncated ({error})") from error
+
+
+def download(name: str) -> Path:
+    """A file of Jittor's model zoo, such as "vgg16.pkl", kept in the user's cache. Raises WeightsError."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packnet-jittor"
+    path, temporary = folder / name, folder / f".{name}.{os.getpid()}"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(JITTOR_URL + name, timeout=30) as response, open(temporary, "wb") as f:
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, desc=f"Downloading {name}", unit="B", unit_scale=True, leave=False) as bar:
+                while block := response.read(1 << 20):
+                    f.write(block)
+                    bar.update(len(block))
+            if total and f.tell() != total:
+                raise OSError(None, f"only {f.tell()} of {total} bytes came")
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{JITTOR_URL}{name}: the ImageNet weights cannot be downloaded "
+                           f"({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error}). Give a "
+                           "file with --pretrained: torchvision's vgg16-397923af.pth or Jittor's vgg16.pkl.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _as_tensors(content) -> Tensors:
+    if not isinstance(content, dict) or not content:
+        raise WeightsError("holds no dictionary of weights")
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(value, _Array):
+            value = value.array
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise WeightsError(f"entry {name!r} is no array of numbers")
+        tensors[name] = value.astype(np.float32) if value.dtype.kind == "f" else value
+    return tensors
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names of weight files only. `storage` answers torch's references to raw data."""
+
+    def __init__(self, file: BinaryIO, storage=None) -> None:
+        super().__init__(file, encoding="latin1")  # legacy files were written by Python 2
+        self.storage = storage
+
+    def find_class(self, module: str, name: str):
+        if module == "torch" and name in _TORCH_TYPES:
+            return _TORCH_TYPES[name]
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
+        raise WeightsError(f"refused: asks for {module}.{name}, which is not part of a weight file and could run code")
+
+    def persistent_load(self, reference):
+        if self.storage is None:
+            raise WeightsError("refers to data outside itself")
+        return self.storage(reference)
+
+
+class _Array:
+    """Stands in for a pickled numpy array (numpy.ndarray.__setstate__)."""
+
+    def __init__(self, *_) -> None:
+        self.array = None
+
+    def __setstate__(self, state) -> None:
+        _, shape, dtype, fortran, raw = state
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        self.array = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if fortran else "C")
+
+
+class _Dtype:
+    """Stands in for a pickled numpy.dtype of plain numbers."""
+
+    def __init__(self, code: str, *_) -> None:
+        self.value = np.dtype(code)
+        if self.value.kind not in "fiub":
+            raise WeightsError(f"holds data of type {code!r}, not numbers")
+
+    def __setstate__(self, state) -> None:
+        self.value = self.value.newbyteorder(state[1] if state[1] in "<>" else "=")
+
+
+def _torch_tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *_) -> np.ndarray:
+    shape, size = tuple(shape), int(np.prod(shape, dtype=object)) if shape else 1
+    contiguous = [int(np.prod(shape[i + 1:], dtype=object)) for i in range(len(shape))]
+    if any(s != c for s, c, n in zip(stride, contiguous, shape) if n > 1) or len(stride) != len(shape):
+        raise WeightsError("holds a tensor that is not contiguous")
+    if offset < 0 or size < 0 or offset + size > storage.size:
+        raise WeightsError("holds a tensor that is larger than its data")
+    return storage[offset:offset + size].reshape(shape)
+
+
+_TORCH_TYPES = {f"{name}Storage": np.dtype(code) for name, code in dict(
+    Float="<f4", Double="<f8", Half="<f2", Long="<i8", Int="<i4", Short="<i2", Char="<i1", Byte="<u1",
+    Bool="|b1").items()}
+_KNOWN = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _torch_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _torch_tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("jittor", "jittor_core.Var"): lambda array, *_: array,
+    ("jittor_core", "Var"): lambda array, *_: array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+}
+_TORCH_MAGIC = (0x1950a86a20f9469cfc6c).to_bytes(10, "little")
+
+
+def _read_torch_zip(f: BinaryIO):
+    """torch.save since 1.6: <name>/data.pkl and the raw data in <name>/data/<key>."""
+    with zipfile.ZipFile(f) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise WeightsError("a zip file, but not one of torch.save (no data.pkl)")
+        folder = pickles[0][:-len("data.pkl")]
+
+        def storage(reference) -> np.ndarray:
+            _, dtype, key, _, count = reference
+            return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count)
+
+        with archive.open(pickles[0]) as data:
+            return _Unpickler(data, storage).load()
+
+
+def _read_torch_legacy(f: BinaryIO):
+    """torch.save before 1.6: five pickles (magic, version, system, content, keys), then the raw data in order."""
+    for _ in range(3):
+        _Unpickler(f).load()
+    storages: dict[str, np.ndarray] = {}
+
+    def storage(reference) -> np.ndarray:  # filled from the end of the file once its place is known
+        _, dtype, key, _, count, view = reference
+        if view is not None:
+            raise WeightsError("holds a view of another storage")
+        if count * dtype.itemsize > os.fstat(f.fileno()).st_size:
+            raise WeightsError("holds a tensor that is larger than the file; it may be truncated")
+        return storages.setdefault(key, np.empty(count, dtype))
+
+    content = _Unpickler(f, storage).load()
+    for key in _Unpickler(f).load():
+        count, = struct.unpack("<q", f.read(8))
+        raw = f.read(count * storages[key].itemsize)
+        if count != storages[key].size or len(raw) != storages[key].nbytes:
+            raise WeightsError("truncated: the data of a tensor are missing")
+        storages[key][:] = np.frombuffer(raw, storages[key].dtype)
+    return content
+
+
+def _read_jittor(f: BinaryIO):
+    """jittor.save: a pickle, its SHA-1 (20 bytes) and b"HCAJSLHD"; older files are the pickle alone."""
+    data = f.read()
+    if data.endswith(b"HCAJSLHD"):
+        data, checksum = data[:-28], data[-28:-8]
+        if hashlib.sha1(data).digest() != checksum:
+            raise WeightsError("damaged: its checksum does not match. Download it again.")
+    import io
+    return _Unpickler(io.BytesIO(data)).load()
+
+
+# ------------------------------------------------------------------------------------------------ writing files
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step: a reader, or a crash, sees the old file or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
+    """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header."""
+    from safetensors.numpy import save_file
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary,
+                  {"format": CHECKPOINT_FORMAT, "packnet": json.dumps(metadata)})
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> tuple[Tensors, dict]:
+    """(tensors, metadata) of a file of save_checkpoint. Raises WeightsError."""
+    from safetensors import SafetensorError, safe_open
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as f:
+            header = f.metadata() or {}
+            if header.get("format") != CHECKPOINT_FORMAT:
+                raise WeightsError(f"{path}: not a checkpoint of this program ({CHECKPOINT_FORMAT!r}), "
+                                   f"but {header.get('format')!r}")
+            return {name: f.get_tensor(name) for name in f.keys()}, json.loads(header["packnet"])
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path}: not a readable checkpoint; it may be truncated ({error})") from error
