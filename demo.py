@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 SIDE = 64        # pixels of a JPEG
 SCALE = 4        # drawn larger, then reduced, for smooth edges
-TRAIN, TEST = 60, 25  # images per class
+TRAIN, TEST = 80, 25  # images per class
 
 Rng = np.random.Generator
 

@@ -17,8 +17,8 @@ from config import Config, ConfigError
 DEMO = dict(
     data_root="data/demo", output_dir="checkpoints/demo", task_list=["demo_birds", "demo_cars", "demo_flowers"],
     base_task="demo_base", arch="vgg-slim", image_size=48, num_epochs_base=15, base_lr=0.02,
-    num_epochs_base_finetune=4, base_finetune_lr=5e-3, initial_lr=0.02, num_epochs_per_task=16, finetune_lr=5e-3,
-    num_epochs_finetune=6, compare_finetuning=True)
+    num_epochs_base_finetune=4, base_finetune_lr=5e-3, initial_lr=0.02, num_epochs_per_task=24, finetune_lr=5e-3,
+    num_epochs_finetune=8, lr_decay_every=16, compare_finetuning=True)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Config, bool]:

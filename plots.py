@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 
 COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3", "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
 FREE_COLOUR = "#E6E6E6"
@@ -84,11 +85,11 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
             continue
         errors = [100 - top1 for top1 in stage["top1_by_stage"]]
         axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]),
-                  label=stage["name"])
-        axes.plot([first], [100 - stage["top1_before_prune"]], "o", ms=9, mfc="none", mew=1.5,
+                  label=stage["name"], clip_on=False)
+        axes.plot([first], [100 - stage["top1_before_prune"]], "o", ms=9, mfc="none", mew=1.5, clip_on=False,
                   color=_colour(results, stage["name"]))
     axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")
-    axes.set_xticks(range(len(names)), ["" + names[0], *("+ " + name for name in names[1:])])
+    axes.set_xticks(range(len(names)), [names[0], *("+ " + name for name in names[1:])])
     axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None), xlim=(-0.3, len(names) - 0.7))
     axes.set_title("Error as tasks are added", loc="left", fontweight="bold")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -115,10 +116,8 @@ def capacity(results: dict) -> plt.Figure:
     axes.invert_yaxis()
     axes.set(xlabel="share of the weights (%)", xlim=(0, 100))
     axes.grid(False)
-    for name in names:
-        axes.barh([], [], color=_colour(results, name), label=name)
-    axes.barh([], [], color=FREE_COLOUR, label="free")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(len(names) + 1, 5), fontsize=9)
+    patches = [Patch(color=_colour(results, name), label=name) for name in names] + [Patch(color=FREE_COLOUR, label="free")]
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(len(patches), 5), fontsize=9)
     return figure
 
 
@@ -132,13 +131,12 @@ def forgetting(results: dict) -> plt.Figure:
                                       dict(color=COLOURS[3], marker="x", ls="--"))):
             axes.plot(range(number, len(names)), [row[number] for row in matrix[number:]], label=label, **style)
         axes.axhline(100 / results["tasks"][number]["num_classes"], color="0.5", lw=1, ls=":")
-        axes.text(len(names) - 1, 100 / results["tasks"][number]["num_classes"] + 1, "chance", ha="right", va="bottom",
-                  fontsize=8, color="0.4")
+        axes.text(-0.15, 100 / results["tasks"][number]["num_classes"] - 1, "chance", va="top", fontsize=8, color="0.4")
         axes.set_title(name, loc="left", fontweight="bold")
         axes.set_xticks(range(len(names)), [f"+ {name.removeprefix('demo_')}" for name in names])
         axes.set(ylim=(0, 103), xlim=(-0.2, len(names) - 0.8))
+        axes.set_xlabel("tasks learnt so far")
     panels[0][0].set_ylabel("top-1 accuracy (%)")
-    panels[0][0].legend(loc="lower left", bbox_to_anchor=(0, 0.14), fontsize=9)
-    figure.supxlabel("tasks learnt so far", fontsize=10)
     figure.tight_layout()
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

@@ -32,6 +32,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 from tqdm import tqdm
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -251,6 +252,9 @@ class _CompileBar:
 
 
 def _import_jittor() -> ModuleType:
+    # Jittor's libraries are built with -Ofast and make the processor flush denormals to zero. NumPy would
+    # notice and warn when it first needs the limits of a float type: let it look them up before.
+    np.finfo(np.float32), np.finfo(np.float64)
     try:
         import jittor_utils
         jittor_utils.DelayProgress = _CompileBar

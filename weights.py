@@ -9,6 +9,7 @@ names that weight files use, each replaced by a stand-in of its own; any other n
 """
 import collections
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -217,7 +218,6 @@ def _read_jittor(f: BinaryIO):
         data, checksum = data[:-28], data[-28:-8]
         if hashlib.sha1(data).digest() != checksum:
             raise WeightsError("damaged: its checksum does not match. Download it again.")
-    import io
     return _Unpickler(io.BytesIO(data)).load()
 
 
@@ -247,9 +247,16 @@ def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
                   {"format": CHECKPOINT_FORMAT, "packnet": json.dumps(metadata)})
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes files for the owner only
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def load_checkpoint(path: str | Path) -> tuple[Tensors, dict]:
