@@ -217,7 +217,7 @@ class PackNet:
         self.set_training(True)
         optimizer = nn.SGD(self.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
         for epoch in range(epochs):
-            for images, labels in tqdm(train_loader, desc=f"{task}: epoch {epoch + 1}/{epochs}", leave=False):
+            for images, labels in tqdm(train_loader, desc=f"{task}: epoch {epoch + 1}/{epochs}", leave=False, delay=1):
                 optimizer.step(nn.cross_entropy_loss(self.model(images), labels))
         jt.sync_all()
 

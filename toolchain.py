@@ -251,10 +251,22 @@ class _CompileBar:
             self.bar.close()
 
 
+def _flush_denormals() -> None:
+    """Make the processor treat denormal floats as 0, in this thread and those it starts.
+
+    Jittor's kernels are built with -Ofast, and loading one switches this on for the thread that loads it: which one
+    that is depends on what was compiled before. Switched on here, two runs agree to the bit.
+    """
+    np.finfo(np.float32), np.finfo(np.float64)  # NumPy looks these up once, and would warn afterwards
+    libm, environment = ctypes.CDLL("libm.so.6"), ctypes.create_string_buffer(32)
+    libm.fegetenv(environment)
+    mxcsr = int.from_bytes(environment[28:32], "little") | 0x8040  # flush to zero, denormals are zero
+    environment[28:32] = mxcsr.to_bytes(4, "little")
+    libm.fesetenv(environment)
+
+
 def _import_jittor() -> ModuleType:
-    # Jittor's libraries are built with -Ofast and make the processor flush denormals to zero. NumPy would
-    # notice and warn when it first needs the limits of a float type: let it look them up before.
-    np.finfo(np.float32), np.finfo(np.float64)
+    _flush_denormals()
     try:
         import jittor_utils
         jittor_utils.DelayProgress = _CompileBar

@@ -81,7 +81,7 @@ def train_epoch(model: nn.Module, loader: Loader, optimizer: nn.Optimizer, title
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
     seen = 0
-    bar = tqdm(loader, title, unit="batch", leave=False)
+    bar = tqdm(loader, title, unit="batch", leave=False, delay=1)
     for step, (images, labels) in enumerate(bar):
         logits = model(images)
         loss = nn.cross_entropy_loss(logits, labels)
@@ -175,7 +175,7 @@ class Run:
 
     def score(self, task: str) -> Score:
         loader = self.loaders[task, "test"]
-        return Score.of(*self.packnet.predict(task, tqdm(loader, f"{task}, test", unit="batch", leave=False)))
+        return Score.of(*self.packnet.predict(task, tqdm(loader, f"{task}, test", unit="batch", leave=False, delay=1)))
 
     def prune(self, task: str, ratio: float) -> None:
         """Prune and log what each layer lost."""

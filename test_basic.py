@@ -1,0 +1,139 @@
+"""Sanity check of this machine and the data: `python test_basic.py [--data-root data]`.
+
+Checks that Jittor runs, that the algorithm keeps its promises on a small network, and that the data folders are
+complete and readable. Prints a line with a verdict for each; exits with 1 if something is wrong. Absent data sets
+are no error. Changes no file. pytest collects it too.
+"""
+import argparse
+import os
+import sys
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import toolchain
+from config import dataset_folder, found_datasets
+
+SOURCES = {
+    "cubs": "CUB_200_2011.tgz, www.vision.caltech.edu/datasets/cub_200_2011",
+    "cars": "Stanford Cars (car_ims.tgz and cars_annos.mat, or cars_train.tgz, cars_test.tgz and the devkit); the "
+            "original page is gone, Kaggle and Hugging Face have copies",
+    "flowers": "102flowers.tgz, imagelabels.mat, setid.mat, www.robots.ox.ac.uk/~vgg/data/flowers/102",
+    "imagenet": "ILSVRC2012, www.image-net.org; optional, re-trains the pruned base network",
+}
+
+
+class Absent(Exception):
+    """The data set is not there."""
+
+
+def check_toolchain() -> str:
+    """A convolution and a matrix product on Jittor's device against NumPy."""
+    jt = toolchain.start()
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 3, 8, 8)).astype(np.float32), rng.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))
+    got = jt.nn.conv2d(jt.array(x), jt.array(w)).numpy()
+    assert np.allclose(got, np.einsum("bcxyij,ocij->boxy", windows, w), atol=1e-4), "a convolution differs from NumPy's"
+    a, b = x.reshape(6, 64), w.reshape(4, 27)[:, :1] @ np.ones((1, 64), np.float32)
+    assert np.allclose(jt.matmul(jt.array(a), jt.array(b.T)).numpy(), a @ b.T, atol=1e-3), "a matrix product differs"
+    return toolchain.describe()
+
+
+def check_algorithm() -> str:
+    """Three tasks in a small network, with momentum and weight decay: capacity, zeros and logits to the bit."""
+    jt = toolchain.start()
+    from networks import MultiHead
+    from pruning import PackNet
+    nn, rng = jt.nn, np.random.default_rng(0)
+    jt.set_global_seed(0)
+    net = MultiHead(nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()), 32)
+    packnet, logits, frozen = PackNet(net, prune_ratio=0.75), {}, {}
+    for task in ("first", "second", "third"):
+        images, labels = rng.normal(size=(64, 20)).astype(np.float32), rng.integers(0, 4, 64)
+        loader = [(jt.array(images), jt.array(labels))]
+        net.add_head(task, 4)
+        packnet.train_task(task, loader, epochs=3, weight_decay=5e-4)
+        packnet.prune_and_freeze(task)
+        packnet.train_task(task, loader, epochs=2, weight_decay=5e-4)
+        frozen[task], logits[task] = loader, packnet.predict(task, loader)[0]
+    for name, owner in packnet.owners.items():
+        free = packnet.weights[name].numpy()[owner.numpy() == 0]
+        assert free.size and (free == 0).all(), f"freed weights of {name} are not 0"
+    for task, loader in frozen.items():
+        change = np.abs(packnet.predict(task, loader)[0] - logits[task]).max()
+        assert change == 0, f"the logits of the {task} task moved by {change}"
+    used = [row["measured_used"] for row in packnet.capacity()]
+    assert np.allclose(used, [0.25, 0.1875, 0.140625], atol=2e-3), f"the tasks own {used} of the weights"
+    return "three tasks packed: 25, 18.75, 14.06 % of the weights, old logits equal to the bit"
+
+
+def check_data(name: str, data_root: str | Path) -> str:
+    """Folders, official counts, every header, one whole image of each class and split."""
+    from dataset import CORES, OFFICIAL, STREAMED, open_rgb, read_split, upright_size
+    folder = dataset_folder(name, data_root)
+    if not folder.is_dir():
+        raise Absent(f"{folder} does not exist. Source: {SOURCES[name]}")
+    splits = [read_split(name, data_root, split) for split in ("train", "test")]
+    counts = (len(splits[0].classes), *(len(split.paths) for split in splits))
+    official = OFFICIAL.get(name)
+    assert official in (None, counts), (f"{folder} has {counts[0]} classes, {counts[1]:,} train and {counts[2]:,} test "
+                                        f"images; official are {official[0]}, {official[1]:,} and {official[2]:,}")
+    with ThreadPoolExecutor(CORES) as pool:
+        for split in splits:
+            files = [split.folder / path for path in split.paths]
+            _, firsts = np.unique(split.labels, return_index=True)
+            for check, chosen, title in ((upright_size, [] if name in STREAMED else files, "headers"),
+                                         (open_rgb, [files[i] for i in firsts], "images")):
+                list(tqdm(pool.map(check, chosen), f"{name}, {split.folder.name}, {title}", total=len(chosen),
+                          leave=False, delay=1))
+    return f"{counts[0]} classes, {counts[1]:,} train and {counts[2]:,} test images" + " as published" * bool(official)
+
+
+def test_toolchain() -> None:
+    check_toolchain()
+
+
+def test_algorithm() -> None:
+    check_algorithm()
+
+
+def test_data() -> None:
+    """Every data set that is present in data/; skipped where there is none."""
+    root, present = Path(__file__).parent / "data", 0
+    for name in SOURCES:
+        try:
+            check_data(name, root)
+            present += 1
+        except Absent:
+            pass
+    if not present:
+        raise unittest.SkipTest("no data set in data/")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--data-root", default="data", help="folder of the data sets (default: %(default)s)")
+    root = parser.parse_args(arguments).data_root
+    own = [name for name in (found_datasets(root) if os.path.isdir(root) else []) if name not in SOURCES]
+    checks = [("toolchain", check_toolchain), ("algorithm", check_algorithm)]
+    checks += [(name, lambda name=name: check_data(name, root)) for name in (*SOURCES, *own)]
+    wrong = 0
+    for name, check in checks:
+        try:
+            verdict, text = "ok", check()
+        except Absent as absent:
+            verdict, text = "absent", str(absent)
+        except Exception as error:  # whatever it is, the other checks still run
+            verdict, text = "WRONG", str(error) or repr(error)
+            wrong += 1
+        print(f"{verdict:7} {name:12} {text}", flush=True)
+    print("Something is wrong, see above." if wrong else "All is well.")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

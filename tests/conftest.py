@@ -1,0 +1,38 @@
+"""What several tests share. Importing toolchain first lets Jittor compile with its progress bar visible."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import toolchain  # noqa: E402
+
+jt = toolchain.start()
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    jt.set_global_seed(0)
+
+
+def write_images(folder: Path, classes: dict[str, int], size=(40, 32), seed: int = 0) -> None:
+    """`classes`: {class name: number of JPEG files}, drawn at random."""
+    rng = np.random.default_rng(seed)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
+            Image.fromarray(pixels).resize(size).save(folder / name / f"{i}.jpg", quality=95)
+
+
+@pytest.fixture
+def image_root(tmp_path):
+    """A data root in the seed's layout: three tasks of three classes, 4 train and 2 test images each."""
+    for number, folder in enumerate(("cubs_cropped", "stanford_cars_cropped", "flowers")):
+        for split, count in (("train", 4), ("test", 2)):
+            write_images(tmp_path / "data" / folder / split, {name: count for name in "abc"}, seed=number)
+    return tmp_path / "data"
