@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import toolchain
 from config import dataset_folder
+from files import replacing
 
 jt = toolchain.start()
 
@@ -234,10 +235,8 @@ class CachedImages:
                 sizes = np.array([short_side_size(original, self.size) for original in originals], np.int32)
             lengths = 3 * np.prod(sizes, axis=1, dtype=np.int64)
             starts = np.cumsum(lengths) - lengths
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(temporary, "wb") as f:
+                with replacing(path) as temporary, open(temporary, "wb") as f:
                     np.save(f, sizes)
                     offset = f.tell()
                     f.flush()
@@ -248,14 +247,10 @@ class CachedImages:
                             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
                     _collect(pool.map(_attempt(store), range(len(files))), files, f"Decoding {label}, once")
-                    os.fsync(f.fileno())
-                os.replace(temporary, path)
             except OSError as error:
                 need = f", {lengths.sum() / 1e9:.2f} GB are needed" if error.errno == errno.ENOSPC else ""
                 raise DataError(f"{path.parent}: cannot write the cache of {label} ({error.strerror}{need}). "
                                 "Choose another folder with --cache-dir.") from error
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def crops(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.uniform is not None:

@@ -28,12 +28,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
+
+from files import replacing
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -80,6 +81,11 @@ def start(wanted: str | None = None) -> ModuleType:
     device = "cuda" if nvcc else "cpu"
     jittor.flags.use_cuda = int(device == "cuda")
     return jittor
+
+
+def cache_folder() -> Path:
+    """This project's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packnet-jittor"
 
 
 def describe() -> str:
@@ -184,14 +190,12 @@ def _python_config() -> Path:
             f'--includes) echo "-I{include} -I{sysconfig.get_path("platinclude")}" ;;\n'
             f'--extension-suffix) echo "{sysconfig.get_config_var("EXT_SUFFIX")}" ;;\n'
             '*) echo "not known here: $1" >&2; exit 1 ;;\nesac\n')
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packnet-jittor"
-    script = folder / f"python-config-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    script = cache_folder() / f"python-config-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not script.exists():
-        _make_folder(folder)
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as f:
-            f.write(text)
-        os.chmod(f.name, 0o755)
-        os.replace(f.name, script)
+        _make_folder(script.parent)
+        with replacing(script) as temporary:
+            temporary.write_text(text)
+            temporary.chmod(0o755)
     return script
 
 
@@ -206,9 +210,8 @@ def _link_onednn() -> None:
     _make_folder(folder / "lib")
     for link, target in ((folder / "include", header.parent), (folder / "lib" / "libmkldnn.so", library),
                          (folder / "lib" / soname, library)):
-        temporary = link.with_name(f".{link.name}.{os.getpid()}")
-        temporary.symlink_to(target)
-        os.replace(temporary, link)  # atomic: another process may be starting too
+        with replacing(link) as temporary:  # another process may be starting too
+            temporary.symlink_to(target)
 
 
 def _file_of_wheel(package: str, name: str) -> Path:

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import files
 import toolchain
 from config import CHECKPOINT, LOG, RESULTS, Config, ConfigError
 from dataset import Loader, create_dataloader
 from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
 from pruning import PackNet, predict
-from weights import download, load_checkpoint, save_checkpoint, write_atomically
+from weights import download, load_checkpoint, save_checkpoint
 
 jt = toolchain.start()
 from jittor import nn  # noqa: E402
@@ -267,7 +268,7 @@ class Run:
                                     top1=r["top1_final"], classes=self._classes(r["name"]))
                                for r in (self.base, *self.tasks)], config=self.config.asdict())
         save_packed(self.folder / CHECKPOINT, self.packnet, metadata)
-        write_atomically(self.folder / RESULTS, json.dumps(self.results(), indent=1).encode())
+        files.write(self.folder / RESULTS, json.dumps(self.results(), indent=1).encode())
 
     def _classes(self, task: str) -> list[str] | None:
         return self.loaders[task, "test"].classes if (task, "test") in self.loaders else None
@@ -382,7 +383,7 @@ def run(config: Config) -> dict:
     for path in plots.draw(results, state.folder / "plots"):
         log(f"Drawn: {path}")
     results["seconds"] = time.monotonic() - state.started
-    write_atomically(state.folder / RESULTS, json.dumps(results, indent=1).encode())
+    files.write(state.folder / RESULTS, json.dumps(results, indent=1).encode())
     log(f"Done in {results['seconds']:.0f} s. `python evaluate.py --output-dir {config.output_dir}` checks every task "
         "again from the checkpoint.")
     return results

@@ -23,6 +23,9 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+import toolchain
+from files import replacing
+
 Tensors = dict[str, np.ndarray]
 
 JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
@@ -61,13 +64,12 @@ def read_pretrained(path: str | Path) -> Tensors:
 
 def download(name: str) -> Path:
     """A file of Jittor's model zoo, such as "vgg16.pkl", kept in the user's cache. Raises WeightsError."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packnet-jittor"
-    path, temporary = folder / name, folder / f".{name}.{os.getpid()}"
+    path = toolchain.cache_folder() / name
     if path.exists():
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(JITTOR_URL + name, timeout=30) as response, open(temporary, "wb") as f:
+        with replacing(path) as temporary, open(temporary, "wb") as f, \
+                urllib.request.urlopen(JITTOR_URL + name, timeout=30) as response:
             total = int(response.headers.get("Content-Length") or 0)
             with tqdm(total=total or None, desc=f"Downloading {name}", unit="B", unit_scale=True, leave=False) as bar:
                 while block := response.read(1 << 20):
@@ -75,13 +77,10 @@ def download(name: str) -> Path:
                     bar.update(len(block))
             if total and f.tell() != total:
                 raise OSError(None, f"only {f.tell()} of {total} bytes came")
-        os.replace(temporary, path)
     except (OSError, ValueError) as error:
         raise WeightsError(f"{JITTOR_URL}{name}: the ImageNet weights cannot be downloaded "
                            f"({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error}). Give a "
                            "file with --pretrained: torchvision's vgg16-397923af.pth or Jittor's vgg16.pkl.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -177,6 +176,8 @@ def _read_torch_zip(f: BinaryIO):
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise WeightsError("a zip file, but not one of torch.save (no data.pkl)")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise WeightsError("a compressed zip file, which torch.save does not write")
         folder = pickles[0][:-len("data.pkl")]
 
         def storage(reference) -> np.ndarray:
@@ -218,45 +219,24 @@ def _read_jittor(f: BinaryIO):
         data, checksum = data[:-28], data[-28:-8]
         if hashlib.sha1(data).digest() != checksum:
             raise WeightsError("damaged: its checksum does not match. Download it again.")
-    return _Unpickler(io.BytesIO(data)).load()
+    stream = io.BytesIO(data)
+    content = _Unpickler(stream).load()
+    if stream.read(1):
+        raise WeightsError("truncated, or not a file of Jittor: bytes are left over after its content")
+    return content
 
 
-# ------------------------------------------------------------------------------------------------ writing files
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step: a reader, or a crash, sees the old file or the new one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
+# ------------------------------------------------------------------------------------------------ the checkpoint
 
 def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
     """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header."""
     from safetensors.numpy import save_file
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors would make it for the owner only
         save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary,
                   {"format": CHECKPOINT_FORMAT, "packnet": json.dumps(metadata)})
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(0o666 & ~_umask())  # safetensors makes files for the owner only
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+        temporary.chmod(mode)
 
 
 def load_checkpoint(path: str | Path) -> tuple[Tensors, dict]:

@@ -1,0 +1,257 @@
+"""Folders, preprocessing, awkward files, the cache, and errors that name what is wrong."""
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import dataset
+from dataset import MEAN, STD, DataError, create_dataloader, mirror, open_rgb, random_resized_crop, short_side_size
+
+
+def one_image(root, name, pixels_or_image, split_folders=("train", "test"), file="x.png", **save):
+    image = pixels_or_image if isinstance(pixels_or_image, Image.Image) else Image.fromarray(pixels_or_image)
+    for split in split_folders:
+        (root / name / split / "only").mkdir(parents=True, exist_ok=True)
+        image.save(root / name / split / "only" / file, **save)
+    return root
+
+
+def pixels(height, width, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.BICUBIC))
+
+
+def normalised(rgb):
+    """uint8 [H, W, 3] -> float64 [3, H, W]"""
+    return ((rgb / 255 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
+
+
+# ---- preprocessing, against Pillow
+
+def test_cubs_are_resized_to_a_square(tmp_path):
+    rgb = pixels(300, 500)
+    one_image(tmp_path, "cubs_cropped", rgb)
+    loader, classes = create_dataloader("cubs", tmp_path, "test", 4)
+    (images, labels), = list(loader)
+    expected = normalised(np.asarray(Image.fromarray(rgb).resize((224, 224), Image.BILINEAR)))
+    assert classes == 1 and images.shape == [1, 3, 224, 224] and labels.numpy().tolist() == [0]
+    assert images.dtype == "float32" and np.abs(images.numpy()[0] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("height, width", [(300, 500), (500, 300), (256, 256), (100, 90), (257, 700)])
+def test_flowers_are_cropped_from_the_centre_to_test(tmp_path, height, width):
+    rgb = pixels(height, width)
+    one_image(tmp_path, "flowers", rgb)
+    (images, _), = list(create_dataloader("flowers", tmp_path, "test", 1)[0])
+    short = min(height, width)
+    h, w = (256, int(256 * width / height)) if height == short else (int(256 * height / width), 256)
+    resized = np.asarray(Image.fromarray(rgb).resize((w, h), Image.BILINEAR))
+    top, left = round((h - 224) / 2), round((w - 224) / 2)
+    assert np.abs(images.numpy()[0] - normalised(resized[top:top + 224, left:left + 224])).max() < 1e-5
+
+
+def test_flowers_train_on_random_crops_and_flips_of_the_whole_image(tmp_path):
+    rgb = pixels(260, 400)
+    one_image(tmp_path, "flowers", rgb)
+    resized = np.asarray(Image.fromarray(rgb).resize((int(256 * 400 / 260), 256), Image.BILINEAR))
+    windows = {}
+    for top in range(256 - 224 + 1):
+        for left in range(resized.shape[1] - 224 + 1):
+            crop = resized[top:top + 224, left:left + 224]
+            windows[crop.tobytes()] = (top, left, False)
+            windows[crop[:, ::-1].tobytes()] = (top, left, True)
+    loader, _ = create_dataloader("flowers", tmp_path, "train", 1)
+    seen = [windows[images[0].transpose(1, 2, 0).tobytes()] for _ in range(60) for images, _ in loader.uint8_batches()]
+    tops, lefts, flips = zip(*seen)
+    assert min(tops) < 8 and max(tops) > 24 and min(lefts) < 40 and max(lefts) > 130 and 15 < sum(flips) < 45
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([48, 224]))
+def test_the_short_side_fits_the_crop(height, width, crop):
+    h, w = short_side_size((height, width), crop)
+    assert min(h, w) == round(crop * 256 / 224) and (h <= w) == (height <= width)
+    assert abs(max(h, w) - min(h, w) * max(height, width) / min(height, width)) < 1
+
+
+def test_imagenet_trains_on_random_resized_crops(tmp_path):
+    one_image(tmp_path, "imagenet", pixels(300, 400), ("train", "val"), "x.jpg")
+    loader, _ = create_dataloader("imagenet", tmp_path, "train", 1)
+    crops = [images.copy() for _ in range(5) for images, _ in loader.uint8_batches()]
+    assert all(c.shape == (1, 3, 224, 224) for c in crops) and not any((crops[0] == c).all() for c in crops[1:])
+    assert create_dataloader("imagenet", tmp_path, "test", 1)[0].num_images == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
+def test_random_resized_crop_of_any_shape(tmp_path_factory, height, width, seed):
+    path = tmp_path_factory.mktemp("crop") / "x.png"
+    Image.new("RGB", (width, height), (10, 20, 30)).save(path)
+    crop = random_resized_crop(path, 32, np.random.default_rng(seed))
+    assert crop.shape == (3, 32, 32) and (crop == np.array([10, 20, 30])[:, None, None]).all()
+
+
+@given(st.integers(1, 40), st.integers(0, 100))
+def test_mirror(width, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (2, 3, 5, width), np.uint8)
+    assert (mirror(images) == images[..., ::-1]).all() and (mirror(images[1]) == images[1][..., ::-1]).all()
+
+
+# ---- awkward files
+
+def test_greyscale_cmyk_palette_16_bit_alpha_and_rotated_files(tmp_path):
+    rgb = pixels(40, 60)
+    image = Image.fromarray(rgb)
+    grey = np.asarray(image.convert("L"))
+    def saved(img, name, **options):
+        img.save(tmp_path / name, **options)
+        return np.asarray(open_rgb(tmp_path / name)).astype(int)
+    assert (saved(Image.fromarray(grey), "grey.png") == grey[..., None]).all()
+    assert (saved(Image.fromarray(grey.astype(np.uint16) * 257), "grey16.png") == grey[..., None]).all()
+    palette = image.quantize(16)
+    assert (saved(palette, "palette.png") == np.asarray(palette.convert("RGB"))).all()
+    assert (saved(palette, "clear.png", transparency=0) == np.asarray(palette.convert("RGB"))).all()
+    assert (saved(image.convert("RGBA"), "alpha.png") == rgb).all()
+    assert np.abs(saved(image.convert("CMYK"), "cmyk.jpg", quality=100) - rgb).mean() < 3
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
+    turned = saved(image.transpose(Image.ROTATE_90), "turned.png", exif=exif)
+    assert turned.shape == rgb.shape and (turned == rgb).all()
+    assert dataset.upright_size(tmp_path / "turned.png") == rgb.shape[:2]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0 broken"], ids=["empty", "text", "header"])
+def test_a_file_that_is_no_image_is_named_before_training(image_root, content):
+    bad = image_root / "flowers" / "train" / "b" / "bad.jpg"
+    bad.write_bytes(content)
+    with pytest.raises(DataError, match="flowers/train/b/bad.jpg"):
+        create_dataloader("flowers", image_root, "train", 2)
+    assert not list((image_root / ".cache").glob("*"))  # nothing half-made
+
+
+def test_a_truncated_jpeg_is_named_and_all_are_counted(image_root):
+    for i in range(4):
+        path = image_root / "cubs_cropped" / "train" / "a" / f"{i}.jpg"
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"a/0.jpg.*and 1 more"):
+        create_dataloader("cubs", image_root, "train", 2)
+
+
+# ---- folders
+
+def test_labels_follow_the_sorted_names_in_both_splits(image_root):
+    train, n = create_dataloader("cubs", image_root, "train", 32)
+    test, _ = create_dataloader("cubs", image_root, "test", 32)
+    assert n == 3 and train.classes == test.classes == ["a", "b", "c"]
+    assert train.num_images == 12 and test.labels.tolist() == [0, 0, 1, 1, 2, 2] and test.labels.dtype == np.int32
+
+
+def test_a_data_set_of_ones_own(tmp_path):
+    for split in ("train", "test"):
+        write_images(tmp_path / "my_birds" / split, {"鸟": 2, "z": 1})
+    (tmp_path / "my_birds" / "train" / "z" / ".DS_Store").write_bytes(b"x")
+    loader, n = create_dataloader("my_birds", tmp_path, "train", 2)
+    assert n == 2 and loader.num_images == 3
+
+
+def break_missing_class(root): shutil.rmtree(root / "flowers/test/b")
+def break_extra_class(root): write_images(root / "flowers/test", {"d": 1})
+def break_empty_class(root): [f.unlink() for f in (root / "flowers/train/c").iterdir()]
+def break_empty_split(root): [shutil.rmtree(f) for f in (root / "flowers/train").iterdir()]
+def break_no_split(root): shutil.rmtree(root / "flowers/test")
+def break_no_folder(root): shutil.rmtree(root / "flowers")
+def break_nested(root): write_images(root / "flowers/train/Ram C", {"V Cargo Van": 1})
+def break_stray_file(root): (root / "flowers/train/x.jpg").write_bytes(b"x")
+
+
+@pytest.mark.parametrize("break_it, message", [
+    (break_missing_class, r"class 'b' is in train/ but not in test/"),
+    (break_extra_class, r"class 'd' is in test/ but not in train/"),
+    (break_empty_class, r"train/c: this class has no images"),
+    (break_empty_split, r"train: this split is empty"),
+    (break_no_split, r"flowers/test does not exist"),
+    (break_no_folder, r"folder .*flowers does not exist"),
+    (break_nested, r"Ram C: holds the folder 'V Cargo Van'"),
+    (break_stray_file, r"train/x.jpg: a file among the class folders"),
+])
+def test_nothing_is_skipped_in_silence(image_root, break_it, message):
+    break_it(image_root)
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=message):
+            create_dataloader("flowers", image_root, split, 2)
+
+
+def test_arguments_are_checked(image_root):
+    with pytest.raises(DataError, match="split 'valid'"):
+        create_dataloader("cubs", image_root, "valid", 2)
+    with pytest.raises(DataError, match="batch_size 0"):
+        create_dataloader("cubs", image_root, "train", 0)
+
+
+# ---- cache, seeds, batches
+
+def epoch(loader):
+    return [(images.copy(), labels.copy()) for images, labels in loader.uint8_batches()]
+
+
+def equal(one, two):
+    return len(one) == len(two) and all((a == c).all() and (b == d).all() for (a, b), (c, d) in zip(one, two))
+
+
+def test_the_same_seed_gives_the_same_batches(image_root):
+    def two_epochs(seed):
+        loader, _ = create_dataloader("flowers", image_root, "train", 5, seed=seed, image_size=48)
+        return epoch(loader), epoch(loader)
+    one, two, other = two_epochs(7), two_epochs(7), two_epochs(8)
+    assert equal(one[0], two[0]) and equal(one[1], two[1])
+    assert not equal(one[0], one[1]) and not equal(one[0], other[0])
+    loader, _ = create_dataloader("flowers", image_root, "train", 5, seed=7, image_size=48)
+    loader.epoch = 1
+    assert equal(epoch(loader), one[1])
+
+
+def test_an_epoch_shows_every_image_once(image_root):
+    loader, _ = create_dataloader("cubs", image_root, "train", 5)
+    got = epoch(loader)
+    assert [len(labels) for _, labels in got] == [5, 5, 2] and len(loader) == 3
+    assert sorted(np.concatenate([labels for _, labels in got]).tolist()) == [0] * 4 + [1] * 4 + [2] * 4
+    rows = {min(image.tobytes(), mirror(image.copy()).tobytes()) for images, _ in got for image in images}
+    assert len(rows) == 12
+
+
+def test_images_are_decoded_once_and_again_when_they_change(image_root, monkeypatch):
+    calls = []
+    original = dataset.preprocess
+    monkeypatch.setattr(dataset, "preprocess", lambda *a: calls.append(a) or original(*a))
+    first = epoch(create_dataloader("cubs", image_root, "test", 8)[0])
+    assert len(calls) == 6
+    assert equal(epoch(create_dataloader("cubs", image_root, "test", 8)[0]), first) and len(calls) == 6
+    files = list((image_root / ".cache").iterdir())
+    assert len(files) == 1
+    path = image_root / "cubs_cropped" / "test" / "a" / "0.jpg"
+    Image.new("RGB", (50, 50), (200, 0, 0)).save(path)
+    changed = epoch(create_dataloader("cubs", image_root, "test", 8)[0])
+    assert len(calls) == 12 and not equal(changed, first) and (changed[0][0][0, 0] >= 198).all()
+    assert len(list((image_root / ".cache").iterdir())) == 1  # the outdated one is gone
+    shutil.rmtree(image_root / ".cache")
+    assert equal(epoch(create_dataloader("cubs", image_root, "test", 8)[0]), changed)
+
+
+def test_a_cache_that_cannot_be_written_is_named(image_root, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DataError, match="--cache-dir"):
+        create_dataloader("cubs", image_root, "train", 4, cache_dir=blocked / "cache")
+
+
+def test_a_full_disk_leaves_no_half_written_cache(image_root, monkeypatch):
+    def full(fd, data, offset):
+        raise OSError(28, os.strerror(28))
+    monkeypatch.setattr(dataset.os, "pwrite", full)
+    with pytest.raises(DataError, match="No space left on device.*GB are needed"):
+        create_dataloader("cubs", image_root, "train", 4)
+    assert not list((image_root / ".cache").iterdir())

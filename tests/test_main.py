@@ -1,0 +1,249 @@
+"""`python main.py` and `python evaluate.py` on small folders of real JPEG files: results, files, and wrong input."""
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, jt, write_images
+from test_weights import slim_tensors, torch_zip
+
+import demo
+import evaluate
+import main
+from weights import load_checkpoint
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    (tmp_path / "slim.pth").write_bytes(torch_zip(slim_tensors()))
+    return tmp_path / "slim.pth"
+
+
+def options(root, output, pretrained, *more):
+    return ["--data-root", str(root), "--output-dir", str(output), "--arch", "vgg-slim", "--image-size", "48",
+            "--pretrained", str(pretrained), "--num-epochs-per-task", "2", "--num-epochs-finetune", "1",
+            "--batch-size", "8", "--initial-lr", "0.01", *map(str, more)]
+
+
+def without_times(results):
+    results = json.loads(json.dumps(results))
+    results.pop("seconds")
+    results["config"].pop("output_dir")
+    for record in results["history"]:
+        record.pop("seconds")
+    return results
+
+
+def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
+    output = tmp_path / "out"
+    assert main.main(options(image_root, output, pretrained, "--weight-decay", "5e-4")) == 0
+    results = json.loads((output / "results.json").read_text())
+    assert {"arch", "device", "seconds", "config", "accuracy_matrix", "tasks"} <= results.keys()
+    assert results["arch"] == "vgg-slim" and results["device"] == "cpu" and results["seconds"] > 0
+    assert [task["name"] for task in results["tasks"]] == ["cubs", "cars", "flowers"]
+    for number, task in enumerate(results["tasks"]):
+        assert task["max_logit_change"] == 0.0 and task["num_classes"] == 3
+        for key in ("top1_before_prune", "top1_after_prune", "top1_after_finetune", "top1_final", "top1_best_epoch"):
+            assert 0 <= task[key] <= 100
+        assert task["top1_final"] == task["top1_after_finetune"] == results["accuracy_matrix"][2][number]
+        mine = [h["test_top1"] for h in results["history"] if h["task"] == task["name"]]
+        assert len(mine) == 3 and task["top1_before_prune"] == mine[1] and task["top1_best_epoch"] == mine[2]
+    matrix = results["accuracy_matrix"]
+    assert matrix[0][1:] == [None, None] and matrix[1][2] is None
+    assert matrix[0][0] == matrix[1][0] == matrix[2][0]
+    assert results["base"]["top1_final"] is None and results["base"]["owned_fraction"] == pytest.approx(0.25, abs=1e-4)
+
+    tensors, metadata = load_checkpoint(output / "packnet.safetensors")
+    owned = [sum(int((t == k).sum()) for name, t in tensors.items() if name.startswith("owner.")) for k in (1, 2, 3, 4)]
+    assert owned == [results["base"]["owned_weights"]] + [task["owned_weights"] for task in results["tasks"]]
+    for name, owner in tensors.items():
+        if name.startswith("owner."):
+            assert owner.dtype == np.uint8 and (tensors[name.removeprefix("owner.")][owner == 0] == 0).all()
+
+    log = (output / "log.txt").read_text()
+    assert "not re-trained on imagenet" in log and "last epoch" in log and "24.95" in log
+    assert len(re.findall(r"trunk\.\S+ +owned .* freed .* kept", log)) == 6 * 4
+    assert sorted(path.name for path in (output / "plots").iterdir()) == [
+        "capacity.png", "error_as_tasks_are_added.png", "training_cars.png", "training_cubs.png", "training_flowers.png"]
+    assert sorted(path.name for path in output.iterdir()) == ["log.txt", "packnet.safetensors", "plots", "results.json"]
+
+    # evaluate.py: the same figures from the checkpoint and the data
+    capsys.readouterr()
+    assert evaluate.main(["--output-dir", str(output)]) == 0
+    table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    for task in results["tasks"]:
+        assert table[task["name"]][0] == table[task["name"]][2] == f"{task['top1_final']:.2f}"
+    assert evaluate.main(["--output-dir", str(output), "--task", "cars"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["task", "cars"]
+    assert evaluate.main(["--output-dir", str(output), "--task", "boats"]) == 2
+    assert "the checkpoint holds imagenet, cubs, cars, flowers" in capsys.readouterr().err
+
+    # a finished run is never overwritten
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert main.main(options(image_root, output, pretrained)) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_the_same_seed_gives_the_same_run(image_root, tmp_path, pretrained):
+    runs = {}
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
+        assert main.main(options(image_root, tmp_path / name, pretrained, "--seed", seed)) == 0
+        runs[name] = (without_times(json.loads((tmp_path / name / "results.json").read_text())),
+                      load_checkpoint(tmp_path / name / "packnet.safetensors")[0])
+    assert runs["one"][0] == runs["two"][0]
+    assert all((runs["one"][1][name] == runs["two"][1][name]).all() for name in runs["one"][1])
+    assert runs["one"][0]["history"] != runs["other"][0]["history"]
+
+
+def test_with_imagenet_the_base_is_retrained_and_measured_at_every_stage(image_root, tmp_path, pretrained):
+    for split in ("train", "val"):
+        write_images(image_root / "imagenet" / split, {name: 2 for name in ("n1", "n2", "n3", "n4", "n5")})
+    assert main.main(options(image_root, tmp_path / "out", pretrained, "--num-epochs-base-finetune", "1",
+                             "--pruning-ratios", "0.5", "0.75", "0")) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    base = results["base"]
+    assert len(base["top1_by_stage"]) == len(base["top5_by_stage"]) == 4 and set(base["top5_by_stage"]) == {100.0}
+    assert len(set(base["top1_by_stage"])) == 1 and base["max_logit_change"] == 0.0
+    assert [h["phase"] for h in results["history"] if h["task"] == "imagenet"] == ["retrain"]
+    # the last task is not pruned: all that was free is its own
+    assert sum(row["measured_used"] for row in results["capacity"]) == 1
+    last = results["tasks"][2]
+    assert last["top1_before_prune"] == last["top1_after_finetune"] and last["top1_best_epoch"] >= last["top1_final"]
+
+
+def test_a_small_demo(tmp_path, monkeypatch):
+    """The demo's own path with fewer images and epochs: base from scratch, sequential fine-tuning, its plot."""
+    demo.draw(tmp_path / "data", train=4, test=2)
+    arguments = ["--demo", "--data-root", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out"),
+                 "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
+                 "--num-epochs-finetune", "1"]
+    assert main.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["base"]["name"] == "demo_base" and results["base"]["max_logit_change"] == 0.0
+    assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
+    assert len(results["finetuning_matrix"]) == 3 and None not in results["finetuning_matrix"][2]
+    assert (tmp_path / "out" / "plots" / "forgetting.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_its_promises(tmp_path):
+    """As a user runs it: every task at least 80 % and 5 times chance, all old logits equal to the bit."""
+    done = subprocess.run([sys.executable, "main.py", "--demo", "--data-root", tmp_path / "data",
+                           "--output-dir", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for task in results["tasks"]:
+        assert task["top1_final"] >= 80 and task["top1_final"] >= 5 * 100 / task["num_classes"], task
+        assert task["max_logit_change"] == 0.0
+    forgotten = results["finetuning_matrix"][2][0]
+    assert forgotten < results["accuracy_matrix"][2][0] - 30  # what the demo is there to show
+
+
+# ---- wrong input
+
+WRONG = [
+    (["--task-list", "boats"], "unknown task 'boats'"),
+    (["--task-list", "cubs", "cubs"], "names a task twice"),
+    (["--task-list", "../cubs"], "no name of a data set"),
+    (["--task-list", "imagenet"], "holds the base task"),
+    (["--pruning-ratios", "0.75"], "one ratio for each of the 3 tasks"),
+    (["--pruning-ratios", "0.75", "1", "0.5"], "in [0, 1)"),
+    (["--pruning-ratios", "0.75", "-0.1", "0.5"], "in [0, 1)"),
+    (["--pruning-ratios", "0.75", "nan", "0.5"], "in [0, 1)"),
+    (["--initial-pruning-ratio", "1.5"], "in [0, 1)"),
+    (["--num-epochs-per-task", "-1"], "must not be negative"),
+    (["--num-epochs-finetune", "-3"], "must not be negative"),
+    (["--batch-size", "0"], "at least 1"),
+    (["--initial-lr", "0"], "positive"),
+    (["--initial-lr", "nan"], "positive"),
+    (["--momentum", "1"], "in [0, 1)"),
+    (["--weight-decay", "-1"], "must not be negative"),
+    (["--seed", "-1"], "must not be negative"),
+    (["--image-size", "4"], "at least 8"),
+    (["--arch", "vgg19"], "must be one of vgg16, vgg-slim"),
+    (["--pretrained", "nowhere.pth"], "no such file"),
+    (["--data-root", "nowhere"], "no such folder"),
+    (["--output-dir", __file__], "is a file"),
+    (["--num-epochs-base", "1"], "cannot be combined with"),
+    (["--device", "cuda"], "--device cuda cannot be used"),
+    (["--device", "tpu"], "must be auto, cpu or cuda"),
+    (["--batch-size", "many"], "invalid int value"),
+    (["--epochs", "3"], "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize("more, message", WRONG, ids=[" ".join(more)[:40] for more, _ in WRONG])
+def test_wrong_options_end_with_code_2_before_anything_is_written(image_root, tmp_path, pretrained, more, message, capsys):
+    if more == ["--device", "cuda"] and not __import__("toolchain").gpu_problem():
+        pytest.skip("this machine has a GPU")
+    try:
+        code = main.main(options(image_root, tmp_path / "out", pretrained, *more))
+    except SystemExit as exit:
+        code = exit.code
+    error = capsys.readouterr().err
+    if more == ["--device", "cuda"] and "already runs" in error:  # this process has a device; ask a new one
+        done = subprocess.run([sys.executable, "main.py", *options(image_root, tmp_path / "out", pretrained, *more)],
+                              cwd=ROOT, capture_output=True, text=True, timeout=600)
+        code, error = done.returncode, done.stderr
+    assert code == 2 and message in error and "Traceback" not in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_data_end_with_code_2(image_root, tmp_path, pretrained, capsys):
+    (image_root / "flowers/test/a/0.jpg").write_bytes(b"broken")
+    assert main.main(options(image_root, tmp_path / "out", pretrained)) == 2
+    assert "flowers/test/a/0.jpg" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_broken_pretrained_file_ends_with_code_2(image_root, tmp_path, pretrained, capsys):
+    pretrained.write_bytes(pretrained.read_bytes()[:1000])
+    assert main.main(options(image_root, tmp_path / "out", pretrained)) == 2
+    assert "slim.pth" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_imagenet_of_another_size_ends_with_code_2(image_root, tmp_path, pretrained, capsys):
+    for split in ("train", "val"):
+        write_images(image_root / "imagenet" / split, {"n1": 1, "n2": 1})
+    assert main.main(options(image_root, tmp_path / "out", pretrained)) == 2
+    assert "has 2 classes, the pretrained network 5" in capsys.readouterr().err
+
+
+def test_a_loss_that_diverges_is_named(image_root, tmp_path, pretrained, capsys):
+    assert main.main(options(image_root, tmp_path / "out", pretrained, "--initial-lr", "1e20")) == 1
+    assert re.search(r"error: cubs, train \d/2: the loss is (nan|inf) at learning rate 1e\+20", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", [None, b"broken"])
+def test_evaluate_without_a_checkpoint_ends_with_code_2(tmp_path, content, capsys):
+    if content:
+        (tmp_path / "packnet.safetensors").write_bytes(content)
+    assert evaluate.main(["--output-dir", str(tmp_path)]) == 2
+    assert "packnet.safetensors" in capsys.readouterr().err
+
+
+def test_help_needs_no_jittor():
+    done = subprocess.run([sys.executable, "-X", "importtime", "main.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--pruning-ratios" in done.stdout and "jittor" not in done.stderr
+
+
+# ---- test_basic.py
+
+def test_the_sanity_check_tells_right_from_wrong(image_root, capsys, monkeypatch):
+    import dataset
+    import test_basic
+    files = sorted(image_root.rglob("*"))
+    assert test_basic.main(["--data-root", str(image_root)]) == 1
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1}
+    assert lines["toolchain"].startswith("ok") and lines["algorithm"].startswith("ok")
+    assert lines["cubs"].startswith("WRONG") and "official are 200, 5,994 and 5,794" in lines["cubs"]
+    assert lines["imagenet"].startswith("absent")
+    assert files == sorted(image_root.rglob("*"))  # it changes no file
+    monkeypatch.setattr(dataset, "OFFICIAL", {name: (3, 12, 6) for name in ("cubs", "cars", "flowers")})
+    assert test_basic.main(["--data-root", str(image_root)]) == 0
+    assert "All is well." in capsys.readouterr().out
+    (image_root / "cubs_cropped/train/a/0.jpg").write_bytes(b"")
+    assert test_basic.main(["--data-root", str(image_root)]) == 1
+    assert "cubs_cropped/train/a/0.jpg" in capsys.readouterr().out

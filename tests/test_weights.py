@@ -1,0 +1,271 @@
+"""Pretrained files and checkpoints: what is read equals what was written; what is broken or hostile is refused."""
+import collections
+import hashlib
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import jt
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import networks
+from weights import WeightsError, download, load_checkpoint, read_pretrained, save_checkpoint
+
+rng = np.random.default_rng(0)
+TENSORS = {"features.0.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+           "features.0.bias": rng.normal(size=4).astype(np.float32),
+           "classifier.6.weight": rng.normal(size=(5, 7)).astype(np.float32)}
+
+
+# ---- files as torch.save and jittor.save write them, without either
+
+class Global:
+    """Pickles as a reference to module.name."""
+    def __init__(self, module, name): self.module, self.name = module, name
+
+
+class TorchPickler(pickle._Pickler):
+    """Writes the opcodes of torch.save: storages as persistent ids, tensors as calls of _rebuild_tensor_v2."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_global_reference(self, obj):
+        self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+    dispatch[Global] = save_global_reference
+
+    def save_array(self, array):
+        self.save(Global("torch._utils", "_rebuild_tensor_v2"))
+        self.write(pickle.MARK)
+        self.save(("storage", Global("torch", "FloatStorage"), self.key(array), "cpu", array.size) + self.extra)
+        self.write(pickle.BINPERSID)
+        strides = tuple(s // array.itemsize for s in array.strides)
+        for value in (0, array.shape, strides, False, collections.OrderedDict()):
+            self.save(value)
+        self.write(pickle.TUPLE + pickle.REDUCE)
+    dispatch[np.ndarray] = save_array
+
+    def key(self, array):
+        return self.keys.setdefault(id(array), str(len(self.keys)))
+
+
+def torch_pickle(tensors, extra):
+    buffer = io.BytesIO()
+    pickler = TorchPickler(buffer, 2)
+    pickler.keys, pickler.extra = {}, extra
+    pickler.dump(collections.OrderedDict(tensors))
+    return buffer.getvalue()
+
+
+def torch_zip(tensors):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", torch_pickle(tensors, ()))
+        for key, array in enumerate(tensors.values()):
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+        archive.writestr("archive/version", "3\n")
+    return buffer.getvalue()
+
+
+def torch_legacy(tensors):
+    parts = [pickle.dumps(0x1950a86a20f9469cfc6c, 2), pickle.dumps(1001, 2), pickle.dumps({"little_endian": True}, 2),
+             torch_pickle(tensors, (None,)), pickle.dumps([str(i) for i in range(len(tensors))], 2)]
+    return b"".join(parts + [struct.pack("<q", a.size) + a.tobytes() for a in tensors.values()])
+
+
+def jittor_pkl(tensors):
+    data = pickle.dumps(tensors, 4)
+    return data + hashlib.sha1(data).digest() + b"HCAJSLHD"
+
+
+WRITERS = {"zip.pth": torch_zip, "legacy.pth": torch_legacy, "jittor.pkl": jittor_pkl,
+           "bare.pkl": lambda tensors: pickle.dumps(tensors, 2)}
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(one[n].dtype == two[n].dtype and (one[n] == two[n]).all() for n in one)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_is_read(tmp_path, name):
+    (tmp_path / name).write_bytes(WRITERS[name](TENSORS))
+    assert same(read_pretrained(tmp_path / name), TENSORS)
+
+
+def test_jittors_own_save_is_read(tmp_path):
+    layer = jt.nn.Linear(3, 2)
+    layer.save(str(tmp_path / "x.pkl"))
+    assert same(read_pretrained(tmp_path / "x.pkl"), layer.state_dict(to="numpy"))
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_torchs_own_save_is_read(tmp_path, new):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    state = collections.OrderedDict((name, torch.from_numpy(array)) for name, array in TENSORS.items())
+    state["half"] = torch.ones(3, dtype=torch.float16)
+    state["buffer"] = torch.arange(6)
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    got = read_pretrained(tmp_path / "x.pth")
+    assert got["half"].dtype == np.float32 and got.pop("half").tolist() == [1, 1, 1]
+    assert got.pop("buffer").tolist() == [0, 1, 2, 3, 4, 5] and same(got, TENSORS)
+
+
+# ---- hostile and broken files
+
+class Evil:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("wrap", ["zip", "legacy", "jittor", "bare"])
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, wrap):
+    trap = tmp_path / "trap"
+    evil = pickle.dumps({"features.0.weight": Evil(trap)}, 2)
+    buffer = io.BytesIO()
+    if wrap == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", evil)
+    elif wrap == "legacy":
+        buffer.write(pickle.dumps(0x1950a86a20f9469cfc6c, 2) + evil)
+    else:
+        buffer.write(evil + (hashlib.sha1(evil).digest() + b"HCAJSLHD" if wrap == "jittor" else b""))
+    (tmp_path / "evil").write_bytes(buffer.getvalue())
+    with pytest.raises(WeightsError, match=r"evil: refused: asks for (posix|os).system"):
+        read_pretrained(tmp_path / "evil")
+    assert not trap.exists()
+    pickle.loads(evil)  # the trap does work
+    assert trap.exists()
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(WRITERS)), st.integers(0, 10**6), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)),
+                                                                        max_size=4))
+def test_damaged_files_are_refused_or_read_but_never_crash(tmp_path, name, length, changes):
+    data = bytearray(WRITERS[name](TENSORS))
+    for position, value in changes:
+        data[position % len(data)] = value
+    path = tmp_path / "damaged"
+    path.write_bytes(data[:length % (len(data) + 1)] if length % 2 else data)
+    try:
+        read_pretrained(path)
+    except WeightsError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("fraction", [0.3, 0.98])
+def test_truncated_files_are_refused(tmp_path, name, fraction):
+    data = WRITERS[name](TENSORS)
+    (tmp_path / name).write_bytes(data[:int(fraction * len(data))])
+    with pytest.raises(WeightsError, match=name):
+        read_pretrained(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(WeightsError, match="nowhere.pth"):
+        read_pretrained(tmp_path / "nowhere.pth")
+
+
+def test_a_download_that_fails_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("weights.JITTOR_URL", "http://127.0.0.1:9/")
+    with pytest.raises(WeightsError, match="--pretrained"):
+        download("vgg16.pkl")
+    assert not list((tmp_path / "packnet-jittor").iterdir())
+
+
+# ---- pretrained weights into the network
+
+def slim_tensors(classes=5):
+    trunk = networks.build("vgg-slim").trunk
+    tensors = {name: parameter.numpy() for name, parameter in trunk.state_dict().items()}
+    return tensors | {"classifier.6.weight": rng.normal(size=(classes, 128)).astype(np.float32),
+                      "classifier.6.bias": rng.normal(size=classes).astype(np.float32)}
+
+
+def test_the_last_layer_becomes_the_head_of_the_base_task(tmp_path):
+    tensors = slim_tensors()
+    (tmp_path / "x.pth").write_bytes(torch_zip(tensors))
+    net = networks.build("vgg-slim")
+    networks.load_pretrained(net, tmp_path / "x.pth", head="imagenet")
+    state = net.state_dict(to="numpy")
+    assert (state["heads.imagenet.weight"] == tensors["classifier.6.weight"]).all()
+    assert all((state[f"trunk.{name}"] == value).all() for name, value in tensors.items() if "classifier.6" not in name)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.pop("features.3.weight"), "features.3.weight is missing"),
+    (lambda t: t.update({"features.99.weight": np.ones(3, np.float32)}), "features.99.weight is not part"),
+    (lambda t: t.update({"features.0.bias": np.ones(3, np.float32)}), r"features.0.bias is \[3\], not \[16\]"),
+    (lambda t: t.pop("classifier.6.weight"), "holds no classifier.6.weight"),
+])
+def test_weights_of_another_network_are_refused_with_what_differs(tmp_path, change, message):
+    tensors = slim_tensors()
+    change(tensors)
+    (tmp_path / "other.pth").write_bytes(torch_zip(tensors))
+    with pytest.raises(WeightsError, match=f"other.pth.*{message}"):
+        networks.load_pretrained(networks.build("vgg-slim"), tmp_path / "other.pth", head="imagenet")
+
+
+def test_vgg_gives_torchs_logits():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    net = networks.build("vgg-slim")
+    net.add_head("a", 5)
+    net.select("a")
+    state = {name: torch.from_numpy(value) for name, value in net.state_dict(to="numpy").items()}
+    x = rng.normal(size=(2, 3, 48, 48)).astype(np.float32)
+    y, f = torch.from_numpy(x), torch.nn.functional
+    for layer in networks.ARCHITECTURES["vgg-slim"].convolutions:
+        if layer == "M":
+            y = f.max_pool2d(y, 2)
+        else:
+            name = next(n for n in state if n.startswith("trunk.features") and n.endswith("weight") and n in state)
+            y = f.relu(f.conv2d(y, state.pop(name), state.pop(name.replace("weight", "bias")), padding=1))
+    y = y.flatten(1)
+    for name in ("trunk.classifier.0", "trunk.classifier.3"):
+        y = f.relu(f.linear(y, state[f"{name}.weight"], state[f"{name}.bias"]))
+    y = f.linear(y, state["heads.a.weight"], state["heads.a.bias"])
+    for module in net.modules():
+        module.is_train = False
+    assert np.allclose(net(jt.array(x)).numpy(), y.numpy(), atol=1e-4)
+
+
+# ---- the checkpoint
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
+    path, metadata = tmp_path / "x.safetensors", {"arch": "vgg16", "tasks": [{"name": "鸟", "top1": 12.5}]}
+    tensors = TENSORS | {"owner": rng.integers(0, 5, (3, 3)).astype(np.uint8)}
+    save_checkpoint(path, tensors, metadata)
+    got, meta = load_checkpoint(path)
+    assert same(got, tensors) and meta == metadata
+    assert os.listdir(tmp_path) == ["x.safetensors"] and path.stat().st_mode & 0o777 == 0o666 & ~(os.umask(0o022) or 0o022)
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, TENSORS, {"n": 1})
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError):
+        save_checkpoint(path, TENSORS, {"n": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path)[1] == {"n": 1} and os.listdir(tmp_path) == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, pickle.dumps({"a": 1})], ids=["empty", "text", "pickle"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="x.safetensors"):
+        load_checkpoint(tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match="no such file"):
+        load_checkpoint(tmp_path / "y.safetensors")
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    from safetensors.numpy import save_file
+    save_file(TENSORS, tmp_path / "x.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match="not a checkpoint of this program"):
+        load_checkpoint(tmp_path / "x.safetensors")
