@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dataset
-from dataset import MEAN, STD, DataError, create_dataloader, mirror, open_rgb, random_resized_crop, short_side_size
+from dataset import MEAN, STD, DataError, create_dataloader, open_rgb, random_resized_crop, short_side_size
 
 
 def one_image(root, name, pixels_or_image, split_folders=("train", "test"), file="x.png", **save):
@@ -66,7 +66,7 @@ def test_flowers_train_on_random_crops_and_flips_of_the_whole_image(tmp_path):
             windows[crop.tobytes()] = (top, left, False)
             windows[crop[:, ::-1].tobytes()] = (top, left, True)
     loader, _ = create_dataloader("flowers", tmp_path, "train", 1)
-    seen = [windows[images[0].transpose(1, 2, 0).tobytes()] for _ in range(60) for images, _ in loader.uint8_batches()]
+    seen = [windows[images[0].transpose(1, 2, 0).tobytes()] for _ in range(60) for images, _ in epoch(loader)]
     tops, lefts, flips = zip(*seen)
     assert min(tops) < 8 and max(tops) > 24 and min(lefts) < 40 and max(lefts) > 130 and 15 < sum(flips) < 45
 
@@ -74,14 +74,14 @@ def test_flowers_train_on_random_crops_and_flips_of_the_whole_image(tmp_path):
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([48, 224]))
 def test_the_short_side_fits_the_crop(height, width, crop):
     h, w = short_side_size((height, width), crop)
-    assert min(h, w) == round(crop * 256 / 224) and (h <= w) == (height <= width)
+    assert min(h, w) == round(crop * 256 / 224) and (h == min(h, w) if height <= width else w == min(h, w))
     assert abs(max(h, w) - min(h, w) * max(height, width) / min(height, width)) < 1
 
 
 def test_imagenet_trains_on_random_resized_crops(tmp_path):
     one_image(tmp_path, "imagenet", pixels(300, 400), ("train", "val"), "x.jpg")
     loader, _ = create_dataloader("imagenet", tmp_path, "train", 1)
-    crops = [images.copy() for _ in range(5) for images, _ in loader.uint8_batches()]
+    crops = [images for _ in range(5) for images, _ in epoch(loader)]
     assert all(c.shape == (1, 3, 224, 224) for c in crops) and not any((crops[0] == c).all() for c in crops[1:])
     assert create_dataloader("imagenet", tmp_path, "test", 1)[0].num_images == 1
 
@@ -95,10 +95,17 @@ def test_random_resized_crop_of_any_shape(tmp_path_factory, height, width, seed)
     assert crop.shape == (3, 32, 32) and (crop == np.array([10, 20, 30])[:, None, None]).all()
 
 
-@given(st.integers(1, 40), st.integers(0, 100))
-def test_mirror(width, seed):
-    images = np.random.default_rng(seed).integers(0, 256, (2, 3, 5, width), np.uint8)
-    assert (mirror(images) == images[..., ::-1]).all() and (mirror(images[1]) == images[1][..., ::-1]).all()
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 40), st.integers(0, 100))
+def test_what_reaches_the_network_is_mirrored_and_normalised(count, height, width, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 3, height, width), np.uint8)
+    flips = rng.integers(0, 2, count, np.uint8)
+    expected = np.stack([normalised(image.transpose(1, 2, 0)) for image in mirrored(images, flips)])
+    got = dataset.to_input(images, flips)
+    other = dataset.to_input_by_operators(*map(dataset.jt.array, (images, flips, dataset.AFFINE)))
+    assert got.dtype == other.dtype == "float32"
+    assert np.abs(got.numpy() - expected).max() < 1e-5 and np.abs(other.numpy() - expected).max() < 1e-5
 
 
 # ---- awkward files
@@ -194,8 +201,13 @@ def test_arguments_are_checked(image_root):
 
 # ---- cache, seeds, batches
 
+def mirrored(images, flips):
+    return np.where(flips[:, None, None, None] == 1, images[..., ::-1], images)
+
+
 def epoch(loader):
-    return [(images.copy(), labels.copy()) for images, labels in loader.uint8_batches()]
+    """One epoch as the network will see it, before normalising."""
+    return [(mirrored(images, flips), labels.copy()) for images, flips, labels in loader.host_batches()]
 
 
 def equal(one, two):
@@ -214,12 +226,14 @@ def test_the_same_seed_gives_the_same_batches(image_root):
     assert equal(epoch(loader), one[1])
 
 
-def test_an_epoch_shows_every_image_once(image_root):
+@pytest.mark.parametrize("ahead", [0, 1, 2])  # 2 on a GPU
+def test_an_epoch_shows_every_image_once(image_root, monkeypatch, ahead):
+    monkeypatch.setattr(dataset, "AHEAD", ahead)
     loader, _ = create_dataloader("cubs", image_root, "train", 5)
     got = epoch(loader)
     assert [len(labels) for _, labels in got] == [5, 5, 2] and len(loader) == 3
     assert sorted(np.concatenate([labels for _, labels in got]).tolist()) == [0] * 4 + [1] * 4 + [2] * 4
-    rows = {min(image.tobytes(), mirror(image.copy()).tobytes()) for images, _ in got for image in images}
+    rows = {min(image.tobytes(), image[..., ::-1].tobytes()) for images, _ in got for image in images}
     assert len(rows) == 12
 
 
