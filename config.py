@@ -69,15 +69,20 @@ class Config:
     device: str = setting("auto", "auto, cpu or cuda")
 
     def check(self) -> None:
-        """Raise ConfigError for the first setting that cannot be used. Reads folders, writes nothing."""
-        def need(good: bool, name: str, rule: str) -> None:
-            if not good:
-                raise ConfigError(f"--{name.replace('_', '-')} {_shown(getattr(self, name))}: {rule}")
+        """check_values, then check_folders."""
+        self.check_values()
+        self.check_folders()
 
+    def check_values(self) -> None:
+        """Raise ConfigError for the first setting that cannot be used, whatever the disk holds."""
+        need = self._need
         need(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
         need(self.device in ("auto", "cpu", "cuda"), "device", "must be auto, cpu or cuda")
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
+        for task in [*self.task_list, self.base_task]:
+            need(bool(re.fullmatch(r"[\w-]+", task)), "task_list", f"{task!r} is no name of a data set: only letters, "
+                 "digits, - and _ are allowed")
         need(self.base_task not in self.task_list, "task_list", f"holds the base task {self.base_task!r}")
         need(len(self.pruning_ratios) == len(self.task_list), "pruning_ratios",
              f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")
@@ -95,13 +100,14 @@ class Config:
         need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
         need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
              "cannot be combined with --num-epochs-base, which trains the base network from scratch")
-        need(self.pretrained is None or Path(self.pretrained).is_file(), "pretrained", "no such file")
         need(self.arch == "vgg16" or self.pretrained is not None or self.num_epochs_base > 0, "arch",
              "has no published weights: give --pretrained FILE or --num-epochs-base N")
+
+    def check_folders(self) -> None:
+        """Raise ConfigError where a file or folder is missing or in the way. Writes nothing."""
+        need = self._need
+        need(self.pretrained is None or Path(self.pretrained).is_file(), "pretrained", "no such file")
         need(Path(self.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
-        for task in [*self.task_list, self.base_task]:
-            need(bool(re.fullmatch(r"[\w-]+", task)), "task_list", f"{task!r} is no name of a data set: only letters, "
-                 "digits, - and _ are allowed")
         for task in self.task_list:
             need(self.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {self.folder(task)}. "
                  f"Found in {self.data_root}: {', '.join(found_datasets(self.data_root)) or 'none'}.")
@@ -112,6 +118,10 @@ class Config:
         for name in (RESULTS, CHECKPOINT, LOG):
             need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten: "
                  "choose another folder, or move this one away")
+
+    def _need(self, good: bool, name: str, rule: str) -> None:
+        if not good:
+            raise ConfigError(f"--{name.replace('_', '-')} {_shown(getattr(self, name))}: {rule}")
 
     def folder(self, task: str) -> Path:
         return dataset_folder(task, self.data_root)

@@ -332,7 +332,7 @@ class Loader:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
 
         def prepare(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            rng = np.random.default_rng((self.seed, epoch, batch))
+            rng = np.random.default_rng((self.seed, epoch, batch + 1))  # 0 would be the shuffle's
             indices = order[batch * self.batch_size:(batch + 1) * self.batch_size]
             flips = rng.integers(0, 2, len(indices), np.uint8) if self.train else np.zeros(len(indices), np.uint8)
             return self.images.crops(indices, rng), flips, self.labels[indices]

@@ -26,14 +26,14 @@ def colour(rng: Rng, low: int, high: int) -> tuple[int, int, int]:
 class Canvas:
     """Draws in units of the subject: x and y from -1 to 1, turned, scaled and moved at random."""
 
-    def __init__(self, rng: Rng, turn: float) -> None:
+    def __init__(self, rng: Rng, turn: float, size: float = 1.0) -> None:
         side = SIDE * SCALE
         self.image = Image.new("RGB", (side, side), colour(rng, 150, 256))
         self.pen = ImageDraw.Draw(self.image)
         for _ in range(3):  # background that means nothing
             x, y, r = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.1, 0.3) * side
             self.pen.ellipse((x - r, y - r, x + r, y + r), fill=colour(rng, 150, 256))
-        self.scale = side * rng.uniform(0.36, 0.42)
+        self.scale = size * side * rng.uniform(0.36, 0.42)
         self.centre = side * (0.5 + rng.uniform(-0.05, 0.05, 2))
         self.angle = math.radians(rng.uniform(-turn, turn))
         self.facing = rng.choice((-1, 1))
@@ -52,7 +52,7 @@ class Canvas:
 
 
 def bird(rng: Rng, beak: str, crest: bool, tail: str) -> Canvas:
-    c = Canvas(rng, turn=10)
+    c = Canvas(rng, turn=10, size=0.9)
     body, wing, dark = colour(rng, 60, 200), colour(rng, 60, 200), colour(rng, 0, 60)
     if tail == "forked":
         c.polygon([(-0.4, 0), (-1.05, -0.35), (-0.8, 0.05), (-1.05, 0.45), (-0.4, 0.25)], dark)
@@ -65,8 +65,8 @@ def bird(rng: Rng, beak: str, crest: bool, tail: str) -> Canvas:
     if crest:
         c.polygon([(0.25, -0.45), (0.1, -0.95), (0.42, -0.65), (0.45, -0.98), (0.62, -0.5)], dark)
     c.ellipse(0.45, -0.3, 0.27, 0.26, body)
-    length = 0.5 if beak == "long" else 0.2
-    c.polygon([(0.66, -0.4), (0.68 + length, -0.27), (0.66, -0.16)], dark)
+    length = 0.6 if beak == "long" else 0.12
+    c.polygon([(0.64, -0.46), (0.68 + length, -0.24), (0.64, -0.1)], dark)
     c.ellipse(0.52, -0.36, 0.06, 0.06, (255, 255, 255))
     return c
 

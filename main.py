@@ -50,10 +50,11 @@ def parse(arguments: list[str] | None = None) -> tuple[Config, bool]:
 def main(arguments: list[str] | None = None) -> int:
     config, demo = parse(arguments)
     try:
+        config.check_values()
         if demo:
-            import demo as drawing
-            drawing.draw(config.data_root)
-        config.check()
+            from demo import draw
+            draw(config.data_root)
+        config.check_folders()
         import toolchain
         toolchain.start(config.device)
     except (ConfigError, RuntimeError) as error:

@@ -100,6 +100,14 @@ def train_epoch(model: nn.Module, loader: Loader, optimizer: nn.Optimizer, title
     return mean, 100 * hits.item() / seen
 
 
+def seed(config: Config, *position: int) -> None:
+    """Set every random state from the run's seed and a position in it alone, so that what follows is the same whatever
+    ran before it in this process."""
+    # + 1: to NumPy (s, 0) is the same seed as (s,)
+    state = np.random.SeedSequence((config.seed, *(int(p) + 1 for p in position))).generate_state(1)[0]
+    jt.set_global_seed(int(state >> 1))
+
+
 class Run:
     """The state of one run: the network, its owners, the loaders, and what was measured so far."""
 
@@ -115,7 +123,7 @@ class Run:
         self.dense: dict[str, np.ndarray] = {}  # the base network before its prune
         self.loaders = {}
         self._open_data()
-        jt.set_global_seed(config.seed)
+        seed(config)
         self.net = self._base_network()
         self.packnet = PackNet(self.net)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +167,7 @@ class Run:
         for epoch in range(phase.epochs):
             start = time.monotonic()
             optimizer.lr = phase.lr_at(epoch)
-            # From the position alone, so that an epoch is the same whatever ran before it in this process.
-            seeds = np.random.SeedSequence((c.seed, number, phase.name == "retrain", epoch))
-            jt.set_global_seed(int(seeds.generate_state(1)[0] >> 1))
+            seed(c, number, phase.name == "retrain", epoch)
             loader.epoch = first_epoch + epoch
             self.net.select(task)
             self.packnet.set_training(True)
@@ -232,6 +238,7 @@ class Run:
     def task_stage(self, task: str, ratio: float) -> None:
         c = self.config
         self.log(f"\n== {task} ==")
+        seed(c, len(self.packnet.tasks))
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
         self.packnet.start_task(task)
         self.tasks.append(self.learn(
@@ -314,7 +321,7 @@ def sequential_finetuning(run: Run) -> list[list[float | None]]:
     assign(net, run.dense, "the base network")
     matrix = []
     for number, task in enumerate(c.task_list):
-        jt.set_global_seed(c.seed + 1000 + number)
+        seed(c, number, 2)
         net.add_head(task, run.tasks[number]["num_classes"])
         single = PackNet(net)  # on its own this task owns every weight
         single.start_task(task)

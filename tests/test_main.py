@@ -144,6 +144,11 @@ def test_the_demo_keeps_its_promises(tmp_path):
 
 # ---- wrong input
 
+def test_wrong_options_of_the_demo_draw_nothing(tmp_path, capsys):
+    assert main.main(["--demo", "--data-root", str(tmp_path / "data"), "--batch-size", "0"]) == 2
+    assert "--batch-size 0: must be at least 1" in capsys.readouterr().err and not (tmp_path / "data").exists()
+
+
 WRONG = [
     (["--task-list", "boats"], "unknown task 'boats'"),
     (["--task-list", "cubs", "cubs"], "names a task twice"),
