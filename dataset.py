@@ -35,8 +35,6 @@ from files import replacing
 
 jt = toolchain.start()
 
-# Official counts: classes, train images, test images.
-OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
 RESIZED = ("cubs", "cars")
 STREAMED = ("imagenet", "places")
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 import toolchain
-from config import dataset_folder, found_datasets
+from config import OFFICIAL, dataset_folder, found_datasets
 
 SOURCES = {
     "cubs": "CUB_200_2011.tgz, www.vision.caltech.edu/datasets/cub_200_2011",
@@ -73,7 +73,7 @@ def check_algorithm() -> str:
 
 def check_data(name: str, data_root: str | Path) -> str:
     """Folders, official counts, every header, one whole image of each class and split."""
-    from dataset import CORES, OFFICIAL, STREAMED, open_rgb, read_split, upright_size
+    from dataset import CORES, STREAMED, open_rgb, read_split, upright_size
     folder = dataset_folder(name, data_root)
     if not folder.is_dir():
         raise Absent(f"{folder} does not exist. Source: {SOURCES[name]}")

@@ -1,4 +1,5 @@
 """What several tests share. Importing toolchain first lets Jittor compile with its progress bar visible."""
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ sys.path.insert(0, str(ROOT))
 import toolchain  # noqa: E402
 
 jt = toolchain.start()
+# Jittor ends the process when a child of it is killed. The tests that kill processes on purpose would not survive.
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

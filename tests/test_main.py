@@ -237,7 +237,6 @@ def test_help_needs_no_jittor():
 # ---- test_basic.py
 
 def test_the_sanity_check_tells_right_from_wrong(image_root, capsys, monkeypatch):
-    import dataset
     import test_basic
     files = sorted(image_root.rglob("*"))
     assert test_basic.main(["--data-root", str(image_root)]) == 1
@@ -246,7 +245,7 @@ def test_the_sanity_check_tells_right_from_wrong(image_root, capsys, monkeypatch
     assert lines["cubs"].startswith("WRONG") and "official are 200, 5,994 and 5,794" in lines["cubs"]
     assert lines["imagenet"].startswith("absent")
     assert files == sorted(image_root.rglob("*"))  # it changes no file
-    monkeypatch.setattr(dataset, "OFFICIAL", {name: (3, 12, 6) for name in ("cubs", "cars", "flowers")})
+    monkeypatch.setattr(test_basic, "OFFICIAL", {name: (3, 12, 6) for name in ("cubs", "cars", "flowers")})
     assert test_basic.main(["--data-root", str(image_root)]) == 0
     assert "All is well." in capsys.readouterr().out
     (image_root / "cubs_cropped/train/a/0.jpg").write_bytes(b"")

@@ -1,0 +1,320 @@
+"""From the official archives to data/: crop, sort into train and test, and check that nothing is lost.
+
+    python prepare_data.py --archives DIR [--data-root data] [--dataset cubs cars flowers] [--contact-sheet sheet.png]
+
+Reads the archives as they were published (README.md lists their names), straight from the .tgz files:
+
+* CUB-200-2011: each image cropped to its bounding box (x, y, width, height as floats, 0-based).
+* Stanford Cars, in either published form: cropped to its box (x1, y1, x2, y2, 1-based, both ends included).
+* Oxford Flowers 102: the official JPEG files byte for byte; train is the official train and valid together.
+
+A data set grows in `<data root>/.<folder>.partial` and takes its name only when every image is there and the counts
+are the official ones. Stop it at any moment and start it again: it makes what is missing. Crops are stored as JPEG of
+quality 100 without chroma subsampling, see README.md for why. Wrong archives end with one message and exit code 2.
+"""
+import argparse
+import io
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from tqdm import tqdm
+
+from config import OFFICIAL, dataset_folder
+from files import replacing
+
+JPEG = dict(format="JPEG", quality=100, subsampling=0)  # differences of at most 4 levels: benchmarks/crops.py
+CORES = len(os.sched_getaffinity(0))
+
+
+class ArchiveError(Exception):
+    """An archive cannot be used. The message names it and says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to be made: its member in an archive, where it goes, and its box (left, top, right, bottom;
+    0-based, right and bottom excluded; None for the file as it is)."""
+    member: str
+    split: str
+    label: str
+    box: tuple[float, float, float, float] | None
+
+
+# ------------------------------------------------------------------------------------------------ archives
+
+def find(folder: Path, *names: str) -> Path:
+    """The first of `names` that is in `folder`."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ArchiveError(f"{folder}: the archive {' or '.join(names)} is missing")
+
+
+def members(path: Path) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
+    """(name, archive, entry) of every file of a .tgz, in order. Raises ArchiveError for what no official archive holds:
+    paths that lead outside, links, devices; and for a file that is damaged or no .tgz at all."""
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for entry in archive:
+                name = PurePosixPath(entry.name)
+                if name.is_absolute() or ".." in name.parts or not (entry.isfile() or entry.isdir()):
+                    raise ArchiveError(f"{path}: holds {entry.name!r}, a link or a path that leads outside: "
+                                       "this is not the official archive")
+                if entry.isfile() and not name.name.startswith("._"):  # macOS leaves such files in some copies
+                    yield str(name), archive, entry
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise ArchiveError(f"{path}: cannot be read to its end; it is damaged, truncated or no .tgz file ({error}). "
+                           "Download it again.") from error
+
+
+def small_files(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
+    """The content of the files of an archive whose path ends with one of `wanted`; all must be there."""
+    wanted, found = set(wanted), {}
+    for name, archive, entry in members(path):
+        for end in wanted - found.keys():
+            if f"/{name}".endswith(f"/{end}"):
+                found[end] = archive.extractfile(entry).read()
+        if len(found) == len(wanted):
+            return found
+    raise ArchiveError(f"{path}: holds no {', '.join(sorted(wanted - found.keys()))}: this is not the official archive")
+
+
+def load_mat(content: bytes, path: str | Path) -> dict:
+    from scipy.io import loadmat
+    try:
+        return loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=False)
+    except Exception as error:  # loadmat raises many kinds
+        raise ArchiveError(f"{path}: is no MATLAB 5 file ({error})") from error
+
+
+# ------------------------------------------------------------------------------------------------ the three data sets
+
+def folder_name(class_name: str) -> str:
+    """A class name as a folder name. A slash becomes %2F, so that it can be turned back (urllib.parse.unquote)."""
+    return quote(class_name, safe=" !#$&'()+,-.;=@[]^_`{}~") if "/" in class_name or "%" in class_name else class_name
+
+
+def read_cubs(folder: Path) -> list[tuple[Path, list[Picture]]]:
+    path = find(folder, "CUB_200_2011.tgz", "CUB_200_2011.tar.gz")
+    names = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
+    try:
+        tables = {name: {line.split()[0]: line.split()[1:] for line in content.decode().splitlines() if line.strip()}
+                  for name, content in small_files(path, [f"CUB_200_2011/{name}" for name in names]).items()}
+        images, labels, split, boxes, classes = (tables[f"CUB_200_2011/{name}"] for name in names)
+        pictures = []
+        for number, (file,) in images.items():
+            x, y, width, height = map(float, boxes[number])
+            pictures.append(Picture(f"images/{file}", "train" if split[number][0] == "1" else "test",
+                                    classes[labels[number][0]][0], (x, y, x + width, y + height)))
+    except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ArchiveError(f"{path}: its lists (images.txt, bounding_boxes.txt, ...) do not fit together "
+                           f"({type(error).__name__}: {error})") from error
+    return [(path, pictures)]
+
+
+def read_cars(folder: Path) -> list[tuple[Path, list[Picture]]]:
+    """Either car_ims.tgz with cars_annos.mat, or cars_train.tgz, cars_test.tgz, car_devkit.tgz and
+    cars_test_annos_withlabels.mat."""
+    def box(a) -> tuple[float, float, float, float]:
+        return float(a.bbox_x1) - 1, float(a.bbox_y1) - 1, float(a.bbox_x2), float(a.bbox_y2)
+
+    try:
+        if (folder / "car_ims.tgz").exists() or (folder / "cars_annos.mat").exists():
+            images, annotations = find(folder, "car_ims.tgz"), find(folder, "cars_annos.mat")
+            content = load_mat(annotations.read_bytes(), annotations)
+            names = [str(name) for name in np.atleast_1d(content["class_names"])]
+            return [(images, [Picture(str(a.relative_im_path), "test" if int(a.test) else "train", names[int(a.__dict__["class"]) - 1],
+                                      box(a)) for a in np.atleast_1d(content["annotations"])])]
+        train, test, devkit = (find(folder, name) for name in ("cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"))
+        labels = find(folder, "cars_test_annos_withlabels.mat")
+        files = small_files(devkit, ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat"])
+        names = [str(name) for name in np.atleast_1d(load_mat(files["devkit/cars_meta.mat"], devkit)["class_names"])]
+        result = []
+        for split, images, content, source in (("train", train, files["devkit/cars_train_annos.mat"], devkit),
+                                               ("test", test, labels.read_bytes(), labels)):
+            annotations = np.atleast_1d(load_mat(content, source)["annotations"])
+            result.append((images, [Picture(f"cars_{split}/{a.fname}", split, names[int(a.__dict__["class"]) - 1], box(a))
+                                    for a in annotations]))
+        return result
+    except (KeyError, AttributeError, ValueError, IndexError, TypeError) as error:
+        raise ArchiveError(f"{folder}: the annotations of Stanford Cars are not as published "
+                           f"({type(error).__name__}: {error})") from error
+
+
+def read_flowers(folder: Path) -> list[tuple[Path, list[Picture]]]:
+    path, labels, sets = (find(folder, name) for name in ("102flowers.tgz", "imagelabels.mat", "setid.mat"))
+    try:
+        label = np.atleast_1d(load_mat(labels.read_bytes(), labels)["labels"])
+        ids = load_mat(sets.read_bytes(), sets)
+        return [(path, [Picture(f"jpg/image_{i:05}.jpg", split, f"{label[i - 1]:03}", None)
+                        for split, keys in (("train", ("trnid", "valid")), ("test", ("tstid",)))
+                        for key in keys for i in np.atleast_1d(ids[key]).tolist()])]
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise ArchiveError(f"{folder}: imagelabels.mat and setid.mat do not fit together "
+                           f"({type(error).__name__}: {error})") from error
+
+
+READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
+
+
+# ------------------------------------------------------------------------------------------------ making the images
+
+def clipped_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The pixels of a box that lie in an image of `size` (width, height): whole pixels the box touches; None where
+    nothing is left."""
+    left, top = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
+    right, bottom = min(size[0], int(np.ceil(box[2]))), min(size[1], int(np.ceil(box[3])))
+    return (left, top, right, bottom) if left < right and top < bottom and box[0] < box[2] and box[1] < box[3] else None
+
+
+def make(picture: Picture, content: bytes, source: Path, target: Path) -> None:
+    """Crop one image, if it has a box, and write it in one step."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            if picture.box:
+                pixels = clipped_box(picture.box, image.size)
+                if pixels is None:
+                    raise ArchiveError(f"{source}: the box {picture.box} of {picture.member} holds no pixel of its "
+                                       f"{image.size[0]}x{image.size[1]} image")
+                buffer = io.BytesIO()
+                image.convert("RGB").crop(pixels).save(buffer, **JPEG)
+                content = buffer.getvalue()
+    except ArchiveError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for broken files
+        raise ArchiveError(f"{source}: {picture.member} cannot be decoded as an image ({error})") from error
+    temporary = target.with_name(f".{target.name}")
+    temporary.write_bytes(content)
+    os.replace(temporary, target)
+
+
+def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, int]) -> str:
+    """Make one data set, or what is missing of it. Returns a line that says what is there."""
+    final = dataset_folder(name, data_root)
+    if final.exists():
+        return f"{name}: {final} is there already, left as it is: {describe(counted(final), counts)}"
+    sources = READERS[name](archives)
+    pictures = [picture for _, some in sources for picture in some]
+    expected = {split: len({p.label for p in pictures if p.split == split}) for split in ("train", "test")}
+    found = (expected["train"], *(sum(p.split == split for p in pictures) for split in ("train", "test")))
+    if found != counts or expected["train"] != expected["test"]:
+        raise ArchiveError(f"{name}: the archive's lists give {describe(found, counts)}")
+    partial = final.with_name(f".{final.name}.partial")
+    for split, label in {(p.split, p.label) for p in pictures}:
+        (partial / split / folder_name(label)).mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(pictures), desc=f"Making {final.name}", unit="image") as bar, ThreadPoolExecutor(CORES) as pool:
+        for path, some in sources:
+            targets = {p.member: (p, partial / p.split / folder_name(p.label) / f"{PurePosixPath(p.member).stem}.jpg")
+                       for p in some}
+            missing = {member for member, (_, target) in targets.items() if not target.exists()}
+            bar.update(len(some) - len(missing))
+            running = set()
+            for member, archive, entry in members(path) if missing else ():
+                key = next((end for end in (member, *_ends(member)) if end in missing), None)
+                if key is None:
+                    continue
+                missing.discard(key)
+                picture, target = targets[key]
+                running.add(pool.submit(make, picture, archive.extractfile(entry).read(), path, target))
+                if len(running) >= 8 * CORES:  # so that the reader does not run away with the memory
+                    _finish(running, bar, all_of_them=False)
+            _finish(running, bar, all_of_them=True)
+            if missing:
+                raise ArchiveError(f"{path}: holds no {sorted(missing)[0]}, which its list names ({len(missing)} images "
+                                   "are missing): this is not the official archive")
+    made = counted(partial)
+    if made != counts:
+        raise ArchiveError(f"{partial}: holds {describe(made, counts)}. Remove the folder and start again.")
+    partial.rename(final)
+    return f"{name}: {describe(made, counts)}"
+
+
+def _ends(member: str) -> list[str]:
+    """The path without its leading folders, one after another: archives differ in what they put in front."""
+    parts = member.split("/")
+    return ["/".join(parts[i:]) for i in range(1, len(parts))]
+
+
+def _finish(running: set, bar: tqdm, all_of_them: bool) -> None:
+    while running:
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+            bar.update()
+        running -= done
+        if not all_of_them:
+            return
+
+
+def counted(folder: Path) -> tuple[int, int, int]:
+    """(classes, train images, test images) on disk."""
+    splits = [{entry.name: len([f for f in os.listdir(entry) if not f.startswith(".")]) for entry in os.scandir(folder / split)}
+              if (folder / split).is_dir() else {} for split in ("train", "test")]
+    return len(splits[0].keys() | splits[1].keys()), sum(splits[0].values()), sum(splits[1].values())
+
+
+def describe(found: tuple[int, int, int], official: tuple[int, int, int]) -> str:
+    text = f"{found[0]} classes, {found[1]:,} train and {found[2]:,} test images"
+    return text + (", as published" if found == official else
+                   f", but official are {official[0]}, {official[1]:,} and {official[2]:,}")
+
+
+# ------------------------------------------------------------------------------------------------ a look at it
+
+def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: int = 120) -> None:
+    """A row or two of crops per data set, evenly over the classes, each whole and undistorted, on one picture."""
+    rows = []
+    for folder in folders:
+        classes = sorted(p for p in (folder / "train").iterdir() if p.is_dir())
+        chosen = np.linspace(0, len(classes) - 1, min(2 * columns, len(classes))).round().astype(int)
+        rows.append((folder.name, [sorted(classes[i].iterdir())[0] for i in chosen]))
+    heights = [24 + -(-len(files) // columns) * (side + 6) for _, files in rows]
+    sheet = Image.new("RGB", (columns * (side + 6) + 6, sum(heights) + 6), "white")
+    pen, top = ImageDraw.Draw(sheet), 6
+    for (name, files), height in zip(rows, heights):
+        pen.text((6, top + 4), name, fill="black")
+        for i, file in enumerate(files):
+            with Image.open(file) as image:
+                image = ImageOps.contain(image.convert("RGB"), (side, side))
+                sheet.paste(image, (6 + i % columns * (side + 6) + (side - image.width) // 2,
+                                    top + 24 + i // columns * (side + 6) + (side - image.height) // 2))
+        top += height
+    with replacing(target) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--archives", type=Path, required=True, help="folder with the official archives")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="where the folders go (default: data)")
+    parser.add_argument("--dataset", nargs="+", choices=READERS, default=list(READERS), help="which (default: all three)")
+    parser.add_argument("--contact-sheet", type=Path, help="also draw some crops of each data set to this PNG file")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.archives.is_dir():
+            raise ArchiveError(f"--archives {options.archives}: no such folder")
+        for name in options.dataset:
+            print(prepare(name, options.archives, options.data_root, OFFICIAL[name]), flush=True)
+        if options.contact_sheet:
+            contact_sheet([dataset_folder(name, options.data_root) for name in options.dataset], options.contact_sheet)
+    except ArchiveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or options.data_root}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
