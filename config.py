@@ -5,6 +5,7 @@ main.py's command line (--initial-lr, ...). The defaults are the paper's, from t
 is silent. Nothing here needs Jittor, so that a wrong option is answered at once.
 """
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,10 @@ FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every oth
 # Official counts: classes, train images, test images.
 OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
 CHECKPOINT = "packnet.safetensors"  # file names within the output directory
+STATE = "state.safetensors"
 RESULTS = "results.json"
 LOG = "log.txt"
+MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained")  # settings that a resumed run may change
 
 
 class ConfigError(Exception):
@@ -105,21 +108,22 @@ class Config:
         need(self.arch == "vgg16" or self.pretrained is not None or self.num_epochs_base > 0, "arch",
              "has no published weights: give --pretrained FILE or --num-epochs-base N")
 
-    def check_folders(self) -> None:
+    def check_folders(self, resume: bool = False) -> None:
         """Raise ConfigError where a file or folder is missing or in the way. Writes nothing."""
         need = self._need
-        need(self.pretrained is None or Path(self.pretrained).is_file(), "pretrained", "no such file")
+        output = Path(self.output_dir)
+        need(output.is_dir() or not output.exists(), "output_dir", "is a file")
+        for name in () if resume else (RESULTS, CHECKPOINT, STATE, LOG):
+            need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten. "
+                 "Go on with it by --resume, choose another folder, or move this one away.")
+        need(self.pretrained is None or (output / STATE).exists() or Path(self.pretrained).is_file(), "pretrained",
+             "no such file")
         need(Path(self.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
         for task in self.task_list:
             need(self.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {self.folder(task)}. "
                  f"Found in {self.data_root}: {', '.join(found_datasets(self.data_root)) or 'none'}.")
         need(self.num_epochs_base == 0 or self.has_data(self.base_task), "num_epochs_base",
              f"the base network trains on {self.folder(self.base_task)}, which does not exist")
-        output = Path(self.output_dir)
-        need(output.is_dir() or not output.exists(), "output_dir", "is a file")
-        for name in (RESULTS, CHECKPOINT, LOG):
-            need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten: "
-                 "choose another folder, or move this one away")
 
     def _need(self, good: bool, name: str, rule: str) -> None:
         if not good:
@@ -133,6 +137,34 @@ class Config:
 
     def asdict(self) -> dict:
         return dataclasses.asdict(self)
+
+    def resumed(self, given: dict) -> "tuple[Config, dict | None]":
+        """(the settings to go on with, the results so far) for the run in output_dir; results are None where there is
+        nothing to go on with.
+
+        `given` are the settings the user named; they must be those of the run, but for where things are. Raises
+        ConfigError.
+        """
+        path = Path(self.output_dir) / RESULTS
+        if not path.exists():
+            return self, None
+        try:
+            results = json.loads(path.read_text(encoding="utf8"))
+            saved, finished = results["config"], results["finished"]
+            if set(saved) != {field.name for field in dataclasses.fields(self)} or not isinstance(finished, bool):
+                raise ValueError("its settings are not those of this version")
+            moved = {name: value for name, value in given.items() if name in MAY_MOVE}
+            config = Config(**saved | moved | dict(output_dir=self.output_dir))
+            config.check_values()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+            raise ConfigError(f"{path}: not the results of a run of this version, so that it cannot go on "
+                              f"({type(error).__name__}: {error})") from error
+        differences = [f"--{name.replace('_', '-')} was {_shown(saved[name])} and is now {_shown(value)}"
+                       for name, value in given.items() if name not in MAY_MOVE and value != saved[name]]
+        if differences:
+            raise ConfigError(f"--resume: the run in {self.output_dir} has other settings, and the result would be neither "
+                              f"run: {'; '.join(differences)}. Leave them out, or choose another --output-dir.")
+        return config, results
 
 
 def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:

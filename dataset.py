@@ -132,8 +132,6 @@ def open_rgb(path: str | Path) -> Image.Image:
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             return image.convert("RGB")
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow raises many kinds for broken files
         raise DataError(f"{path}: cannot be decoded as an image ({error})") from error
 

@@ -2,6 +2,7 @@
 
     python main.py --demo                 # draws its own data; under 3 minutes on two CPU cores
     python main.py                        # VGG-16 on CUBS, Cars, Flowers: the paper's schedule
+    python main.py --resume               # goes on where that run stopped
     python main.py --task-list my_birds --pruning-ratios 0.5 --data-root ~/images
 
 `python main.py --help` lists every setting with its default (config.py). Bad input ends with exit code 2 and one
@@ -21,11 +22,13 @@ DEMO = dict(
     num_epochs_finetune=8, lr_decay_every=16, compare_finetuning=True)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[Config, bool]:
-    """(config, whether --demo was given). Exits with code 2 on unknown or malformed options."""
+def parse(arguments: list[str] | None = None) -> tuple[Config, dict, argparse.Namespace]:
+    """(config, the settings that were given, the flags --demo and --resume). Exits with 2 on unknown options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--demo", action="store_true", help="draw small data sets and pack them with a slim network; "
                         "other options still apply")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the output directory where it stopped, "
+                        "with its settings; start it if there is none")
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
@@ -33,42 +36,61 @@ def parse(arguments: list[str] | None = None) -> tuple[Config, bool]:
         if "(default" not in text:
             text += f" (default: {' '.join(default) if isinstance(default, list) else default})"
         if isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
         elif isinstance(default, list):
-            parser.add_argument(flag, nargs="+", type=type(default[0]), default=None, help=text)
+            parser.add_argument(flag, nargs="+", type=type(default[0]), help=text, default=argparse.SUPPRESS)
         else:
             kind = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
-            parser.add_argument(flag, type=kind, default=None, help=text)
-    options = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    demo = options.pop("demo")
-    settings = (DEMO if demo else {}) | options
-    if "pruning_ratios" not in options:  # as many as there are tasks
-        settings["pruning_ratios"] = [0.75] * len(settings.get("task_list", Config().task_list))
-    return Config(**settings), demo
+            parser.add_argument(flag, type=kind, help=text, default=argparse.SUPPRESS)
+    flags = parser.parse_args(arguments)
+    given = {name: value for name, value in vars(flags).items() if name not in ("demo", "resume")}
+    given = (DEMO if flags.demo else {}) | given
+    settings = dict(given)
+    if "pruning_ratios" not in given:  # as many as there are tasks
+        settings["pruning_ratios"] = [0.75] * len(given.get("task_list", Config().task_list))
+    return Config(**settings), given, flags
 
 
 def main(arguments: list[str] | None = None) -> int:
-    config, demo = parse(arguments)
+    config, given, flags = parse(arguments)
+    before = None
     try:
         config.check_values()
-        if demo:
+        if flags.resume:
+            config, before = config.resumed(given)
+            if before and before["finished"]:
+                print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
+                return 0
+        if flags.demo:
             from demo import draw
             draw(config.data_root)
-        config.check_folders()
+        config.check_folders(flags.resume)
         import toolchain
         toolchain.start(config.device)
+        if before and before["device"] != toolchain.device:
+            raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, this would go on on "
+                              f"{toolchain.device}, and the result would be neither run")
     except (ConfigError, RuntimeError) as error:
         return complain(error)
     from dataset import DataError
-    from training import TrainingError, run
+    from training import Run, TrainingError
     from weights import WeightsError
     try:
-        run(config)
+        Run(config).go()
     except (ConfigError, DataError, WeightsError) as error:
         return complain(error)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 1
+    except OSError as error:
+        complain(error)
+        print(f"What was saved before is kept; `python main.py --resume --output-dir {config.output_dir}` goes on from there.",
+              file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. `python main.py --resume --output-dir {config.output_dir}` goes on after the last finished "
+              "epoch.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -83,6 +83,9 @@ class MultiHead(nn.Module):
             raise ValueError(f"task {task!r} has a head already")
         self.heads.add_module(task, nn.Linear(self.num_features, num_classes))
 
+    def num_classes(self, task: str) -> int:
+        return self.heads[task].weight.shape[0]
+
     def select(self, task: str) -> None:
         if task not in self.heads.keys():
             raise ValueError(f"task {task!r} has no head: call add_head({task!r}, num_classes) first")
@@ -123,5 +126,6 @@ def assign(net: nn.Module, tensors: dict, source: str | Path) -> None:
         more = f"; {len(differences) - 3} more differences" if len(differences) > 3 else ""
         raise WeightsError(f"{source}: does not fit the network: {'; '.join(differences[:3])}{more}")
     for name, parameter in parameters.items():
-        parameter.assign(jt.array(tensors[name]))
+        value = jt.array(tensors[name])
+        parameter.assign(value.stop_grad() if parameter.is_stop_grad() else value)
     jt.sync_all()

@@ -164,14 +164,9 @@ class PackNet:
             raise ValueError(f"a network holds at most {MAX_TASKS} tasks")
         self.tasks.append(task)
         k = len(self.tasks)
-        for name, layer in self.layers.items():
-            owner = self.owners[name]
+        for owner in self.owners.values():
             owner.assign(jt.ternary(owner == FREE, jt.full(owner.shape, k, "uint8"), owner))
-            freeze(layer, owner, k)
-        if k > 1:
-            for name, parameter in self.model.state_dict().items():
-                if name not in self.layers and not self._is_head(name, task):
-                    fix(parameter)
+        self._freeze_the_others()
 
     def prune(self, task, ratio: float | None = None) -> dict[str, int]:
         """Free `ratio` (default: prune_ratio) of the weights of `task` in each layer (rule 3).
@@ -189,12 +184,12 @@ class PackNet:
         once the next task has started."""
         return self.prune(task, ratio)
 
-    def parameters(self) -> list[jt.Var]:
-        """What may move now: the prunable weights, the head of the last task, all the rest for the first task."""
+    def trainable(self) -> dict[str, jt.Var]:
+        """What may move now, by name: the prunable weights, the head of the last task, all the rest for the first."""
         task, first = self.tasks[-1], len(self.tasks) == 1
-        return [parameter for name, parameter in self.model.named_parameters()
+        return {name: parameter for name, parameter in self.model.named_parameters()
                 if name in self.layers or self._is_head(name, task)
-                or first and not parameter.is_stop_grad() and "heads" not in name.split(".")]
+                or first and not parameter.is_stop_grad() and "heads" not in name.split(".")}
 
     def set_training(self, training: bool) -> None:
         """Dropout and batch norm in training or test mode; batch norm trains with the first task only (rule 6)."""
@@ -215,24 +210,23 @@ class PackNet:
         self._check_open(task)
         self._select(task)
         self.set_training(True)
-        optimizer = nn.SGD(self.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
+        optimizer = nn.SGD(list(self.trainable().values()), lr, momentum=momentum, weight_decay=weight_decay)
         for epoch in range(epochs):
             for images, labels in tqdm(train_loader, desc=f"{task}: epoch {epoch + 1}/{epochs}", leave=False, delay=1):
                 optimizer.step(nn.cross_entropy_loss(self.model(images), labels))
         jt.sync_all()
 
-    def restore(self, tasks: list, owners: dict[str, np.ndarray]) -> None:
-        """Take over `tasks` and `owners` (uint8 arrays by parameter name), of a checkpoint, say; nothing may move
-        until the next task starts. Raises ValueError where an owner map is missing or does not fit."""
+    def restore(self, tasks: list, owners: dict[str, np.ndarray], ratios: dict | None = None) -> None:
+        """Take over what an earlier PackNet of the same network held: `tasks`, `owners` (uint8 arrays by parameter name)
+        and `ratios`. Raises ValueError where an owner map is missing or does not fit."""
         for name, owner in self.owners.items():
             array = owners.get(name)
             if array is None or list(array.shape) != list(owner.shape) or array.dtype != np.uint8 \
                     or array.max(initial=0) > len(tasks):
                 raise ValueError(f"the owner map of {name} is missing or does not fit the network")
             owner.assign(jt.array(array).stop_grad())
-        self.tasks = list(tasks)
-        for parameter in self.model.state_dict().values():
-            fix(parameter)
+        self.tasks, self.ratios = list(tasks), dict(ratios or {})
+        self._freeze_the_others()
 
     # ---- using what was packed
 
@@ -285,6 +279,15 @@ class PackNet:
         return rows
 
     # ---- helpers
+
+    def _freeze_the_others(self) -> None:
+        """Only what the last task owns, and its head, may move; everything else too if it is the first (rules 5, 6)."""
+        for name, layer in self.layers.items():
+            freeze(layer, self.owners[name], len(self.tasks))
+        if len(self.tasks) > 1:
+            for name, parameter in self.model.state_dict().items():
+                if name not in self.layers and not self._is_head(name, self.tasks[-1]):
+                    fix(parameter)
 
     def _check_open(self, task) -> None:
         self.owner_of(task)

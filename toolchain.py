@@ -25,9 +25,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -77,7 +79,10 @@ def start(wanted: str | None = None) -> ModuleType:
             _set(part, "0")
     if os.environ.get("use_mkl", "1") == "1":
         _link_onednn()
+    handler = signal.getsignal(signal.SIGINT)
     jittor = _import_jittor()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process on Ctrl-C before anyone can react
     device = "cuda" if nvcc else "cpu"
     jittor.flags.use_cuda = int(device == "cuda")
     return jittor

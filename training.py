@@ -3,11 +3,13 @@
     base task:   load pretrained weights (or train from scratch)  ->  prune  ->  re-train where its data are present
     each task:   train on the free weights  ->  prune  ->  re-train  ->  evaluate every task so far
 
-`run(config)` writes log.txt, results.json, the checkpoint and plots/ to the output directory. Settings and schedule:
-config.py; the algorithm: pruning.py.
+`Run(config).go()` writes log.txt, results.json, the checkpoint and plots/ to the output directory, and goes on where a
+run in it stopped. Settings and schedule: config.py; the algorithm: pruning.py.
 """
+import fcntl
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +18,17 @@ import numpy as np
 from tqdm import tqdm
 
 import files
+import plots
 import toolchain
-from config import CHECKPOINT, LOG, RESULTS, Config, ConfigError
+from config import CHECKPOINT, LOG, RESULTS, STATE, Config, ConfigError
 from dataset import Loader, create_dataloader
 from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
 from pruning import PackNet, predict
-from weights import download, load_checkpoint, save_checkpoint
+from report import summary
+from weights import WeightsError, download, load_checkpoint, save_checkpoint
 
 jt = toolchain.start()
 from jittor import nn  # noqa: E402
-
-# Published top-1 errors in percent, to stand beside ours (VGG-16; order CUBS, Cars, Flowers).
-PUBLISHED = {
-    "paper, VGG-16, ratio 0.75": {"cubs": 24.95, "cars": 15.75, "flowers": 9.75},
-    "authors' release, VGG-16": {"imagenet": 29.19, "cubs": 22.56, "cars": 17.09, "flowers": 11.07},
-    "first seed, Jittor": {"cubs": 31.31, "cars": 20.86, "flowers": 12.26},
-    "first seed, PyTorch": {"cubs": 24.06, "cars": 16.61, "flowers": 12.57},
-}
-
 
 class TrainingError(Exception):
     """Training cannot go on. The message names task, phase and epoch."""
@@ -51,14 +46,30 @@ class Phase:
 
 
 class Log:
-    """Lines for a person: on the terminal and in log.txt."""
+    """Lines for a person: on the terminal and in log.txt.
 
-    def __init__(self, path: Path) -> None:
-        self.file = open(path, "a", encoding="utf8")
+    Holds the run's folder: while it is open, a second process that opens it gets a ConfigError.
+    """
+
+    def __init__(self, path: Path, length: int = 0) -> None:
+        """Goes on after the first `length` bytes; what a killed process wrote after them is written again."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"--output-dir {path.parent}: another process is running there. "
+                              "Wait for it, or choose another folder.") from error
+        self.file.truncate(length)
 
     def __call__(self, line: str = "") -> None:
         tqdm.write(line)
-        print(line, file=self.file, flush=True)
+        self.file.write(f"{line}\n".encode())
+        self.file.flush()
+
+    @property
+    def length(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
 
 
 @dataclass
@@ -94,8 +105,8 @@ def train_epoch(model: nn.Module, loader: Loader, optimizer: nn.Optimizer, title
         if step % 20 == 0 or step == len(loader) - 1:
             mean = loss_sum.item() / seen
             if not math.isfinite(mean):
-                raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. "
-                                    "Start again with a lower one.")
+                raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. The last saved state is "
+                                    "kept; start again in another folder with a lower rate.")
             bar.set_postfix(loss=f"{mean:.3f}")
     return mean, 100 * hits.item() / seen
 
@@ -108,26 +119,75 @@ def seed(config: Config, *position: int) -> None:
     jt.set_global_seed(int(state >> 1))
 
 
+def plan(c: Config, base_data: bool) -> list[tuple]:
+    """The steps of a run in order: (name of a method of Run, its arguments...). All that a run does is in here."""
+    def stage(task: str, train: Phase, ratio: float, retrain: Phase) -> list[tuple]:
+        return [("start", task),
+                *(("epoch", task, train, epoch) for epoch in range(train.epochs)),
+                ("prune", task, ratio),
+                *(("epoch", task, retrain, epoch) for epoch in range(retrain.epochs if ratio else 0)),
+                ("finish", task)]
+
+    def fine_tune(task: str, train: Phase, retrain: Phase) -> list[tuple]:
+        return [("start_finetuning", task),
+                *(("epoch", task, phase, epoch) for phase in (train, retrain) for epoch in range(phase.epochs)),
+                ("finish_finetuning", task)]
+
+    base = Phase("train", c.num_epochs_base, c.base_lr, max(1, math.ceil(c.num_epochs_base * 2 / 3)))
+    base_retrain = Phase("retrain", c.num_epochs_base_finetune * base_data, c.base_finetune_lr, c.base_lr_decay_every)
+    train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every)
+    retrain = Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every)
+    steps = stage(c.base_task, base, c.initial_pruning_ratio, base_retrain)
+    for task, ratio in zip(c.task_list, c.pruning_ratios):
+        steps += stage(task, train, ratio, retrain)
+    for task in c.task_list if c.compare_finetuning else ():
+        steps += fine_tune(task, train, retrain)
+    return [*steps, ("report",)]
+
+
 class Run:
-    """The state of one run: the network, its owners, the loaders, and what was measured so far."""
+    """One run: the network, its owners, the loaders, and what was measured so far.
+
+    It carries out `plan` step by step, from `position` on. After each epoch and each finished task everything that
+    later steps need is in the state file, so that a killed run goes on from there and ends as if nothing had happened.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.started = time.monotonic()
         self.folder = Path(config.output_dir)
+        self.started = time.monotonic()
+        self.position = 0
+        # What is measured; all of it goes into results.json and the state.
+        self.stages: list[dict] = []  # the base task, then the added ones
         self.history: list[dict] = []
-        self.tasks: list[dict] = []
-        self.base: dict = {}
         self.matrix: list[list[float | None]] = []
+        self.finetuning: dict | None = None  # once that has begun: its matrix, and the results of PackNet
+        # Arrays of the state
         self.reference: dict[str, np.ndarray] = {}  # a task's test logits when it was frozen
-        self.dense: dict[str, np.ndarray] = {}  # the base network before its prune
+        self.dense: dict[str, np.ndarray] = {}  # the base network before its prune, where fine-tuning needs it
+        self.optimizer: nn.SGD | None = None
         self.loaders = {}
         self._open_data()
-        seed(config)
-        self.net = self._base_network()
-        self.packnet = PackNet(self.net)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = Log(self.folder / LOG)
+        self.steps = plan(config, self.has_base_data)
+        state = self.folder / STATE
+        if state.exists():
+            tensors, metadata = load_checkpoint(state)
+            try:
+                self._restore(tensors, metadata)
+                self.log = Log(self.folder / LOG, metadata["log_length"])
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise WeightsError(f"{state}: not the state of this version of the program "
+                                   f"({type(error).__name__}: {error})") from error
+            tqdm.write(f"Going on in {self.folder} after step {self.position} of {len(self.steps)}.")
+        else:
+            seed(config)
+            self.net = self._base_network()
+            self.packnet = PackNet(self.net)
+            self.log = Log(self.folder / LOG)
+            self._open_log()
+            self.save_results(finished=False)
+
+    # ---- the beginning
 
     def _open_data(self) -> None:
         """Every loader at once: what is wrong with any data set is said before the first epoch."""
@@ -146,251 +206,249 @@ class Run:
             return net
         load_pretrained(net, c.pretrained or download(ARCHITECTURES[c.arch].pretrained), head=c.base_task)
         classes = len(self.loaders[c.base_task, "train"].classes) if self.has_base_data else None
-        if classes and classes != net.heads[c.base_task].weight.shape[0]:
+        if classes and classes != net.num_classes(c.base_task):
             raise ConfigError(f"{c.folder(c.base_task)} has {classes} classes, the pretrained network "
-                              f"{net.heads[c.base_task].weight.shape[0]}: they must be the same")
+                              f"{net.num_classes(c.base_task)}: they must be the same")
         return net
+
+    def _open_log(self) -> None:
+        self.log(toolchain.describe())
+        self.log("Settings: " + json.dumps(self.config.asdict()))
+        self.log("The figure of a phase is that of its last epoch. Losses are means per image. Accuracies are top-1 on "
+                 "the test split.")
+        for (name, split), loader in self.loaders.items():
+            self.log(f"{name}, {split}: {loader.num_images:,} images, {len(loader.classes)} classes")
 
     @property
     def has_base_data(self) -> bool:
         return (self.config.base_task, "train") in self.loaders
 
-    # ---- pieces
+    # ---- the steps
 
-    def train(self, task: str, phase: Phase, first_epoch: int = 0) -> float | None:
-        """Run one phase; the test accuracy after its last epoch, None if it has no epochs."""
-        c, number = self.config, self.packnet.tasks.index(task)
-        if phase.epochs == 0:
-            return None
+    def go(self) -> dict:
+        """Carry out the rest of the plan. Returns the content of results.json."""
+        while self.position < len(self.steps):
+            step, *arguments = self.steps[self.position]
+            getattr(self, step)(*arguments)
+            self.position += 1
+            if step in ("epoch", "finish", "finish_finetuning"):
+                self.save_state()
+        self.save_results(finished=True)
+        (self.folder / STATE).unlink(missing_ok=True)  # results and checkpoint are complete
+        return self.results()
+
+    def start(self, task: str) -> None:
+        c = self.config
+        self.log(f"\n== {task} ==")
+        if task == c.base_task:
+            if not self.has_base_data:
+                self.log(f"There is no {c.folder(task)}: the pruned base network is not re-trained on {task} and its own "
+                         "accuracy is not measured; the tasks build on a base that has not recovered from its prune.")
+        else:
+            self._add_head(task)
+        self.packnet.start_task(task)
+        self.stages.append(dict(name=task, num_classes=self.net.num_classes(task)))
+
+    def epoch(self, task: str, phase: Phase, epoch: int) -> None:
+        """Train one epoch and test. The seed follows from the position, so that nothing before it matters."""
+        c, start = self.config, time.monotonic()
+        if epoch == 0:
+            self.optimizer = self._optimizer(phase)
+        self.optimizer.lr = phase.lr_at(epoch)
+        seed(c, self.position)
         loader = self.loaders[task, "train"]
-        optimizer = nn.SGD(self.packnet.parameters(), phase.lr, momentum=c.momentum, weight_decay=c.weight_decay)
-        for epoch in range(phase.epochs):
-            start = time.monotonic()
-            optimizer.lr = phase.lr_at(epoch)
-            seed(c, number, phase.name == "retrain", epoch)
-            loader.epoch = first_epoch + epoch
-            self.net.select(task)
-            self.packnet.set_training(True)
-            title = f"{task}, {phase.name} {epoch + 1}/{phase.epochs}"
-            loss, train_top1 = train_epoch(self.net, loader, optimizer, title)
-            score = self.score(task)
-            self.history.append(dict(task=task, phase=phase.name, epoch=epoch + 1, lr=optimizer.lr, loss=loss,
-                                     train_top1=train_top1, test_top1=score.top1, seconds=time.monotonic() - start))
-            self.log(f"{title}: lr {optimizer.lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, "
-                     f"test {score.top1:.2f} % ({time.monotonic() - start:.1f} s)")
-        return score.top1
+        loader.epoch = self.position
+        self.net.select(task)
+        self.packnet.set_training(True)
+        title = f"{'fine-tuning ' if self.finetuning else ''}{task}, {phase.name} {epoch + 1}/{phase.epochs}"
+        loss, train_top1 = train_epoch(self.net, loader, self.optimizer, title)
+        top1 = self.score(task).top1
+        self.log(f"{title}: lr {self.optimizer.lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {top1:.2f} % "
+                 f"({time.monotonic() - start:.1f} s)")
+        if not self.finetuning:
+            self.history.append(dict(task=task, phase=phase.name, epoch=epoch + 1, lr=self.optimizer.lr, loss=loss,
+                                     train_top1=train_top1, test_top1=top1, seconds=time.monotonic() - start))
+
+    def prune(self, task: str, ratio: float) -> None:
+        """Prune and log what each layer lost, with the accuracies before and after (None where there are no data)."""
+        stage, measured = self.stages[-1], (task, "test") in self.loaders
+        if self.config.compare_finetuning and task == self.config.base_task:
+            self.dense = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+        before = after = self.score(task).top1 if measured else None
+        if ratio:
+            owner = self.packnet.owner_of(task)
+            sizes = {name: int((self.packnet.owners[name] == owner).sum().item()) for name in self.packnet.layers}
+            freed = self.packnet.prune(task, ratio)
+            self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
+            sizes["all"], freed["all"] = sum(sizes.values()), sum(freed.values())
+            width = max(map(len, freed))
+            for name, count in freed.items():
+                self.log(f"  {name:{width}}  owned {sizes[name]:>11,}  freed {count:>11,}  kept {sizes[name] - count:>11,}")
+            if measured:
+                after = self.score(task).top1
+                self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
+        stage.update(pruning_ratio=ratio, top1_before_prune=before, top1_after_prune=after)
+
+    def finish(self, task: str) -> None:
+        """The task is frozen: keep its logits, evaluate every task so far, write the checkpoint."""
+        if (task, "test") in self.loaders:
+            self.reference[task] = self.score(task).logits
+        scores = {name: self.score(name) for name in self.packnet.tasks if (name, "test") in self.loaders}
+        for stage, row in zip(self.stages, self.packnet.capacity()):
+            score = scores.get(stage["name"])
+            stage.update(owned_weights=row["owned_weights"], owned_fraction=row["measured_used"],
+                         top1_final=score and score.top1, top5_final=score and score.top5,
+                         max_logit_change=score and float(np.abs(score.logits - self.reference[stage["name"]]).max()))
+            stage.setdefault("top1_by_stage", []).append(stage["top1_final"])
+            stage.setdefault("top5_by_stage", []).append(stage["top5_final"])
+        stage = self.stages[-1]
+        last_phase = "retrain" if stage["pruning_ratio"] else "train"
+        stage["top1_after_finetune"] = stage["top1_final"]
+        stage["top1_best_epoch"] = max((record["test_top1"] for record in self.history
+                                        if record["task"] == task and record["phase"] == last_phase),
+                                       default=stage["top1_final"])
+        if len(self.stages) > 1:
+            self.matrix.append([scores[name].top1 if name in scores else None for name in self.config.task_list])
+        self.log(f"{task} is frozen. Top-1 now: " + ", ".join(f"{name} {score.top1:.2f} %" for name, score in scores.items()))
+        self.optimizer = None
+        self._save_checkpoint()
+        self.save_results(finished=False)
+
+    def start_finetuning(self, task: str) -> None:
+        """For comparison, the lower bound: the same network and schedule from the base network before its prune, with
+        every weight trained on every task in turn."""
+        if not self.finetuning:
+            self.log("\n== Sequential fine-tuning, for comparison: nothing is frozen ==")
+            self.finetuning = dict(matrix=[], packnet=self.results())
+            base, self.net = self.config.base_task, build(self.config.arch)
+            self.net.add_head(base, self.stages[0]["num_classes"])
+            assign(self.net, self.dense, "the base network")
+        self._add_head(task)
+        self.packnet = PackNet(self.net)  # on its own, the task owns every weight
+        self.packnet.start_task(task)
+
+    def finish_finetuning(self, task: str) -> None:
+        tasks = self.config.task_list
+        known = tasks[:tasks.index(task) + 1]
+        self.packnet.set_training(False)
+        row = []
+        for name in known:
+            self.net.select(name)
+            row.append(Score.of(*predict(self.net, self.loaders[name, "test"])).top1)
+        self.finetuning["matrix"].append(row + [None] * (len(tasks) - len(row)))
+        self.log(f"After {task}: " + ", ".join(f"{name} {top1:.2f} %" for name, top1 in zip(known, row)))
+        self.optimizer = None
+
+    def report(self) -> None:
+        results = self.results()
+        self.log("\n== Result ==")
+        for line in summary(results):
+            self.log(line)
+        for path in plots.draw(results, self.folder / "plots"):
+            self.log(f"Drawn: {path}")
+        self.log(f"Done in {results['seconds']:.0f} s. `python evaluate.py --output-dir {self.folder}` checks every task "
+                 "again from the checkpoint.")
+
+    # ---- pieces
 
     def score(self, task: str) -> Score:
         loader = self.loaders[task, "test"]
         return Score.of(*self.packnet.predict(task, tqdm(loader, f"{task}, test", unit="batch", leave=False, delay=1)))
 
-    def prune(self, task: str, ratio: float) -> None:
-        """Prune and log what each layer lost."""
-        owner = self.packnet.owner_of(task)
-        sizes = {name: int((self.packnet.owners[name] == owner).sum().item()) for name in self.packnet.layers}
-        freed = self.packnet.prune(task, ratio)
-        self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
-        width = max(map(len, freed))
-        for name, count in freed.items():
-            self.log(f"  {name:{width}}  owned {sizes[name]:>11,}  freed {count:>11,}  kept {sizes[name] - count:>11,}")
-        total = sum(sizes.values())
-        self.log(f"  {'all':{width}}  owned {total:>11,}  freed {sum(freed.values()):>11,}  "
-                 f"kept {total - sum(freed.values()):>11,}")
-
-    def learn(self, task: str, train: Phase, ratio: float, retrain: Phase) -> dict:
-        """Train, prune, re-train; the accuracies in percent (None where there are no data)."""
-        c = self.config
-        result = dict(name=task, num_classes=int(self.net.heads[task].weight.shape[0]), pruning_ratio=ratio)
-        measured = (task, "test") in self.loaders
-        before = self.train(task, train)
-        if before is None and measured:
-            before = self.score(task).top1
-        if task == c.base_task and c.compare_finetuning:
-            self.dense = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
-        result["top1_before_prune"] = result["top1_after_prune"] = result["top1_after_finetune"] = before
-        if ratio:
-            self.prune(task, ratio)
-            if measured:
-                result["top1_after_prune"] = result["top1_after_finetune"] = self.score(task).top1
-                self.log(f"{task}: {before:.2f} % before the prune, {result['top1_after_prune']:.2f} % after it")
-                after = self.train(task, retrain, first_epoch=train.epochs)
-                if after is not None:
-                    result["top1_after_finetune"] = after
-        last = [h["test_top1"] for h in self.history if h["task"] == task and h["phase"] == ("retrain" if ratio else "train")]
-        result["top1_best_epoch"] = max(last, default=result["top1_after_finetune"])
-        return result
-
-    # ---- the two kinds of stages
-
-    def base_stage(self) -> None:
-        c = self.config
-        self.packnet.start_task(c.base_task)
-        self.log(f"\n== {c.base_task}, the base task ==")
-        if not self.has_base_data:
-            self.log(f"There is no {c.folder(c.base_task)}: the pruned base network is not re-trained on {c.base_task} and "
-                     "its own accuracy is not measured; the tasks build on a base that has not recovered from its prune.")
-        self.base = self.learn(
-            c.base_task, Phase("train", c.num_epochs_base, c.base_lr, max(1, math.ceil(c.num_epochs_base * 2 / 3))),
-            c.initial_pruning_ratio,
-            Phase("retrain", c.num_epochs_base_finetune * self.has_base_data, c.base_finetune_lr, c.base_lr_decay_every))
-        self.finish_stage(c.base_task)
-
-    def task_stage(self, task: str, ratio: float) -> None:
-        c = self.config
-        self.log(f"\n== {task} ==")
-        seed(c, len(self.packnet.tasks))
+    def _add_head(self, task: str) -> None:
+        seed(self.config, self.position)
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
-        self.packnet.start_task(task)
-        self.tasks.append(self.learn(
-            task, Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every), ratio,
-            Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every)))
-        self.finish_stage(task)
 
-    def finish_stage(self, task: str) -> None:
-        """The task is frozen: keep its logits, evaluate every task so far, save."""
-        if (task, "test") in self.loaders:
-            self.reference[task] = self.score(task).logits
-        scores = {name: self.score(name) for name in self.packnet.tasks if (name, "test") in self.loaders}
-        for result in (self.base, *self.tasks):
-            name = result["name"]
-            score = scores.get(name)
-            result["top1_final"] = score and score.top1
-            result["top5_final"] = score and score.top5
-            result["max_logit_change"] = score and float(np.abs(score.logits - self.reference[name]).max())
-            result.setdefault("top1_by_stage", []).append(result["top1_final"])
-            result.setdefault("top5_by_stage", []).append(result["top5_final"])
-        if self.tasks:
-            row = [scores[name].top1 if name in scores else None for name in self.config.task_list]
-            self.matrix.append(row)
-        self.log(f"{task} is frozen. Top-1 now: " + ", ".join(f"{name} {score.top1:.2f} %" for name, score in scores.items()))
-        for row, result in zip(self.packnet.capacity(), (self.base, *self.tasks)):
-            result.update(owned_weights=row["owned_weights"], owned_fraction=row["measured_used"])
-        self.save()
+    def _optimizer(self, phase: Phase) -> nn.SGD:
+        c = self.config
+        return nn.SGD(list(self.packnet.trainable().values()), phase.lr, momentum=c.momentum, weight_decay=c.weight_decay)
 
-    # ---- results and checkpoint
-
-    def save(self) -> None:
-        metadata = dict(arch=self.config.arch, image_size=self.config.image_size, base_task=self.config.base_task,
-                        tasks=[dict(name=r["name"], num_classes=r["num_classes"], pruning_ratio=r["pruning_ratio"],
-                                    top1=r["top1_final"], classes=self._classes(r["name"]))
-                               for r in (self.base, *self.tasks)], config=self.config.asdict())
-        save_packed(self.folder / CHECKPOINT, self.packnet, metadata)
-        files.write(self.folder / RESULTS, json.dumps(self.results(), indent=1).encode())
-
-    def _classes(self, task: str) -> list[str] | None:
-        return self.loaders[task, "test"].classes if (task, "test") in self.loaders else None
+    # ---- results, checkpoint, state
 
     def results(self) -> dict:
+        """The content of results.json so far."""
+        seconds = time.monotonic() - self.started
+        if self.finetuning:
+            return self.finetuning["packnet"] | dict(seconds=seconds, finetuning_matrix=self.finetuning["matrix"])
         owners = {name: np.bincount(owner.numpy().ravel(), minlength=len(self.packnet.tasks) + 1).tolist()
-                  for name, owner in self.packnet.owners.items()}
-        return dict(arch=self.config.arch, device=toolchain.device, toolchain=toolchain.describe(),
-                    seconds=time.monotonic() - self.started, config=self.config.asdict(),
-                    tasks=self.tasks, base=self.base, accuracy_matrix=self.matrix, capacity=self.packnet.capacity(),
-                    owners_by_layer=owners, history=self.history)
+                  for name, owner in self.packnet.owners.items()} if self.stages else {}
+        return dict(arch=self.config.arch, device=toolchain.device, toolchain=toolchain.describe(), seconds=seconds,
+                    config=self.config.asdict(), tasks=self.stages[1:], base=self.stages[0] if self.stages else None,
+                    accuracy_matrix=self.matrix, capacity=self.packnet.capacity(), owners_by_layer=owners,
+                    history=self.history)
+
+    def save_results(self, finished: bool) -> None:
+        files.write(self.folder / RESULTS, json.dumps(dict(finished=finished) | self.results(), indent=1).encode())
+
+    def _save_checkpoint(self) -> None:
+        """The packed network as evaluate.py needs it: weights, heads and owner maps (`owner.<parameter name>`)."""
+        config = self.config.asdict()
+        config.pop("output_dir")  # the folder may be moved
+        tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
+                      top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
+                      if (stage["name"], "test") in self.loaders else None) for stage in self.stages]
+        save_checkpoint(self.folder / CHECKPOINT, packed_tensors(self.packnet),
+                        dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config))
+
+    def save_state(self) -> None:
+        """Everything the remaining steps need, in one file, in place of the one before."""
+        tensors = packed_tensors(self.packnet)
+        tensors |= {f"reference.{task}": logits for task, logits in self.reference.items()}
+        if not self.finetuning:
+            tensors |= {f"dense.{name}": array for name, array in self.dense.items()}
+        if self.optimizer:
+            tensors |= {f"momentum.{name}": value.numpy() for name, value in
+                        zip(self.packnet.trainable(), self.optimizer.param_groups[0]["values"])}
+        save_checkpoint(self.folder / STATE, tensors, dict(
+            config=self.config.asdict(), position=self.position, steps=len(self.steps), log_length=self.log.length,
+            seconds=time.monotonic() - self.started, stages=self.stages, history=self.history, matrix=self.matrix,
+            finetuning=self.finetuning, packed_tasks=self.packnet.tasks,
+            ratios=list(self.packnet.ratios.values()),
+            heads={task: self.net.num_classes(task) for task in self.net.heads.keys()}))
+
+    def _restore(self, tensors: dict[str, np.ndarray], saved: dict) -> None:
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {name[len(prefix):]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+
+        path = self.folder / STATE
+        if saved["steps"] != len(self.steps):
+            raise ConfigError(f"{path}: this run had {saved['steps']} steps, with the data as they are now it would have "
+                              f"{len(self.steps)}. Was {self.config.folder(self.config.base_task)} added or removed?")
+        self.position, self.started = saved["position"], time.monotonic() - saved["seconds"]
+        self.stages, self.history, self.matrix = saved["stages"], saved["history"], saved["matrix"]
+        self.finetuning = saved["finetuning"]
+        self.reference, self.dense, owners = part("reference."), part("dense."), part("owner.")
+        momentum = part("momentum.")
+        self.net = build(self.config.arch)
+        for task, classes in saved["heads"].items():
+            self.net.add_head(task, classes)
+        assign(self.net, tensors, path)
+        self.packnet = PackNet(self.net)
+        self.packnet.restore(saved["packed_tasks"], owners, dict(zip(saved["packed_tasks"], saved["ratios"])))
+        if momentum:
+            _, _, phase, _ = self.steps[self.position - 1]
+            self.optimizer = self._optimizer(phase)
+            for name, value in zip(self.packnet.trainable(), self.optimizer.param_groups[0]["values"]):
+                value.assign(jt.array(momentum[name]).stop_grad())
 
 
-def save_packed(path: Path, packnet: PackNet, metadata: dict) -> None:
-    """Write weights, heads and owner maps (`owner.<parameter name>`, uint8) to one safetensors file."""
+def packed_tensors(packnet: PackNet) -> dict[str, np.ndarray]:
+    """All parameters by name, and the owner maps as `owner.<parameter name>`."""
     tensors = {name: parameter.numpy() for name, parameter in packnet.model.state_dict().items()}
-    tensors |= {f"owner.{name}": owner.numpy() for name, owner in packnet.owners.items()}
-    save_checkpoint(path, tensors, metadata)
+    return tensors | {f"owner.{name}": owner.numpy() for name, owner in packnet.owners.items()}
 
 
 def load_packed(path: str | Path) -> tuple[PackNet, dict]:
-    """The packed network of a checkpoint and its metadata, frozen and ready to evaluate. Raises WeightsError."""
+    """The packed network of a checkpoint and its metadata, ready to evaluate. Raises WeightsError."""
     tensors, metadata = load_checkpoint(path)
-    net = build(metadata["arch"])
-    for task in metadata["tasks"]:
-        net.add_head(task["name"], task["num_classes"])
-    packnet = PackNet(net)
-    owners = {name: tensors.pop(f"owner.{name}", None) for name in packnet.owners}
-    assign(net, tensors, path)
-    packnet.restore([task["name"] for task in metadata["tasks"]], owners)
+    try:
+        net = build(metadata["arch"])
+        for task in metadata["tasks"]:
+            net.add_head(task["name"], task["num_classes"])
+        packnet = PackNet(net)
+        owners = {name: tensors.pop(f"owner.{name}", None) for name in packnet.owners}
+        assign(net, tensors, path)
+        packnet.restore([task["name"] for task in metadata["tasks"]], owners)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a checkpoint of this version ({type(error).__name__}: {error})") from error
     return packnet, metadata
-
-
-def sequential_finetuning(run: Run) -> list[list[float | None]]:
-    """The lower bound: the same network and schedule, every weight trained on every task in turn.
-
-    Starts from the base network before its prune. Returns its accuracy matrix, in percent, as accuracy_matrix.
-    """
-    c, log = run.config, run.log
-    log("\n== Sequential fine-tuning, for comparison: nothing is frozen ==")
-    net = build(c.arch)
-    net.add_head(c.base_task, run.base["num_classes"])
-    assign(net, run.dense, "the base network")
-    matrix = []
-    for number, task in enumerate(c.task_list):
-        seed(c, number, 2)
-        net.add_head(task, run.tasks[number]["num_classes"])
-        single = PackNet(net)  # on its own this task owns every weight
-        single.start_task(task)
-        net.select(task)
-        optimizer = nn.SGD(single.parameters(), c.initial_lr, momentum=c.momentum, weight_decay=c.weight_decay)
-        loader = run.loaders[task, "train"]
-        loader.epoch = 0
-        for phase in (Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every),
-                      Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every)):
-            for epoch in range(phase.epochs):
-                optimizer.lr = phase.lr_at(epoch)
-                single.set_training(True)
-                train_epoch(net, loader, optimizer, f"{task}, fine-tuning {epoch + 1}/{phase.epochs}")
-        single.set_training(False)
-        row = []
-        for name in c.task_list[:number + 1]:
-            net.select(name)
-            row.append(Score.of(*predict(net, run.loaders[name, "test"])).top1)
-        log(f"After {task}: " + ", ".join(f"{name} {top1:.2f} %" for name, top1 in zip(c.task_list, row)))
-        matrix.append(row + [None] * (len(c.task_list) - len(row)))
-    return matrix
-
-
-def summary(results: dict) -> list[str]:
-    """The table at the end of the log: our errors beside the published ones, in percent."""
-    tasks = [result for result in (results["base"], *results["tasks"]) if result["top1_final"] is not None]
-    columns = [source for source, figures in PUBLISHED.items() if any(task["name"] in figures for task in tasks)]
-    lines = ["Top-1 error in %, last epoch; the authors keep the epoch that is best on the test set (in brackets).",
-             f"{'task':14} {'ours':>16} {'before prune':>13} {'of weights':>11} {'logit change':>13}"
-             + "".join(f"  {source:>{len(source)}}" for source in columns)]
-    for task in tasks:
-        error, best = 100 - task["top1_final"], 100 - task["top1_best_epoch"]
-        lines.append(f"{task['name']:14} {f'{error:.2f} ({best:.2f})':>16} {100 - task['top1_before_prune']:13.2f} "
-                     f"{100 * task['owned_fraction']:9.2f} % {task['max_logit_change']:13g}"
-                     + "".join(f"  {PUBLISHED[source].get(task['name'], '-'):>{len(source)}}" for source in columns))
-    return lines
-
-
-def run(config: Config) -> dict:
-    """Run everything `config` says and return results.json's content.
-
-    `config.check()` comes first. Raises DataError, WeightsError and ConfigError before anything is written to the
-    output directory, TrainingError after.
-    """
-    import plots
-    state = Run(config)
-    log = state.log
-    log(toolchain.describe())
-    log("Settings: " + json.dumps(config.asdict()))
-    log("The figure of a phase is that of its last epoch. Losses are means per image. Accuracies are top-1 on the test split.")
-    for (name, split), loader in state.loaders.items():
-        log(f"{name}, {split}: {loader.num_images:,} images, {len(loader.classes)} classes")
-    state.base_stage()
-    for task, ratio in zip(config.task_list, config.pruning_ratios):
-        state.task_stage(task, ratio)
-    results = state.results()
-    if config.compare_finetuning:
-        results["finetuning_matrix"] = sequential_finetuning(state)
-    log("\n== Result ==")
-    for line in summary(results):
-        log(line)
-    log("\nCapacity: fraction of all prunable weights, expected and (counted)")
-    for row in results["capacity"]:
-        log(f"  {row['task']:14} available {row['available']:.4f} ({row['measured_available']:.4f}), "
-            f"used {row['used']:.4f} ({row['measured_used']:.4f})")
-    for path in plots.draw(results, state.folder / "plots"):
-        log(f"Drawn: {path}")
-    results["seconds"] = time.monotonic() - state.started
-    files.write(state.folder / RESULTS, json.dumps(results, indent=1).encode())
-    log(f"Done in {results['seconds']:.0f} s. `python evaluate.py --output-dir {config.output_dir}` checks every task "
-        "again from the checkpoint.")
-    return results

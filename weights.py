@@ -8,6 +8,7 @@
 names that weight files use, each replaced by a stand-in of its own; any other name is refused.
 """
 import collections
+import contextlib
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ import struct
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +31,7 @@ from files import replacing
 Tensors = dict[str, np.ndarray]
 
 JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
-CHECKPOINT_FORMAT = "packnet-jittor 1"
+CHECKPOINT_FORMAT = "packnet-jittor 1"  # change it when the content changes
 
 
 class WeightsError(Exception):
@@ -54,8 +56,6 @@ def read_pretrained(path: str | Path) -> Tensors:
         return _as_tensors(content)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    except MemoryError:
-        raise
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # whatever a broken file makes the readers stumble over
@@ -205,7 +205,7 @@ def _read_torch_legacy(f: BinaryIO):
     content = _Unpickler(f, storage).load()
     for key in _Unpickler(f).load():
         count, = struct.unpack("<q", f.read(8))
-        raw = f.read(count * storages[key].itemsize)
+        raw = f.read(storages[key].nbytes)
         if count != storages[key].size or len(raw) != storages[key].nbytes:
             raise WeightsError("truncated: the data of a tensor are missing")
         storages[key][:] = np.frombuffer(raw, storages[key].dtype)
@@ -229,28 +229,64 @@ def _read_jittor(f: BinaryIO):
 # ------------------------------------------------------------------------------------------------ the checkpoint
 
 def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
-    """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header."""
+    """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header, and a
+    checksum of each. Raises OSError naming the file and the bytes needed where it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
-    with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors would make it for the owner only
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary,
-                  {"format": CHECKPOINT_FORMAT, "packnet": json.dumps(metadata)})
-        temporary.chmod(mode)
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    text = json.dumps(metadata)
+    sums = {name: _checksum(array) for name, array in tensors.items()} | {"": hashlib.sha256(text.encode()).hexdigest()}
+    header = json.dumps({"format": CHECKPOINT_FORMAT, "metadata": text, "checksums": sums})
+    try:
+        with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # safetensors would make it for the owner only
+            save_file(tensors, temporary, {"packnet": header})  # one entry: the order of several is not fixed
+            temporary.chmod(mode)
+    except (OSError, SafetensorError) as error:
+        need = sum(array.nbytes for array in tensors.values()) + len(text)
+        raise OSError(getattr(error, "errno", None), f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+                      f"{need:,} bytes are needed on the disk") from error
 
 
 def load_checkpoint(path: str | Path) -> tuple[Tensors, dict]:
     """(tensors, metadata) of a file of save_checkpoint. Raises WeightsError."""
-    from safetensors import SafetensorError, safe_open
     path = Path(path)
+    with _open_checkpoint(path) as (f, metadata, sums):
+        tensors = {name: f.get_tensor(name) for name in f.keys()}
+        damaged = sorted(tensors.keys() ^ (sums.keys() - {""})) or \
+            [name for name, array in tensors.items() if _checksum(array) != sums[name]]
+        if damaged:
+            raise WeightsError(f"{path}: damaged: the checksum of {damaged[0]} does not match")
+        return tensors, metadata
+
+
+def load_metadata(path: str | Path) -> dict:
+    """The metadata of a file of save_checkpoint, without its tensors. Raises WeightsError."""
+    with _open_checkpoint(Path(path)) as (_, metadata, _):
+        return metadata
+
+
+@contextlib.contextmanager
+def _open_checkpoint(path: Path) -> Iterator[tuple]:
+    from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, framework="numpy") as f:
-            header = f.metadata() or {}
+            header = json.loads((f.metadata() or {}).get("packnet", "{}"))
             if header.get("format") != CHECKPOINT_FORMAT:
-                raise WeightsError(f"{path}: not a checkpoint of this program ({CHECKPOINT_FORMAT!r}), "
-                                   f"but {header.get('format')!r}")
-            return {name: f.get_tensor(name) for name in f.keys()}, json.loads(header["packnet"])
+                raise WeightsError(f"{path}: not a checkpoint of this version of the program: its format is "
+                                   f"{header.get('format')!r}, not {CHECKPOINT_FORMAT!r}")
+            text, sums = header["metadata"], header["checksums"]
+            if sums[""] != hashlib.sha256(text.encode()).hexdigest():
+                raise WeightsError(f"{path}: damaged: the checksum of its metadata does not match")
+            yield f, json.loads(text), sums
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint; it may be truncated ({error})") from error
+
+
+def _checksum(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()

@@ -264,8 +264,47 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
         load_checkpoint(tmp_path / "y.safetensors")
 
 
+@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**9))
+def test_one_flipped_bit_is_noticed(tmp_path, position):
+    path = tmp_path / "x.safetensors"
+    if not path.exists():
+        save_checkpoint(path, TENSORS, {"tasks": ["a", "b"], "top1": 12.5})
+    data = bytearray(path.read_bytes())
+    data[position // 8 % len(data)] ^= 1 << position % 8
+    (tmp_path / "flipped").write_bytes(data)
+    with pytest.raises(WeightsError, match="flipped"):
+        load_checkpoint(tmp_path / "flipped")
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**9))
+def test_a_truncated_checkpoint_is_noticed(tmp_path, length):
+    path = tmp_path / "x.safetensors"
+    if not path.exists():
+        save_checkpoint(path, TENSORS, {"n": 1})
+    data = path.read_bytes()
+    (tmp_path / "cut").write_bytes(data[:length % len(data)])
+    with pytest.raises(WeightsError, match="cut"):
+        load_checkpoint(tmp_path / "cut")
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        save_checkpoint(tmp_path / name, TENSORS, {"n": 1})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_another_format_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("weights.CHECKPOINT_FORMAT", "packnet-jittor 0")
+    save_checkpoint(tmp_path / "old", TENSORS, {"n": 1})
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 1'"):
+        load_checkpoint(tmp_path / "old")
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     from safetensors.numpy import save_file
     save_file(TENSORS, tmp_path / "x.safetensors", {"format": "pt"})
-    with pytest.raises(WeightsError, match="not a checkpoint of this program"):
+    with pytest.raises(WeightsError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "x.safetensors")

@@ -1,0 +1,293 @@
+"""Stopped at any moment and resumed, a run ends as if nothing had happened; nothing that was saved is ever lost."""
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, jt
+
+import demo
+import main
+from weights import load_checkpoint, save_checkpoint
+
+ARGUMENTS = ["--demo", "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
+             "--num-epochs-finetune", "1", "--task-list", "demo_birds", "demo_cars", "--pruning-ratios", "0.75", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    demo.draw(root, train=8, test=4)
+    return root
+
+
+def command(data, *more):
+    return [*ARGUMENTS, "--data-root", str(data), "--output-dir", "out", *more]
+
+
+def start(folder, arguments, before=""):
+    """main.py in a process of its own, in `folder`; `before` is code that runs first."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, signal\n{before}\nimport main; sys.exit(main.main())"
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def finish(process, timeout=600):
+    out, error = process.communicate(timeout=timeout)
+    return process.returncode, out, error
+
+
+def ending(folder):
+    """What a run ends with, times aside: results, bytes of the checkpoint, metrics of the log, names of all files."""
+    results = json.loads((folder / "out/results.json").read_text())
+    results.pop("seconds")
+    for record in results["history"]:
+        record.pop("seconds")
+    log = re.sub(r"\(\d+\.\d s\)|in \d+ s", "", (folder / "out/log.txt").read_text())
+    names = sorted(str(path.relative_to(folder)) for path in (folder / "out").rglob("*"))
+    return results, (folder / "out/packnet.safetensors").read_bytes(), log, names
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    begin = time.monotonic()
+    code, _, error = finish(start(folder, command(data)))
+    assert code == 0, error
+    return ending(folder), time.monotonic() - begin
+
+
+KILL = "def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
+# Where the process kills itself: each kind of step at its start, and inside the writing of files.
+PLACES = {step: KILL + f"import toolchain; toolchain.start(); import training; training.Run.{step} = kill" for step in
+          ("start", "prune", "finish", "report", "save_state", "save_results", "_save_checkpoint", "start_finetuning",
+           "finish_finetuning")} | {
+    "third epoch": KILL + """
+import toolchain; toolchain.start(); import training
+train_epoch, calls = training.train_epoch, []
+def third(*a):
+    calls.append(1)
+    return kill() if len(calls) == 3 else train_epoch(*a)
+training.train_epoch = third""",
+    "evaluation": KILL + """
+import toolchain; toolchain.start(); import pruning
+predict, calls = pruning.predict, []
+def fourth(*a):
+    calls.append(1)
+    return kill() if len(calls) == 4 else predict(*a)
+pruning.predict = fourth""",
+    "half a checkpoint": KILL + """
+import safetensors.numpy as s
+save, calls = s.save_file, []
+def half(tensors, path, metadata):
+    save(tensors, path, metadata)
+    calls.append(1)
+    if len(calls) == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        kill()
+s.save_file = half""",
+    "before the rename": KILL + """
+import files
+replace, calls = os.replace, []
+def fifth(*a):
+    calls.append(1)
+    return kill() if len(calls) == 5 else replace(*a)
+os.replace = fifth""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_in_a_given_place(data, undisturbed, tmp_path, place):
+    code, _, error = finish(start(tmp_path, command(data), PLACES[place]))
+    assert code == -signal.SIGKILL, error
+    code, _, error = finish(start(tmp_path, command(data, "--resume")))
+    assert code == 0, error
+    assert ending(tmp_path) == undisturbed[0]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(data, undisturbed, tmp_path):
+    """At least 30 kills over whole runs, one after another, each run ending like the undisturbed one."""
+    rng, kills = random.Random(1), 0
+    while kills < 30:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        while True:
+            process = start(tmp_path, command(data, "--resume"))
+            try:
+                code, _, error = finish(process, timeout=rng.uniform(0.3, 1) * undisturbed[1])
+                assert code == 0, error
+                break
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                process.communicate()
+                kills += 1
+        assert ending(tmp_path) == undisturbed[0]
+
+
+def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    import training
+    train_epoch, calls = training.train_epoch, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+    monkeypatch.setattr(training, "train_epoch", interrupted)
+    assert main.main(command(data)) == 130
+    error = capsys.readouterr().err
+    assert "Interrupted" in error and "--resume --output-dir out" in error and "Traceback" not in error
+    state = (tmp_path / "out/state.safetensors").read_bytes()
+
+    assert main.main(command(data)) == 2  # without --resume
+    assert "holds a run already" in capsys.readouterr().err
+    assert main.main(command(data, "--resume", "--initial-lr", "0.1", "--batch-size", "7")) == 2
+    error = capsys.readouterr().err
+    assert "--initial-lr was 0.02 and is now 0.1" in error and "--batch-size was 32 and is now 7" in error
+    assert (tmp_path / "out/state.safetensors").read_bytes() == state
+
+    shutil.copytree(data, tmp_path / "moved")
+    assert main.main(["--resume", "--output-dir", "out", "--data-root", "moved"]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["finished"] and results["config"]["initial_lr"] == 0.02 and len(results["tasks"]) == 2
+    assert not (tmp_path / "out/state.safetensors").exists()
+
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
+    capsys.readouterr()
+    assert main.main(["--resume", "--output-dir", "out"]) == 0
+    assert "is finished; nothing is changed" in capsys.readouterr().out
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
+
+
+def test_ctrl_c_is_one_line_and_130(data, tmp_path):
+    process = start(tmp_path, command(data))
+    log = tmp_path / "out/log.txt"
+    while process.poll() is None and not (log.exists() and "train 2/2" in log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, error = finish(process)
+    assert code == 130 and "Traceback" not in error, error
+    assert "Interrupted. `python main.py --resume --output-dir out`" in error.splitlines()[-1]
+    assert (tmp_path / "out/state.safetensors").exists()
+
+
+def test_a_second_process_is_refused(data, tmp_path):
+    first = start(tmp_path, command(data))
+    while not (tmp_path / "out/results.json").exists():
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGSTOP)  # so that it does not finish meanwhile
+    try:
+        code, _, error = finish(start(tmp_path, command(data, "--resume")))
+        assert code == 2 and "another process is running there" in error, error
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert finish(first)[0] == 0
+
+
+def test_a_full_disk_keeps_the_last_state_and_names_the_need(data, tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    limit = """
+import resource, toolchain; toolchain.start(); import training
+begin = training.Run.start
+def limited(self, task):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    begin(self, task)
+training.Run.start = limited"""
+    code, _, error = finish(start(tmp_path, command(data), limit))
+    assert code == 1 and "Traceback" not in error, error
+    assert re.search(r"error: out/state.safetensors: cannot be written \(.*\); [\d,]{7,} bytes are needed", error)
+    assert sorted(os.listdir(tmp_path / "out")) == ["log.txt", "results.json"]
+    assert finish(start(tmp_path, command(data, "--resume")))[0] == 0
+
+
+def test_a_loss_that_is_nan_keeps_the_last_good_state(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(command(data, "--initial-lr", "1e20")) == 1
+    assert re.search(r"error: demo_birds, train \d/2: the loss is (nan|inf) at learning rate 1e\+20", capsys.readouterr().err)
+    tensors, metadata = load_checkpoint(tmp_path / "out/state.safetensors")
+    assert metadata["position"] > 0 and all(np.isfinite(t).all() for t in tensors.values())
+
+
+@pytest.fixture
+def half_done(data, tmp_path, monkeypatch):
+    """A run that stopped after its first epochs, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    import training
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "prune", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main.main(command(data)) == 130
+    return tmp_path / "out"
+
+
+def flip(path, data): path.write_bytes(data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:])
+def cut(path, data): path.write_bytes(data[:-1000])
+def empty(path, data): path.write_bytes(b"")
+
+
+def other_network(path, data):
+    tensors, metadata = load_checkpoint(path)
+    tensors["trunk.features.0.bias"] = np.ones(3, np.float32)
+    save_checkpoint(path, tensors, metadata)
+
+
+def other_version(path, data):
+    tensors, metadata = load_checkpoint(path)
+    del metadata["position"]
+    save_checkpoint(path, tensors, metadata)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (flip, "checksum"), (cut, "truncated"), (empty, "truncated"), (other_network, "does not fit"), (other_version, "version")])
+def test_a_damaged_state_is_refused(half_done, capsys, damage, message):
+    state = half_done / "state.safetensors"
+    damage(state, state.read_bytes())
+    before = {path: path.read_bytes() for path in half_done.iterdir()}
+    assert main.main(["--resume", "--output-dir", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "state.safetensors" in error and message in error
+    assert before == {path: path.read_bytes() for path in half_done.iterdir()}
+
+
+def test_results_of_another_version_are_refused(half_done, capsys):
+    results = json.loads((half_done / "results.json").read_text())
+    results["config"].pop("momentum")
+    for content in ("", "[]", "{}", '{"config": 3, "finished": false}', json.dumps(results), "[" * 100_000):
+        (half_done / "results.json").write_text(content)
+        assert main.main(["--resume", "--output-dir", "out"]) == 2
+        assert "results.json: not the results of a run of this version" in capsys.readouterr().err
+        assert (half_done / "results.json").read_text() == content
+
+
+def test_memory_does_not_grow():
+    """1,000 steps of a tiny network with frozen weights: resident memory is flat after warm-up."""
+    import networks
+    from pruning import PackNet
+    from training import train_epoch
+
+    def resident():
+        return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    net = networks.build("vgg-slim")
+    packnet = PackNet(net)
+    for task in ("a", "b"):
+        net.add_head(task, 4)
+        packnet.start_task(task)
+        packnet.prune(task)
+    net.select("b")
+    rng = np.random.default_rng(0)
+    batch = [(jt.array(rng.normal(size=(4, 3, 48, 48)).astype(np.float32)), jt.array(rng.integers(0, 4, 4)))]
+    optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
+    packnet.set_training(True)
+    train_epoch(net, batch * 300, optimizer, "warm-up")
+    before = resident()
+    train_epoch(net, batch * 1000, optimizer, "1,000 steps")
+    assert resident() - before < 10e6
