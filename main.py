@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         complain(error)
         return 1
     except OSError as error:
-        complain(error)
+        complain(f"{error.filename or config.output_dir}: {error.strerror}" if error.strerror else error)
         print(f"What was saved before is kept; `python main.py --resume --output-dir {config.output_dir}` goes on from there.",
               file=sys.stderr)
         return 1
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def complain(error: Exception) -> int:
+def complain(error: Exception | str) -> int:
     """Say what is wrong with the input; the exit code for it."""
     print(f"error: {error}", file=sys.stderr)
     return 2

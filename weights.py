@@ -245,7 +245,7 @@ def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
             temporary.chmod(mode)
     except (OSError, SafetensorError) as error:
         need = sum(array.nbytes for array in tensors.values()) + len(text)
-        raise OSError(getattr(error, "errno", None), f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+        raise OSError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
                       f"{need:,} bytes are needed on the disk") from error
 
 
