@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ARCHS = ("vgg16", "vgg-slim")
+ARCHS = {"vgg16": 224, "vgg16-slim": 224, "vgg-slim": 48}  # networks, and the least image size fc6 can take
 FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
 # Official counts: classes, train images, test images.
 OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
@@ -101,8 +101,7 @@ class Config:
         for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr"):
             need(0 < getattr(self, name) < float("inf"), name, "must be a positive number")
         need(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
-        least = 32 if self.arch == "vgg16" else 8  # what the poolings halve down to one pixel
-        need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
+        need(self.image_size >= ARCHS[self.arch], "image_size", f"must be at least {ARCHS[self.arch]} for {self.arch}")
         need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
              "cannot be combined with --num-epochs-base, which trains the base network from scratch")
         need(self.arch == "vgg16" or self.pretrained is not None or self.num_epochs_base > 0, "arch",
@@ -121,7 +120,8 @@ class Config:
         need(Path(self.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
         for task in self.task_list:
             need(self.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {self.folder(task)}. "
-                 f"Found in {self.data_root}: {', '.join(found_datasets(self.data_root)) or 'none'}.")
+                 f"Found in {self.data_root}: {', '.join(found_datasets(self.data_root)) or 'none'}. "
+                 "README.md says where the data come from; `python main.py --demo` needs none.")
         need(self.num_epochs_base == 0 or self.has_data(self.base_task), "num_epochs_base",
              f"the base network trains on {self.folder(self.base_task)}, which does not exist")
 

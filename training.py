@@ -30,6 +30,7 @@ from weights import WeightsError, download, load_checkpoint, save_checkpoint
 jt = toolchain.start()
 from jittor import nn  # noqa: E402
 
+
 class TrainingError(Exception):
     """Training cannot go on. The message names task, phase and epoch."""
 
@@ -309,7 +310,8 @@ class Run:
                                        default=stage["top1_final"])
         if len(self.stages) > 1:
             self.matrix.append([scores[name].top1 if name in scores else None for name in self.config.task_list])
-        self.log(f"{task} is frozen. Top-1 now: " + ", ".join(f"{name} {score.top1:.2f} %" for name, score in scores.items()))
+        self.log(f"{task} is frozen. Top-1 (top-5) now: "
+                 + ", ".join(f"{name} {score.top1:.2f} % ({score.top5:.2f} %)" for name, score in scores.items()))
         self.optimizer = None
         self._save_checkpoint()
         self.save_results(finished=False)

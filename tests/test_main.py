@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, jt, write_images
-from test_weights import slim_tensors, torch_zip
+from test_weights import pretrained_tensors, torch_zip
 
 import demo
 import evaluate
@@ -17,7 +17,7 @@ from weights import load_checkpoint
 
 @pytest.fixture
 def pretrained(tmp_path):
-    (tmp_path / "slim.pth").write_bytes(torch_zip(slim_tensors()))
+    (tmp_path / "slim.pth").write_bytes(torch_zip(pretrained_tensors()))
     return tmp_path / "slim.pth"
 
 
@@ -85,6 +85,17 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     assert main.main(options(image_root, output, pretrained)) == 2
     assert "never overwritten" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_vgg16s_fifteen_layers_at_an_eighth_of_the_width(image_root, tmp_path):
+    """The defaults' own path: 224x224, a pretrained file in torchvision's names, three tasks."""
+    (tmp_path / "vgg16.pth").write_bytes(torch_zip(pretrained_tensors("vgg16-slim", 1000)))
+    arguments = ["--data-root", str(image_root), "--output-dir", str(tmp_path / "out"), "--arch", "vgg16-slim", "--pretrained",
+                 str(tmp_path / "vgg16.pth"), "--num-epochs-per-task", "1", "--num-epochs-finetune", "1", "--batch-size", "6"]
+    assert main.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results["owners_by_layer"]) == 15 and results["base"]["num_classes"] == 1000
+    assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
 
 
 def test_the_same_seed_gives_the_same_run(image_root, tmp_path, pretrained):
@@ -167,8 +178,9 @@ WRONG = [
     (["--momentum", "1"], "in [0, 1)"),
     (["--weight-decay", "-1"], "must not be negative"),
     (["--seed", "-1"], "must not be negative"),
-    (["--image-size", "4"], "at least 8"),
-    (["--arch", "vgg19"], "must be one of vgg16, vgg-slim"),
+    (["--image-size", "47"], "must be at least 48 for vgg-slim"),
+    (["--arch", "vgg19"], "must be one of vgg16, vgg16-slim, vgg-slim"),
+    (["--arch", "vgg16"], "--image-size 48: must be at least 224 for vgg16"),
     (["--pretrained", "nowhere.pth"], "no such file"),
     (["--data-root", "nowhere"], "no such folder"),
     (["--output-dir", __file__], "is a file"),

@@ -165,15 +165,15 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch, tmp_path):
 
 # ---- pretrained weights into the network
 
-def slim_tensors(classes=5):
-    trunk = networks.build("vgg-slim").trunk
+def pretrained_tensors(arch="vgg-slim", classes=5):
+    trunk = networks.build(arch).trunk
     tensors = {name: parameter.numpy() for name, parameter in trunk.state_dict().items()}
-    return tensors | {"classifier.6.weight": rng.normal(size=(classes, 128)).astype(np.float32),
+    return tensors | {"classifier.6.weight": rng.normal(size=(classes, trunk.num_features)).astype(np.float32),
                       "classifier.6.bias": rng.normal(size=classes).astype(np.float32)}
 
 
 def test_the_last_layer_becomes_the_head_of_the_base_task(tmp_path):
-    tensors = slim_tensors()
+    tensors = pretrained_tensors()
     (tmp_path / "x.pth").write_bytes(torch_zip(tensors))
     net = networks.build("vgg-slim")
     networks.load_pretrained(net, tmp_path / "x.pth", head="imagenet")
@@ -189,7 +189,7 @@ def test_the_last_layer_becomes_the_head_of_the_base_task(tmp_path):
     (lambda t: t.pop("classifier.6.weight"), "holds no classifier.6.weight"),
 ])
 def test_weights_of_another_network_are_refused_with_what_differs(tmp_path, change, message):
-    tensors = slim_tensors()
+    tensors = pretrained_tensors()
     change(tensors)
     (tmp_path / "other.pth").write_bytes(torch_zip(tensors))
     with pytest.raises(WeightsError, match=f"other.pth.*{message}"):
