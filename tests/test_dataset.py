@@ -118,7 +118,7 @@ def test_greyscale_cmyk_palette_16_bit_alpha_and_rotated_files(tmp_path):
         img.save(tmp_path / name, **options)
         return np.asarray(open_rgb(tmp_path / name)).astype(int)
     assert (saved(Image.fromarray(grey), "grey.png") == grey[..., None]).all()
-    assert (saved(Image.fromarray(grey.astype(np.uint16) * 257), "grey16.png") == grey[..., None]).all()
+    assert (saved(Image.fromarray(grey.astype(np.uint16) * 256 + 37), "grey16.png") == grey[..., None]).all()
     palette = image.quantize(16)
     assert (saved(palette, "palette.png") == np.asarray(palette.convert("RGB"))).all()
     assert (saved(palette, "clear.png", transparency=0) == np.asarray(palette.convert("RGB"))).all()

@@ -265,7 +265,9 @@ def test_batch_norm_of_the_first_task_trains_and_then_stands_still():
     packnet.train_task("a", batches(1), epochs=1)
     first = snapshot(net)
     assert (first["trunk.norm.running_mean"] != 0).any() and (first["trunk.norm.weight"] != 1).any()
+    assert net.trunk.norm.is_train
     packnet.train_task("b", batches(2), epochs=1)
+    assert not net.trunk.norm.is_train and net.trunk.is_train  # b trains with the statistics it is tested with
     second = snapshot(net)
     for name in first:
         if ".norm." in name or name.endswith("bias") and name.startswith("trunk"):

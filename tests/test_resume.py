@@ -122,7 +122,7 @@ def test_killed_at_random_moments(data, undisturbed, tmp_path):
         while True:
             process = start(tmp_path, command(data, "--resume"))
             try:
-                code, _, error = finish(process, timeout=rng.uniform(0.3, 1) * undisturbed[1])
+                code, _, error = finish(process, timeout=rng.uniform(0.25, 0.8) * undisturbed[1])
                 assert code == 0, error
                 break
             except subprocess.TimeoutExpired:
