@@ -31,6 +31,10 @@ jt = toolchain.start()
 from jittor import nn  # noqa: E402
 
 
+# Steps between two looks at the loss. On a GPU a look waits for all that is under way.
+CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
+
+
 class TrainingError(Exception):
     """Training cannot go on. The message names task, phase and epoch."""
 
@@ -103,7 +107,7 @@ def train_epoch(model: nn.Module, loader: Loader, optimizer: nn.Optimizer, title
         hits = (hits + (logits.argmax(1)[0] == labels).sum()).stop_grad()
         jt.sync_all()
         seen += len(labels)
-        if step % 20 == 0 or step == len(loader) - 1:
+        if step % CHECK_EVERY == 0 or step == len(loader) - 1:
             mean = loss_sum.item() / seen
             if not math.isfinite(mean):
                 raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. The last saved state is "
@@ -212,13 +216,16 @@ class Run:
                               f"{net.num_classes(c.base_task)}: they must be the same")
         return net
 
+    def _data(self) -> dict[str, list[int]]:
+        return {f"{name}, {split}": [loader.num_images, len(loader.classes)] for (name, split), loader in self.loaders.items()}
+
     def _open_log(self) -> None:
         self.log(toolchain.describe())
         self.log("Settings: " + json.dumps(self.config.asdict()))
         self.log("The figure of a phase is that of its last epoch. Losses are means per image. Accuracies are top-1 on "
                  "the test split.")
-        for (name, split), loader in self.loaders.items():
-            self.log(f"{name}, {split}: {loader.num_images:,} images, {len(loader.classes)} classes")
+        for name, (images, classes) in self._data().items():
+            self.log(f"{name}: {images:,} images, {classes} classes")
 
     @property
     def has_base_data(self) -> bool:
@@ -372,8 +379,8 @@ class Run:
         seconds = time.monotonic() - self.started
         if self.finetuning:
             return self.finetuning["packnet"] | dict(seconds=seconds, finetuning_matrix=self.finetuning["matrix"])
-        owners = {name: np.bincount(owner.numpy().ravel(), minlength=len(self.packnet.tasks) + 1).tolist()
-                  for name, owner in self.packnet.owners.items()} if self.stages else {}
+        owners = {name: [int((owner == k).sum().item()) for k in range(len(self.packnet.tasks) + 1)]
+                  for name, owner in self.packnet.owners.items()}
         return dict(arch=self.config.arch, device=toolchain.device, toolchain=toolchain.describe(), seconds=seconds,
                     config=self.config.asdict(), tasks=self.stages[1:], base=self.stages[0] if self.stages else None,
                     accuracy_matrix=self.matrix, capacity=self.packnet.capacity(), owners_by_layer=owners,
@@ -402,7 +409,7 @@ class Run:
             tensors |= {f"momentum.{name}": value.numpy() for name, value in
                         zip(self.packnet.trainable(), self.optimizer.param_groups[0]["values"])}
         save_checkpoint(self.folder / STATE, tensors, dict(
-            config=self.config.asdict(), position=self.position, steps=len(self.steps), log_length=self.log.length,
+            position=self.position, data=self._data(), log_length=self.log.length,
             seconds=time.monotonic() - self.started, stages=self.stages, history=self.history, matrix=self.matrix,
             finetuning=self.finetuning, packed_tasks=self.packnet.tasks,
             ratios=list(self.packnet.ratios.values()),
@@ -413,9 +420,10 @@ class Run:
             return {name[len(prefix):]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
         path = self.folder / STATE
-        if saved["steps"] != len(self.steps):
-            raise ConfigError(f"{path}: this run had {saved['steps']} steps, with the data as they are now it would have "
-                              f"{len(self.steps)}. Was {self.config.folder(self.config.base_task)} added or removed?")
+        for key in saved["data"].keys() | self._data().keys():
+            if saved["data"].get(key) != self._data().get(key):
+                raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
+                                  f"{saved['data'].get(key)}, are {self._data().get(key)}), and the result would be neither run")
         self.position, self.started = saved["position"], time.monotonic() - saved["seconds"]
         self.stages, self.history, self.matrix = saved["stages"], saved["history"], saved["matrix"]
         self.finetuning = saved["finetuning"]

@@ -245,6 +245,13 @@ def other_version(path, data):
     save_checkpoint(path, tensors, metadata)
 
 
+def test_data_that_changed_meanwhile_are_refused(half_done, data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "fewer")
+    next((tmp_path / "fewer/demo_cars/train/van").iterdir()).unlink()
+    assert main.main(["--resume", "--output-dir", "out", "--data-root", "fewer"]) == 2
+    assert "demo_cars, train: images and classes were [64, 8], are [63, 8]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage, message", [
     (flip, "checksum"), (cut, "truncated"), (empty, "truncated"), (other_network, "does not fit"), (other_version, "version")])
 def test_a_damaged_state_is_refused(half_done, capsys, damage, message):
