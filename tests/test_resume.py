@@ -181,16 +181,18 @@ def test_ctrl_c_is_one_line_and_130(data, tmp_path):
 
 
 def test_a_second_process_is_refused(data, tmp_path):
-    first = start(tmp_path, command(data))
+    waits = "import time, toolchain; toolchain.start(); import training; training.Run.start = lambda *a: time.sleep(600)"
+    first = start(tmp_path, command(data), waits)
     while not (tmp_path / "out/results.json").exists():
         time.sleep(0.05)
-    os.kill(first.pid, signal.SIGSTOP)  # so that it does not finish meanwhile
     try:
         code, _, error = finish(start(tmp_path, command(data, "--resume")))
         assert code == 2 and "another process is running there" in error, error
+        assert first.poll() is None
     finally:
-        os.kill(first.pid, signal.SIGCONT)
-    assert finish(first)[0] == 0
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate()
+    assert finish(start(tmp_path, command(data, "--resume")))[0] == 0  # a killed process holds nothing
 
 
 def test_a_full_disk_keeps_the_last_state_and_names_the_need(data, tmp_path):
