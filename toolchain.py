@@ -70,13 +70,14 @@ def start(wanted: str | None = None) -> ModuleType:
 
     nvcc = _choose_nvcc(wanted or "auto")
     _check_compiler()
-    _set("python_config_path", str(_python_config()))
     os.environ["nvcc_path"] = nvcc
-    _set("cache_name", "packnet-cuda" if nvcc else "packnet-cpu")
-    _set("log_silent", "1")
+    if "python_config_path" not in os.environ:
+        os.environ["python_config_path"] = str(_python_config())
+    os.environ.setdefault("cache_name", "packnet-cuda" if nvcc else "packnet-cpu")
+    os.environ.setdefault("log_silent", "1")
     if nvcc:
         for part in ("use_cutt", "use_cutlass", "use_nccl"):  # each is a download, none is used here
-            _set(part, "0")
+            os.environ.setdefault(part, "0")
     if os.environ.get("use_mkl", "1") == "1":
         _link_onednn()
     handler = signal.getsignal(signal.SIGINT)
@@ -186,7 +187,7 @@ def _check_compiler() -> None:
 def _python_config() -> Path:
     """A script that answers Jittor's two questions (headers, suffix of extensions) for the running Python."""
     include = sysconfig.get_path("include")
-    if "python_config_path" not in os.environ and not os.path.exists(os.path.join(include, "Python.h")):
+    if not os.path.exists(os.path.join(include, "Python.h")):
         v = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ToolchainError(f"Python's headers were not found (no Python.h in {include}): install them with "
                              f"`sudo apt install python{v}-dev` (Debian, Ubuntu) or `sudo dnf install python{v}-devel`")
@@ -289,10 +290,6 @@ def _import_jittor() -> ModuleType:
         raise ToolchainError(f"Jittor cannot start: {error}. Its cache is in {_jittor_home()}/.cache/jittor "
                              "(set JITTOR_HOME to a folder you can write to).") from error
     return jittor
-
-
-def _set(name: str, value: str) -> None:
-    os.environ.setdefault(name, value)
 
 
 def _make_folder(folder: Path) -> None:

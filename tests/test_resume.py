@@ -103,8 +103,10 @@ os.replace = fifth""",
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+QUICK = ("prune", "third epoch", "half a checkpoint", "before the rename")
+
+
+@pytest.mark.parametrize("place", [place if place in QUICK else pytest.param(place, marks=pytest.mark.slow) for place in PLACES])
 def test_killed_in_a_given_place(data, undisturbed, tmp_path, place):
     code, _, error = finish(start(tmp_path, command(data), PLACES[place]))
     assert code == -signal.SIGKILL, error

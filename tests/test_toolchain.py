@@ -70,7 +70,6 @@ def test_no_compiler(tmp_path):
 
 
 def test_no_python_headers(monkeypatch, tmp_path):
-    monkeypatch.delenv("python_config_path")
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     with pytest.raises(ToolchainError, match=rf"apt install python3.{sys.version_info.minor}-dev"):
         toolchain._python_config()
