@@ -37,14 +37,15 @@ Masks = Mapping[str, "jt.Var | np.ndarray"]
 # -------------------------------------------------------------------------------------------- which weights, rules 1-2
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolutions and linear layers of `model` by name, without those below an attribute called `heads`."""
-    return {name: layer for name, layer in model.named_modules()
+    """The convolutions and linear layers of `model` by the name of their weight, without those below an attribute
+    called `heads`."""
+    return {f"{name}.weight".lstrip("."): layer for name, layer in model.named_modules()
             if isinstance(layer, (nn.Conv, nn.Linear)) and "heads" not in name.split(".")}
 
 
 def prunable_weights(model: nn.Module) -> dict[str, jt.Var]:
     """The weights that can be pruned: {parameter name: float32 Var}."""
-    return {f"{name}.weight" if name else "weight": layer.weight for name, layer in prunable_layers(model).items()}
+    return {name: layer.weight for name, layer in prunable_layers(model).items()}
 
 
 # -------------------------------------------------------------------------------------------- pruning, rule 3
@@ -103,11 +104,6 @@ def fix(parameter: jt.Var) -> None:
     parameter.update = lambda new: None
 
 
-def thaw(parameter: jt.Var) -> None:
-    """Undo `freeze` or `fix`."""
-    vars(parameter).pop("update", None)
-
-
 # -------------------------------------------------------------------------------------------- PackNet
 
 class PackNet:
@@ -134,7 +130,7 @@ class PackNet:
         self.prune_ratio = prune_ratio
         self.tasks: list = []
         self.ratios: dict = {}
-        self.layers = {f"{name}.weight" if name else "weight": layer for name, layer in prunable_layers(model).items()}
+        self.layers = prunable_layers(model)
         if not self.layers:
             raise ValueError("the model has no convolution or linear layer that could be pruned")
         self.owners = {name: jt.zeros(layer.weight.shape, "uint8").stop_grad() for name, layer in self.layers.items()}
@@ -366,7 +362,7 @@ def _flatten(masks) -> list[Masks]:
 
 def _named_layers(model: nn.Module, masks) -> list[tuple[str, nn.Module]]:
     """(parameter name, layer) of `model`, after a check that every mask has a layer it belongs to."""
-    layers = {f"{name}.weight" if name else "weight": layer for name, layer in prunable_layers(model).items()}
+    layers = prunable_layers(model)
     for mask in _flatten(masks):
         for name, values in mask.items():
             if name not in layers:

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, jt, write_images
+from conftest import ROOT, write_images
 from test_weights import pretrained_tensors, torch_zip
 
 import demo

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from urllib.parse import unquote
 
 import numpy as np
