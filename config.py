@@ -72,6 +72,7 @@ class Config:
     cache_dir: str | None = setting(None, "folder for decoded images (default: <data root>/.cache)")
     seed: int = setting(0, "seed of weights, shuffling, crops, flips and dropout")
     device: str = setting("auto", "auto, cpu or cuda")
+    precision: str = setting("fp32", "fp32, tf32 or fp16: how exactly a GPU multiplies; the CPU knows fp32 only")
 
     def check(self) -> None:
         """check_values, then check_folders."""
@@ -83,6 +84,8 @@ class Config:
         need = self._need
         need(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
         need(self.device in ("auto", "cpu", "cuda"), "device", "must be auto, cpu or cuda")
+        need(self.precision in ("fp32", "tf32", "fp16"), "precision", "must be fp32, tf32 or fp16")
+        need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
         for task in [*self.task_list, self.base_task]:

@@ -66,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
             draw(config.data_root)
         config.check_folders(flags.resume)
         import toolchain
-        toolchain.start(config.device)
+        toolchain.start(config.device, config.precision)
+        if config.precision != "fp32" and toolchain.device == "cpu":
+            raise ConfigError(f"--precision {config.precision}: needs a GPU, and none can be used: {toolchain.why}")
         if before and before["device"] != toolchain.device:
             raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, this would go on on "
                               f"{toolchain.device}, and the result would be neither run")

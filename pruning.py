@@ -303,9 +303,10 @@ def predict(model: nn.Module, loader: Iterable) -> tuple[np.ndarray, np.ndarray]
     logits, targets = [], []
     with jt.no_grad():
         for images, labels in loader:
-            logits.append(model(images).numpy())
-            targets.append(np.asarray(labels))
-    return np.concatenate(logits), np.concatenate(targets)
+            logits.append(model(images))
+            targets.append(labels)
+            jt.sync_all()  # compute; a GPU goes on with the next batch meanwhile
+    return np.concatenate([batch.numpy() for batch in logits]), np.concatenate([np.asarray(batch) for batch in targets])
 
 
 def capacity_table(ratios: Iterable[float]) -> list[dict]:

@@ -11,11 +11,15 @@ a few things that are easy to miss. `start` looks for them first and says in one
 * oneDNN. Jittor downloads it from its own server; here it is linked from the PyPI wheels instead.
   Without oneDNN a VGG-16 step on the CPU takes about 100 times as long.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the
-  import, and each has a compile cache of its own.
+  import, and each has a compile cache of its own. Which toolkit: cuda_toolkit.py.
+
+    python toolchain.py             # the doctor: what was found, what will be used, what is missing and how to get it
+    python toolchain.py --check     # and compute: a convolution, its gradients and a matrix product against NumPy
 
 Whatever you set yourself in Jittor's environment variables (nvcc_path, cc_path, cache_name,
 python_config_path, use_mkl, log_silent, log_v, JITTOR_HOME, ...) is kept.
 """
+import argparse
 import ctypes
 import glob
 import hashlib
@@ -23,10 +27,8 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import signal
-import subprocess
 import sys
 import sysconfig
 import threading
@@ -36,6 +38,8 @@ from types import ModuleType
 import numpy as np
 from tqdm import tqdm
 
+import cuda_toolkit
+from cuda_toolkit import Toolkit
 from files import replacing
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -43,21 +47,27 @@ DEVICES = ("auto", "cpu", "cuda")
 # Where Jittor 1.3.11 looks before it downloads oneDNN (jittor/compile_extern.py, install_mkl).
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
 
+# On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the tensor cores; fp16 = factors
+# of convolutions and linear layers rounded to half precision. Sums and everything that is stored are float32 in each.
+PRECISIONS = ("fp32", "tf32", "fp16")
+
 device: str | None = None  # "cpu" or "cuda" once Jittor runs
+why = ""  # this device, in one line
 
 
 class ToolchainError(RuntimeError):
     """Something Jittor needs is missing. The message is one or two lines that say what to do."""
 
 
-def start(wanted: str | None = None) -> ModuleType:
+def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
     """Prepare the environment, import Jittor and return it. Later calls return the same module.
 
-    `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor supports are found, else the CPU), "cpu" or
-    "cuda"; None keeps the device that already runs, or means "auto". Raises ToolchainError where something is
-    missing, where "cuda" has no usable GPU, and where Jittor already runs on the other device.
+    `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU), "cpu" or
+    "cuda"; None keeps the device that already runs, or means "auto". `precision` (PRECISIONS) counts on CUDA only; the
+    first call decides. Raises ToolchainError where something is missing, where "cuda" has no usable GPU, and
+    where Jittor already runs on the other device.
     """
-    global device
+    global device, why
     if wanted not in (None, *DEVICES):
         raise ToolchainError(f"device {wanted!r} is unknown: choose one of {', '.join(DEVICES)}")
     if "jittor" in sys.modules:
@@ -68,24 +78,30 @@ def start(wanted: str | None = None) -> ModuleType:
             raise ToolchainError(f"Jittor already runs on {device} in this process: start a new one for {wanted}")
         return jittor
 
-    nvcc = _choose_nvcc(wanted or "auto")
+    toolkit = _choose(wanted or "auto")
     _check_compiler()
-    os.environ["nvcc_path"] = nvcc
+    nvcc = os.environ["nvcc_path"] = toolkit.nvcc
     if "python_config_path" not in os.environ:
         os.environ["python_config_path"] = str(_python_config())
     os.environ.setdefault("cache_name", "packnet-cuda" if nvcc else "packnet-cpu")
     os.environ.setdefault("log_silent", "1")
     if nvcc:
-        for part in ("use_cutt", "use_cutlass", "use_nccl"):  # each is a download, none is used here
-            os.environ.setdefault(part, "0")
+        _set_cuda(toolkit, precision)
+    if not in_mpi():
+        os.environ.setdefault("use_mpi", "0")  # with an mpicc on the PATH Jittor would compile its part for nothing
     if os.environ.get("use_mkl", "1") == "1":
         _link_onednn()
     handler = signal.getsignal(signal.SIGINT)
     jittor = _import_jittor()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process on Ctrl-C before anyone can react
-    device = "cuda" if nvcc else "cpu"
-    jittor.flags.use_cuda = int(device == "cuda")
+    device, why = "cuda" if nvcc else "cpu", toolkit.why
+    if nvcc:
+        jittor.flags.use_cuda = 1
+        jittor.flags.use_tensorcore = 3 if precision == "fp16" else 0
+        # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
+        # task's logits would change by rounding from one run to the next.
+        jittor.cudnn.set_algorithm_cache_size(0)
     return jittor
 
 
@@ -95,75 +111,52 @@ def cache_folder() -> Path:
 
 
 def describe() -> str:
-    """One line for the log: Jittor's version and what it runs on."""
+    """One line for the log: Jittor's version, what it runs on, and why on that."""
     import jittor
     where = gpu_name() if device == "cuda" else f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
-    return f"Jittor {jittor.__version__} on {device} ({where}), Python {platform.python_version()}"
+    processes = f", {jittor.world_size} processes" if jittor.in_mpi else ""
+    return f"Jittor {jittor.__version__} on {device} ({where}{processes}; {why}), Python {platform.python_version()}"
 
 
 # ------------------------------------------------------------------------------------------------ CPU or CUDA
 
-def _choose_nvcc(wanted: str) -> str:
-    """The nvcc Jittor is to use, "" for the CPU."""
+def _choose(wanted: str) -> Toolkit:
+    """The CUDA toolkit Jittor is to use; its nvcc is "" for the CPU. Raises ToolchainError where "cuda" cannot be."""
     if wanted == "cpu":
-        return ""
-    problem = gpu_problem()
-    nvcc = ""
-    if not problem:
-        nvcc, problem = find_nvcc()
-    if problem and wanted == "cuda":
-        raise ToolchainError(f"--device cuda cannot be used: {problem}. Use --device cpu, or auto.")
-    return "" if problem else nvcc
+        return Toolkit("", "chosen by --device cpu")
+    problem = cuda_toolkit.gpu_problem()
+    toolkit = Toolkit("", problem) if problem else cuda_toolkit.choose(cache_folder())
+    if wanted == "cuda" and not toolkit.nvcc:
+        raise ToolchainError(f"--device cuda cannot be used: {toolkit.why}. Use --device cpu, or auto; "
+                             "`python toolchain.py` shows what was looked for.")
+    return toolkit
 
 
-def gpu_problem() -> str:
-    """Why no CUDA GPU can be used, "" if one can. Asks the driver, so it needs no toolkit."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver is installed (libcuda.so.1 not found)"
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver reports no usable GPU (see nvidia-smi)"
-    return ""
-
-
-def find_nvcc() -> tuple[str, str]:
-    """(nvcc, "") for a CUDA toolkit that Jittor 1.3.11 can use, else ("", why not)."""
-    if "nvcc_path" in os.environ:
-        candidates = [os.environ["nvcc_path"]]
-        if not candidates[0]:
-            return "", "nvcc_path is set to nothing in the environment"
+def _set_cuda(toolkit: Toolkit, precision: str) -> None:
+    """Jittor's environment for CUDA. What the libraries do with float32 is decided when they are loaded."""
+    for part in ("use_cutt", "use_cutlass"):  # each is a download, none is used here
+        os.environ.setdefault(part, "0")
+    if precision == "fp32":
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # else cuDNN rounds the factors of convolutions to TF32's 10 bits
     else:
-        candidates = [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc"]
-    problems = [toolkit_problem(nvcc) for nvcc in filter(None, candidates)]
-    for nvcc, problem in zip(filter(None, candidates), problems):
-        if not problem:
-            return nvcc, ""
-    return "", problems[0]
+        os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
+    if not in_mpi():
+        os.environ.setdefault("use_nccl", "0")
+    elif "nccl_lib_path" not in os.environ:
+        nccl = cuda_toolkit.nccl(toolkit)
+        if not nccl:
+            raise ToolchainError("several GPUs need NCCL, which was not found: "
+                                 f"`{cuda_toolkit.INSTALL}`, or Debian's libnccl-dev; or use --device cpu")
+        os.environ["nccl_include_path"], os.environ["nccl_lib_path"] = nccl
 
 
-def toolkit_problem(nvcc: str) -> str:
-    """Why Jittor 1.3.11 cannot use the CUDA toolkit of this nvcc, "" if it can: it wants CUDA 11 or 12, cuDNN 8."""
-    if not os.access(nvcc, os.X_OK):
-        return f"no CUDA toolkit found ({nvcc} is no program)"
-    system = "/usr/lib/x86_64-linux-gnu"
-    lib = system if nvcc == "/usr/bin/nvcc" else os.path.join(os.path.dirname(os.path.realpath(nvcc)), "../lib64")
-    if not os.path.exists(os.path.join(lib, "libcudart.so")):
-        return f"{nvcc} has no CUDA runtime beside it (libcudart.so not found in {os.path.normpath(lib)})"
-    version = re.search(r"release (\d+)\.", _output([nvcc, "--version"]))
-    if not version or version[1] not in ("11", "12"):
-        return f"Jittor 1.3.11 wants a CUDA 11 or 12 toolkit, {nvcc} is CUDA {version[1] if version else 'unknown'}"
-    folders = [lib, os.path.join(lib, "../targets/x86_64-linux/lib"), system, "/usr/lib"]
-    if not any(glob.glob(os.path.join(folder, "libcudnn_ops_infer.so*")) for folder in folders):
-        return f"cuDNN 8 is missing from the CUDA toolkit of {nvcc} (libcudnn_ops_infer.so not found)"
-    return ""
+def in_mpi() -> bool:
+    """Whether mpirun started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
 
 
 def gpu_name() -> str:
-    if not shutil.which("nvidia-smi"):
-        return "NVIDIA GPU"
-    return _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).partition("\n")[0]
+    return cuda_toolkit.gpus()[0].partition(",")[0]
 
 
 def cpu_name() -> str:
@@ -300,5 +293,95 @@ def _make_folder(folder: Path) -> None:
                              "you can write to: set HOME or JITTOR_HOME.") from error
 
 
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+# ------------------------------------------------------------------------------------------------ the doctor
+
+def diagnose() -> list[tuple[str, str, str]]:
+    """(what, what was found, "" or what is wrong and how it is mended) of everything Jittor needs. Imports no Jittor."""
+    def attempt(what: str, found: str, check) -> tuple[str, str, str]:
+        try:
+            check()
+        except ToolchainError as error:
+            return what, "", str(error)
+        return what, found, ""
+
+    compiler = os.environ.get("cc_path") or "g++"
+    rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {len(os.sched_getaffinity(0))} cores", ""),
+            attempt("C++ compiler", cuda_toolkit.output([compiler, "--version"]).partition("\n")[0], _check_compiler),
+            attempt("Python", f"{platform.python_version()} with headers in {sysconfig.get_path('include')}", _python_config)]
+    for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp"):
+        try:
+            rows.append((package, importlib.metadata.version(package), ""))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, "", "run `pip install -r requirements.txt`"))
+    version, _ = cuda_toolkit.driver()
+    problem = cuda_toolkit.gpu_problem()
+    rows.append(("NVIDIA driver", f"supports CUDA {version[0]}.{version[1]}" if version > (0, 0) else "none", ""))
+    rows.append(("GPU", "none" if problem else "; ".join(cuda_toolkit.gpus()), ""))
+    toolkit = cuda_toolkit.choose(cache_folder())
+    rows.append(("CUDA toolkit", toolkit.why if toolkit.nvcc else f"none that Jittor can use: {toolkit.why}",
+                 "" if toolkit.nvcc or problem else toolkit.why))
+    rows.append(("cuDNN", cuda_toolkit.cudnn(toolkit) if toolkit.nvcc else "none", ""))
+    nccl = toolkit.nvcc and cuda_toolkit.nccl(toolkit)
+    rows.append(("several GPUs", f"NCCL in {nccl[1]}" if nccl else "no NCCL", ""))
+    rows.append(("several processes", shutil.which("mpicc") or "no mpicc (`sudo apt install openmpi-bin libopenmpi-dev`)", ""))
+    rows.append(("compiled code", f"{_jittor_home()}/.cache/jittor", ""))
+    rows.append(("our cache", str(cache_folder()), ""))
+    device = "the GPU (cuda)" if toolkit.nvcc and not problem else f"the CPU: {problem or toolkit.why}"
+    return [*rows, ("will be used", device, "")]
+
+
+def check(jt: ModuleType) -> list[tuple[str, float]]:
+    """(what, largest error relative to the largest value) of a convolution, its two gradients and a matrix product on
+    Jittor's device, against NumPy in float64."""
+    from numpy.lib.stride_tricks import sliding_window_view
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 10, 11)).astype(np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    up = rng.standard_normal((2, 4, 10, 11)).astype(np.float32)
+    a, b = rng.standard_normal((37, 53)).astype(np.float32), rng.standard_normal((53, 29)).astype(np.float32)
+
+    def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+        """[B, C, H, W] with [O, C, 3, 3], one pixel of padding: [B, O, H, W]."""
+        windows = sliding_window_view(np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))
+        return np.einsum("bchwij,ocij->bohw", windows, kernels.astype(np.float64))
+
+    windows = sliding_window_view(np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))
+    expected = {"convolution": correlate(x, w), "its gradient, input": correlate(up, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]),
+                "its gradient, weight": np.einsum("bchwij,bohw->ocij", windows, up.astype(np.float64)),
+                "matrix product": a.astype(np.float64) @ b.astype(np.float64)}
+    images, kernels = jt.array(x), jt.array(w)
+    y = jt.nn.conv2d(images, kernels, padding=1)
+    computed = [y, *jt.grad((y * jt.array(up)).sum(), [images, kernels]), jt.matmul(jt.array(a), jt.array(b))]
+    return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max()))
+            for (what, right), value in zip(expected.items(), computed)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is missing."""
+    parser = argparse.ArgumentParser(description="What Jittor needs and what this machine has.", allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="also compute, and compare with NumPy")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="for --check (default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="for --check on a GPU (default: fp32)")
+    flags = parser.parse_args(arguments)
+    rows = diagnose()
+    for what, found, problem in rows:
+        print(f"{what:24} {found if not problem else f'MISSING: {problem}'}")
+    if any(problem for what, _, problem in rows if what != "CUDA toolkit"):
+        return 2
+    if not flags.check:
+        return 0
+    try:
+        jt = start(flags.device, flags.precision)
+    except ToolchainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{describe()}")
+    limit = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3}[flags.precision]
+    errors = check(jt)
+    for what, error in errors:
+        print(f"{what:24} {'right' if error < limit else 'WRONG'}: largest error {error:.1e} of the largest value, {limit:.0e} "
+              "allowed")
+    return int(not all(error < limit for _, error in errors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

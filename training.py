@@ -33,6 +33,7 @@ from jittor import nn  # noqa: E402
 
 # Steps between two looks at the loss. On a GPU a look waits for all that is under way.
 CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
+SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on from
 
 
 class TrainingError(Exception):
@@ -153,14 +154,15 @@ def plan(c: Config, base_data: bool) -> list[tuple]:
 class Run:
     """One run: the network, its owners, the loaders, and what was measured so far.
 
-    It carries out `plan` step by step, from `position` on. After each epoch and each finished task everything that
-    later steps need is in the state file, so that a killed run goes on from there and ends as if nothing had happened.
+    It carries out `plan` step by step, from `position` on. After an epoch and a finished task everything that later
+    steps need goes into the state file, so that a killed run goes on from there and ends as if nothing had happened.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.folder = Path(config.output_dir)
         self.started = time.monotonic()
+        self.saved_at, self.saving_seconds = 0.0, 0.0
         self.position = 0
         # What is measured; all of it goes into results.json and the state.
         self.stages: list[dict] = []  # the base task, then the added ones
@@ -239,7 +241,7 @@ class Run:
             step, *arguments = self.steps[self.position]
             getattr(self, step)(*arguments)
             self.position += 1
-            if step in ("epoch", "finish", "finish_finetuning"):
+            if step in ("epoch", "finish", "finish_finetuning") and self._saving_pays():
                 self.save_state()
         self.save_results(finished=True)
         (self.folder / STATE).unlink(missing_ok=True)  # results and checkpoint are complete
@@ -360,6 +362,10 @@ class Run:
 
     # ---- pieces
 
+    def _saving_pays(self) -> bool:
+        """Saving takes at most SAVING_SHARE of the time: on a fast GPU an epoch can be as short as writing a state."""
+        return time.monotonic() - self.saved_at >= self.saving_seconds / SAVING_SHARE
+
     def score(self, task: str) -> Score:
         loader = self.loaders[task, "test"]
         return Score.of(*self.packnet.predict(task, tqdm(loader, f"{task}, test", unit="batch", leave=False, delay=1)))
@@ -401,6 +407,7 @@ class Run:
 
     def save_state(self) -> None:
         """Everything the remaining steps need, in one file, in place of the one before."""
+        start = time.monotonic()
         tensors = packed_tensors(self.packnet)
         tensors |= {f"reference.{task}": logits for task, logits in self.reference.items()}
         if not self.finetuning:
@@ -414,6 +421,8 @@ class Run:
             finetuning=self.finetuning, packed_tasks=self.packnet.tasks,
             ratios=list(self.packnet.ratios.values()),
             heads={task: self.net.num_classes(task) for task in self.net.heads.keys()}))
+        self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - start
 
     def _restore(self, tensors: dict[str, np.ndarray], saved: dict) -> None:
         def part(prefix: str) -> dict[str, np.ndarray]:

@@ -22,6 +22,14 @@ def _seed():
     jt.set_global_seed(0)
 
 
+def executable(path: Path, text: str = "exit 1") -> Path:
+    """A shell script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
 def write_images(folder: Path, classes: dict[str, int], size=(40, 32), seed: int = 0) -> None:
     """`classes`: {class name: number of JPEG files}, drawn at random."""
     rng = np.random.default_rng(seed)

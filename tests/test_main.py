@@ -193,7 +193,7 @@ WRONG = [
 
 @pytest.mark.parametrize("more, message", WRONG, ids=[" ".join(more)[:40] for more, _ in WRONG])
 def test_wrong_options_end_with_code_2_before_anything_is_written(image_root, tmp_path, pretrained, more, message, capsys):
-    if more == ["--device", "cuda"] and not __import__("toolchain").gpu_problem():
+    if more == ["--device", "cuda"] and not __import__("cuda_toolkit").gpu_problem():
         pytest.skip("this machine has a GPU")
     try:
         code = main.main(options(image_root, tmp_path / "out", pretrained, *more))

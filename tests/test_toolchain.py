@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, executable
 
+import cuda_toolkit
 import toolchain
 from toolchain import ToolchainError
 
@@ -19,13 +20,6 @@ def python(code, **environment):
         if name not in environment:
             env.pop(name, None)
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-
-
-def executable(path: Path, text: str = "exit 1") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
 
 
 SAY = "import toolchain\ntry: toolchain.start({!r})\nexcept toolchain.ToolchainError as e: print('SAID', e)"
@@ -119,48 +113,51 @@ def test_jittors_home_is_found_as_jittor_finds_it(monkeypatch, tmp_path):
     assert toolchain._jittor_home() == Path("/set")
 
 
-# ---- CPU or CUDA
+# ---- CPU or CUDA (which toolkit: test_cuda.py)
 
-def fake_toolkit(folder: Path, version="12.4", runtime=True, cudnn=True) -> str:
-    nvcc = executable(folder / "bin/nvcc", f'echo "Cuda compilation tools, release {version}, V{version}.1"')
-    (folder / "lib64").mkdir()
-    for name in ["libcudart.so"] * runtime + ["libcudnn_ops_infer.so"] * cudnn:
-        (folder / "lib64" / name).touch()
-    return str(nvcc)
-
-
-@pytest.mark.parametrize("options, problem", [
-    (dict(), ""), (dict(version="11.8"), ""),
-    (dict(version="13.0"), "wants a CUDA 11 or 12 toolkit"),
-    (dict(runtime=False), "no CUDA runtime beside it"),
-    (dict(cudnn=False), "cuDNN 8 is missing"),
-])
-def test_which_toolkits_can_be_used(tmp_path, options, problem):
-    assert problem in toolchain.toolkit_problem(fake_toolkit(tmp_path, **options))
-    assert bool(toolchain.toolkit_problem(fake_toolkit(tmp_path / "again", **options))) == bool(problem)
-
-
-def test_the_choice(monkeypatch, tmp_path):
-    nvcc = fake_toolkit(tmp_path)
-    monkeypatch.setenv("nvcc_path", nvcc)
-    monkeypatch.setattr(toolchain, "gpu_problem", lambda: "")
-    assert toolchain._choose_nvcc("auto") == toolchain._choose_nvcc("cuda") == nvcc
-    assert toolchain._choose_nvcc("cpu") == ""
-    monkeypatch.setattr(toolchain, "gpu_problem", lambda: "no driver")
-    assert toolchain._choose_nvcc("auto") == ""
-    with pytest.raises(ToolchainError, match="--device cuda cannot be used: no driver"):
-        toolchain._choose_nvcc("cuda")
-    monkeypatch.setattr(toolchain, "gpu_problem", lambda: "")
-    monkeypatch.setenv("nvcc_path", "")
-    assert toolchain._choose_nvcc("auto") == ""
-    with pytest.raises(ToolchainError, match="nvcc_path is set to nothing"):
-        toolchain._choose_nvcc("cuda")
-    monkeypatch.setenv("nvcc_path", str(tmp_path / "none"))
-    with pytest.raises(ToolchainError, match="no CUDA toolkit found"):
-        toolchain._choose_nvcc("cuda")
-
-
-@pytest.mark.skipif(not toolchain.gpu_problem(), reason="this machine has a GPU")
+@pytest.mark.skipif(not cuda_toolkit.gpu_problem(), reason="this machine has a GPU")
 def test_device_cuda_without_a_gpu_is_one_sentence():
     done = python(SAY.format("cuda"))
     assert done.stdout.startswith("SAID --device cuda cannot be used: ") and done.stdout.count("\n") == 1
+
+
+# ---- the doctor
+
+def test_the_doctor_says_what_will_be_used(capsys, monkeypatch):
+    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((0, 0), 0))
+    assert toolchain.main([]) == 0
+    out = capsys.readouterr().out
+    assert f"Python                   {sys.version.split()[0]} with headers in" in out
+    assert "will be used             the CPU: no NVIDIA driver is installed" in out and "MISSING" not in out
+
+
+def test_the_doctor_names_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setenv("cc_path", "/no/such/g++")
+    assert toolchain.main(["--check"]) == 2
+    assert "MISSING: the C++ compiler /no/such/g++ was not found: install it with `sudo apt install g++`" in capsys.readouterr().out
+
+
+def test_the_doctor_says_why_a_gpu_is_not_used(capsys, monkeypatch):
+    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((12, 4), 1))
+    monkeypatch.setattr(cuda_toolkit, "gpus", lambda: ["Some GPU, 8192 MiB, driver 550.1"])
+    monkeypatch.setattr(cuda_toolkit, "choose", lambda cache: cuda_toolkit.Toolkit("", "this is why"))
+    assert toolchain.main([]) == 0
+    out = capsys.readouterr().out
+    assert "supports CUDA 12.4" in out and "Some GPU" in out and "MISSING: this is why" in out
+    assert "will be used             the CPU: this is why" in out
+
+
+def test_the_check_computes_and_notices_a_wrong_result(capsys, monkeypatch):
+    assert toolchain.main(["--check", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count(" right: largest error ") == 4
+    jt = toolchain.start()
+    conv2d = jt.nn.conv2d
+    monkeypatch.setattr(jt.nn, "conv2d", lambda *a, **k: conv2d(*a, **k) * 1.001)
+    assert toolchain.main(["--check", "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.count(" WRONG: largest error ") == 3
+
+
+def test_precision_on_the_cpu_is_refused(capsys):
+    from main import main
+    assert main(["--demo", "--precision", "fp16", "--device", "cpu"]) == 2
+    assert "--precision fp16: needs a GPU" in capsys.readouterr().err

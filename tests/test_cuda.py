@@ -1,0 +1,310 @@
+"""The choice and the assembly of a CUDA toolkit, on pretended toolkits and wheels; with `-m cuda_wheels` on the real wheels,
+where all of Jittor's CUDA code and the kernels of a whole run are compiled and walked through on a pretended GPU."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, executable
+
+import cuda_toolkit
+import toolchain
+from toolchain import ToolchainError
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_machine(monkeypatch, tmp_path):
+    """No nvcc, no wheels, a driver for CUDA 13 and one GPU."""
+    monkeypatch.delenv("nvcc_path", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(cuda_toolkit, "SYSTEM_NVCC", ())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(cuda_toolkit, "SYSTEM_LIBRARIES", str(tmp_path / "usr-lib"))
+    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((13, 0), 1))
+    monkeypatch.setattr(cuda_toolkit, "_version", lambda wheel: "")
+
+
+def fake_toolkit(folder: Path, version="12.4", runtime=True, cudnn=True) -> str:
+    nvcc = executable(folder / "bin/nvcc", f'[ "$1" = --version ] && echo "Cuda compilation tools, release {version}, V{version}.1"')
+    for name in ["libcudart.so"] * runtime + ["libcudnn_ops_infer.so"] * cudnn + ["libcublas.so.12"]:
+        (folder / "lib64").mkdir(exist_ok=True)
+        (folder / "lib64" / name).touch()
+    (folder / "include").mkdir()
+    (folder / "include/cuda_runtime.h").touch()
+    return str(nvcc)
+
+
+def system_nvcc(monkeypatch, *paths: str) -> None:
+    monkeypatch.setattr(cuda_toolkit, "SYSTEM_NVCC", paths)
+
+
+WHEELS = {"nvidia-cuda-nvcc": "13.0.88", "nvidia-cuda-crt": "13.0.88", "nvidia-nvvm": "13.0.88", "nvidia-cuda-cccl": "13.0.85",
+          "nvidia-cuda-runtime": "13.0.96", "nvidia-cuda-nvrtc": "13.0.88", "nvidia-cublas": "13.1.0.3",
+          "nvidia-curand": "10.4.0.35", "nvidia-cufft": "12.0.0.61", "nvidia-cusparse": "12.6.3.3",
+          "nvidia-nvjitlink": "13.0.88", "nvidia-cudnn-cu13": "9.20.0.48", "nvidia-nccl-cu13": "2.29.7"}
+
+
+@pytest.fixture
+def wheels(monkeypatch, tmp_path):
+    """Pretended wheels: an environment of their own with the files that matter. Returns the versions, to be changed."""
+    root = tmp_path / "site-packages"
+    cu13, cudnn, nccl = root / "nvidia/cu13", root / "nvidia/cudnn", root / "nvidia/nccl"
+    for path in (*(cu13 / "include" / name for name in ("cublas_v2.h", "cccl/cub/cub.cuh", "cccl/thrust/version.h")),
+                 *(cu13 / "lib" / name for name in ("libcublas.so.13", "libcudart.so.13", "libcudadevrt.a")),
+                 *(cudnn / "lib" / name for name in ("libcudnn.so.9", "libcudnn_ops.so.9", "libcudnn_cnn.so.9")),
+                 nccl / "include/nccl.h", nccl / "lib/libnccl.so.2"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (cu13 / "include/cuda_runtime.h").write_text("""#ifndef REAL_RUNTIME
+#define REAL_RUNTIME
+struct cudaDeviceProp { int major, minor; };
+enum cudaError_t { cudaSuccess, cudaErrorInvalid };
+enum cudaDeviceAttr { cudaDevAttrClockRate = 13, cudaDevAttrComputeMode = 20 };
+extern "C" inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) { p->major = 9; return cudaSuccess; }
+extern "C" inline cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, int) { *v = 100 + a; return cudaSuccess; }
+#endif
+""")
+    (cudnn / "include").mkdir()
+    (cudnn / "include/cudnn.h").write_text("enum cudnnStatus_t { CUDNN_STATUS_SUCCESS, CUDNN_STATUS_NOT_SUPPORTED };\n")
+    executable(cu13 / "bin/nvcc", '[ "$1" = --version ] && echo "release 13.0, V13.0.88" || printf "%s\\n" "$@"')
+
+    class Distribution:
+        @staticmethod
+        def locate_file(name):
+            return root / name
+
+    versions = dict(WHEELS)
+    monkeypatch.setattr(cuda_toolkit, "_version", lambda wheel: versions.get(wheel, ""))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda wheel: Distribution)
+    return versions
+
+
+# ---- which toolkits can be used as they are
+
+@pytest.mark.parametrize("options, problem", [
+    (dict(), ""), (dict(version="11.8"), ""),
+    (dict(version="13.0"), "wants a CUDA 11 or 12 toolkit"),
+    (dict(runtime=False), "no CUDA runtime beside it"),
+    (dict(cudnn=False), "cuDNN 8 is missing"),
+])
+def test_which_toolkits_can_be_used(tmp_path, options, problem):
+    assert problem in cuda_toolkit.toolkit_problem(fake_toolkit(tmp_path, **options))
+    assert bool(cuda_toolkit.toolkit_problem(fake_toolkit(tmp_path / "again", **options))) == bool(problem)
+
+
+def test_an_nvcc_that_is_no_program(tmp_path):
+    assert "is no program" in cuda_toolkit.toolkit_problem(str(tmp_path / "nvcc"))
+
+
+# ---- the order of the choice
+
+def test_what_the_user_set_comes_first(monkeypatch, tmp_path, wheels):
+    mine, other = fake_toolkit(tmp_path / "mine"), fake_toolkit(tmp_path / "other")
+    system_nvcc(monkeypatch, other)
+    monkeypatch.setenv("nvcc_path", mine)
+    chosen = cuda_toolkit.choose(tmp_path)
+    assert chosen.nvcc == mine and chosen.why == f"nvcc_path toolkit {tmp_path}/mine, as it is"
+
+
+def test_what_the_user_set_is_never_replaced_in_silence(monkeypatch, tmp_path, wheels):
+    monkeypatch.setenv("nvcc_path", fake_toolkit(tmp_path / "mine", version="10.2"))
+    chosen = cuda_toolkit.choose(tmp_path)
+    assert chosen.nvcc == "" and "wants a CUDA 11 or 12 toolkit" in chosen.why
+    monkeypatch.setenv("nvcc_path", "")
+    assert cuda_toolkit.choose(tmp_path) == cuda_toolkit.Toolkit("", "nvcc_path is set to nothing in the environment")
+
+
+def test_a_system_toolkit_as_it_is_comes_before_the_wheels(monkeypatch, tmp_path, wheels):
+    broken, good = fake_toolkit(tmp_path / "broken", runtime=False), fake_toolkit(tmp_path / "good")
+    system_nvcc(monkeypatch, broken, good)
+    chosen = cuda_toolkit.choose(tmp_path)
+    assert chosen.nvcc == good and chosen.why == f"the system's toolkit {tmp_path}/good, as it is"
+
+
+def test_a_system_toolkit_without_cudnn_is_completed_from_its_wheel(monkeypatch, tmp_path, wheels):
+    system_nvcc(monkeypatch, fake_toolkit(tmp_path / "system", cudnn=False))
+    cudnn = tmp_path / "site-packages/nvidia/cudnn/lib/libcudnn_ops_infer.so.8"
+    cudnn.touch()
+    wheels["nvidia-cudnn-cu12"] = "8.9.7.29"
+    chosen = cuda_toolkit.choose(tmp_path / "cache")
+    assert chosen.why == (f"the system's toolkit of {tmp_path}/system/bin/nvcc (CUDA 12.4), completed with cuDNN 8.9.7.29 of "
+                          "nvidia-cudnn-cu12")
+    lib64 = chosen.folder / "lib64"
+    assert (lib64 / "libcudart.so").resolve() == tmp_path / "system/lib64/libcudart.so"
+    assert (lib64 / "libcudnn_ops_infer.so").resolve() == (lib64 / "libcudnn_ops_infer.so.8").resolve() == cudnn
+    assert (chosen.folder / "include/cuda_runtime.h").resolve() == tmp_path / "system/include/cuda_runtime.h"
+    assert cuda_toolkit.cuda_version(chosen.nvcc) == (12, 4) and cuda_toolkit.toolkit_problem(chosen.nvcc) == ""
+
+
+def test_wheels_of_cudnn_9_do_not_complete_a_cuda_12_toolkit(monkeypatch, tmp_path):
+    system_nvcc(monkeypatch, fake_toolkit(tmp_path / "system", version="11.8", cudnn=False))
+    monkeypatch.setattr(cuda_toolkit, "_version", lambda wheel: "9.10.2.21" if wheel == "nvidia-cudnn-cu11" else "")
+    chosen = cuda_toolkit.choose(tmp_path)
+    assert chosen.nvcc == "" and 'pip install "nvidia-cudnn-cu11==8.9.*"' in chosen.why
+
+
+def test_the_wheels_come_last_and_then_the_cpu(tmp_path, wheels):
+    chosen = cuda_toolkit.choose(tmp_path)
+    assert chosen.why == "CUDA 13.0 put together from PyPI's wheels, cuDNN 9.20.0.48" and Path(chosen.nvcc).exists()
+    wheels.clear()
+    assert cuda_toolkit.choose(tmp_path) == cuda_toolkit.Toolkit(
+        "", "CUDA 13 is not installed as wheels: `pip install -r requirements-cuda.txt`")
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"nvidia-cuda-nvcc": "", "nvidia-nvvm": "", "nvidia-curand": ""},
+     '`pip install "nvidia-cuda-nvcc==13.0.*" "nvidia-nvvm==13.0.*" nvidia-curand`'),
+    ({"nvidia-cuda-nvcc": "13.2.86"}, '`pip install "nvidia-cuda-nvcc==13.0.*"`'),
+    ({"nvidia-cuda-runtime": ""}, "nvidia-cuda-runtime is missing: `pip install -r requirements-cuda.txt`"),
+    ({"nvidia-cuda-runtime": "14.0.1"}, "the wheels of CUDA 14.0 are installed, only CUDA 13 is known"),
+    ({"nvidia-cudnn-cu13": "10.1.0.1"}, "only cuDNN 9 is known to work"),
+])
+def test_incomplete_wheels_are_named_with_what_mends_them(tmp_path, wheels, change, says):
+    wheels |= change
+    chosen = cuda_toolkit.choose(tmp_path)
+    assert chosen.nvcc == "" and says in chosen.why
+
+
+def test_an_old_driver_is_named(monkeypatch, tmp_path, wheels):
+    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((12, 4), 1))
+    assert "the driver supports CUDA 12.4 at most, and the wheels' CUDA 13 wants a driver of version 580" in \
+        cuda_toolkit.choose(tmp_path).why
+
+
+def test_the_device(monkeypatch, tmp_path, wheels):
+    monkeypatch.setattr(toolchain, "cache_folder", lambda: tmp_path)
+    assert toolchain._choose("auto") == toolchain._choose("cuda") and toolchain._choose("auto").nvcc
+    assert toolchain._choose("cpu").nvcc == ""
+    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((13, 0), 0))
+    assert toolchain._choose("auto") == cuda_toolkit.Toolkit("", "the NVIDIA driver reports no usable GPU (see nvidia-smi)")
+    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((0, 0), 0))
+    with pytest.raises(ToolchainError, match="--device cuda cannot be used: no NVIDIA driver is installed"):
+        toolchain._choose("cuda")
+
+
+# ---- the folder
+
+def test_the_folder_is_laid_out_as_jittor_expects_it(tmp_path, wheels):
+    folder = cuda_toolkit.choose(tmp_path / "cache").folder
+    lib64 = folder / "lib64"
+    assert (lib64 / "libcudart.so").resolve().name == "libcudart.so.13" and (lib64 / "libcudart.so.13").exists()
+    for old, new in (("ops_infer", "ops"), ("ops_train", "ops"), ("cnn_infer", "cnn"), ("cnn_train", "cnn")):
+        assert (lib64 / f"libcudnn_{old}.so").resolve().name == f"libcudnn_{new}.so.9"
+    assert (folder / "include/cub/cub.cuh").exists() and (folder / "include/cublas_v2.h").exists()
+    assert (lib64 / "libcudadevrt.a").exists()
+    assert cuda_toolkit.nccl(cuda_toolkit.choose(tmp_path / "cache")) == (str(folder / "include"), str(lib64))
+    copied = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {path.name for path in copied} == {"nvcc", "cuda_runtime.h", "cudnn.h", "npp.h", "assembled.json"}
+    assert cuda_toolkit.toolkit_problem(str(folder / "bin/nvcc")) == ""  # a child process is given it as nvcc_path
+
+
+def test_the_nvcc_translates(tmp_path, wheels):
+    nvcc = cuda_toolkit.choose(tmp_path).nvcc
+    done = subprocess.run([nvcc, "a b.cu", "-std=c++14", "-arch=compute_90", "-code=sm_90", '-I"x"'], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["a b.cu", "-std=c++17", "-arch=compute_90", "-code=sm_90,compute_90", '-I"x"']
+
+
+def test_the_headers_give_back_what_was_dropped(tmp_path, wheels):
+    folder = cuda_toolkit.choose(tmp_path).folder
+    source = tmp_path / "program.cc"
+    source.write_text("""#include <cuda_runtime.h>
+#include <cuda_runtime.h>
+#include <cudnn.h>
+#include <npp.h>
+#include <cstdio>
+int main() {
+    cudaDeviceProp prop;
+    if (cudaGetDeviceProperties(&prop, 0) != cudaSuccess) return 1;
+    printf("%d %d %d %d", prop.major, prop.clockRate, prop.computeMode, cudnnGetRNNParamsSize(1, "x", 2.0));
+    return NPP_MAX_32S != 2147483647 || NPP_MIN_64S >= 0 || NPP_MAX_32U != 4294967295u;
+}""")
+    for standard in ("c++14", "c++17"):
+        subprocess.run(["g++", f"-std={standard}", f"-I{folder}/include", source, "-o", tmp_path / "program"], check=True)
+        done = subprocess.run([tmp_path / "program"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "9 113 120 1")
+
+
+def test_the_folder_is_kept_and_follows_the_versions(tmp_path, wheels):
+    first = cuda_toolkit.choose(tmp_path / "cache")
+    before = (first.folder / "assembled.json").stat().st_mtime_ns
+    assert cuda_toolkit.choose(tmp_path / "cache") == first
+    assert (first.folder / "assembled.json").stat().st_mtime_ns == before
+    wheels["nvidia-cudnn-cu13"] = "9.26.0.51"
+    second = cuda_toolkit.choose(tmp_path / "cache")
+    assert second.nvcc != first.nvcc
+    assert json.loads((second.folder / "assembled.json").read_text())["versions"]["nvidia-cudnn-cu13"] == "9.26.0.51"
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([first.folder.name, second.folder.name])
+
+
+def test_a_process_that_was_slower_leaves_nothing_behind(monkeypatch, tmp_path, wheels):
+    rename = Path.rename
+
+    def late(self, target):
+        if not Path(target).exists():  # another process finishes just before
+            subprocess.run(["cp", "-a", self, target], check=True)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    chosen = cuda_toolkit.choose(tmp_path / "cache")
+    assert Path(chosen.nvcc).exists() and [path.name for path in (tmp_path / "cache").iterdir()] == [chosen.folder.name]
+
+
+def test_wheels_in_two_environments_are_joined(monkeypatch, tmp_path, wheels):
+    """PyTorch's in the system's, the compiler in a virtual environment on top of it."""
+    root, other = tmp_path / "site-packages", tmp_path / "other"
+    (other / "nvidia/cu13").mkdir(parents=True)
+    (root / "nvidia/cu13/bin").rename(other / "nvidia/cu13/bin")
+    monkeypatch.setattr("importlib.metadata.distribution", lambda wheel: type("Distribution", (), dict(
+        locate_file=staticmethod(lambda name: (other if wheel == "nvidia-cuda-nvcc" else root) / name))))
+    chosen = cuda_toolkit.choose(tmp_path / "cache")
+    assert cuda_toolkit.cuda_version(chosen.nvcc) == (13, 0) and (chosen.folder / "include/cublas_v2.h").exists()
+
+
+def test_a_toolkit_whose_wheels_are_gone_is_not_used(monkeypatch, tmp_path, wheels):
+    nvcc = cuda_toolkit.choose(tmp_path / "cache").nvcc
+    (tmp_path / "site-packages/nvidia/cu13/bin/nvcc").unlink()
+    assert "leads nowhere" in cuda_toolkit.toolkit_problem(nvcc)
+
+
+def test_precision_and_processes_decide_the_environment(monkeypatch, tmp_path, wheels):
+    toolkit = cuda_toolkit.choose(tmp_path)
+    for name in ("NVIDIA_TF32_OVERRIDE", "use_nccl", "use_cutt", "use_cutlass", "nccl_lib_path", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    toolchain._set_cuda(toolkit, "fp32")
+    assert (os.environ["NVIDIA_TF32_OVERRIDE"], os.environ["use_nccl"], os.environ["use_cutt"]) == ("0", "0", "0")
+    toolchain._set_cuda(toolkit, "tf32")
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    toolchain._set_cuda(toolkit, "fp32")
+    assert os.environ["nccl_lib_path"] == str(toolkit.folder / "lib64")
+    monkeypatch.delenv("nccl_lib_path")
+    monkeypatch.setattr(cuda_toolkit, "nccl", lambda toolkit: None)
+    with pytest.raises(ToolchainError, match="several GPUs need NCCL.*pip install -r requirements-cuda.txt"):
+        toolchain._set_cuda(toolkit, "fp32")
+
+
+# ---- the real wheels
+
+@pytest.mark.cuda_wheels
+def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, tmp_path):
+    """Everything but the numbers: the real nvcc and headers, every kernel of a run, what the libraries export."""
+    monkeypatch.undo()
+    if cuda_toolkit.wheels_problem():
+        pytest.skip(cuda_toolkit.wheels_problem())
+    environment = dict(os.environ, HOME=str(tmp_path))
+    for name in ("nvcc_path", "cache_name", "python_config_path", "use_mpi"):
+        environment.pop(name, None)
+    trace = tmp_path / "trace"
+    done = subprocess.run([sys.executable, "tests/fake_gpu.py", tmp_path / "gpu", sys.executable, "main.py", "--demo",
+                           "--device", "cuda", "--data-root", tmp_path / "data", "--output-dir", tmp_path / "run",
+                           "--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1",
+                           "--num-epochs-finetune", "1"], cwd=ROOT, capture_output=True, text=True,
+                          env=environment | dict(FAKE_GPU_TRACE=str(trace)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["finished"] and results["device"] == "cuda"
+    assert "PyPI's wheels" in results["toolchain"]
+    assert not trace.exists()  # cuDNN's own choice of algorithms: none was timed
