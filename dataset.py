@@ -243,13 +243,15 @@ class CachedImages:
                 raise DataError(f"{path.parent}: cannot write the cache of {label} ({error.strerror}{need}). "
                                 "Choose another folder with --cache-dir.") from error
 
-    def crops(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+        """The images `indices[mine]`; what is drawn from `rng` is drawn for all of `indices`."""
         if self.uniform is not None:
-            return self.uniform[indices]
-        batch = np.empty((len(indices), 3, self.size, self.size), np.uint8)
-        for row, i in enumerate(indices):
+            return self.uniform[indices[mine]]
+        room = self.sizes[indices] - self.size + 1
+        corners = rng.integers(0, room)[mine]
+        batch = np.empty((len(corners), 3, self.size, self.size), np.uint8)
+        for row, (i, (top, left)) in enumerate(zip(indices[mine], corners)):
             height, width = self.sizes[i]
-            top, left = rng.integers(0, height - self.size + 1), rng.integers(0, width - self.size + 1)
             image = self.pixels[self.starts[i]:self.starts[i + 1]].reshape(3, height, width)
             batch[row] = image[:, top:top + self.size, left:left + self.size]
         return batch
@@ -264,10 +266,10 @@ class StreamedImages:
         self.pool = ThreadPoolExecutor(CORES)
         _collect(self.pool.map(_attempt(upright_size), self.files), self.files, f"Checking {split.folder}")
 
-    def crops(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
         rngs = rng.spawn(len(indices))
         return np.stack(list(self.pool.map(
-            lambda i, rng: random_resized_crop(self.files[i], self.size, rng), indices, rngs)))
+            lambda i, rng: random_resized_crop(self.files[i], self.size, rng), indices[mine], rngs[mine])))
 
 
 def _fingerprint(split: Split, how: str, size: int) -> str:
@@ -304,6 +306,10 @@ class Loader:
 
     To train: shuffled and flipped, by `seed` and `epoch` (which counts up by itself, and may be set). To test: in
     order. Attributes: `classes`, `num_images`, `epoch`, `batch_size`.
+
+    Under mpirun the processes share the work: to train, each gets an equal part of every batch, and all of an incomplete
+    last one (so that the mean over the processes is the mean over the batch); to test, every so-many-th batch, and
+    `gather` brings the results together.
     """
 
     def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int) -> None:
@@ -316,8 +322,28 @@ class Loader:
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[jt.Var, jt.Var]]:
-        for images, flips, labels in self.host_batches():
+        for batch, (images, flips, labels) in zip(self._batches(), self.host_batches()):
+            if self.train:
+                toolchain.part, toolchain.parts = self._part(batch)
             yield to_input(images, flips), jt.array(labels)
+
+    def _part(self, batch: int) -> tuple[int, int]:
+        """(which, of how many) equal parts of a training batch is this process's."""
+        return (jt.rank, jt.world_size) if (batch + 1) * self.batch_size <= self.num_images else (0, 1)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` [images this process tested, ...] of all processes: [num_images, ...] in order, on each of them."""
+        if jt.world_size == 1:
+            return rows
+        everything = np.zeros((self.num_images, *rows.shape[1:]), rows.dtype)
+        if jt.rank < len(self):  # else it did what another did too
+            everything[np.concatenate([np.arange(self.num_images)[batch * self.batch_size:(batch + 1) * self.batch_size]
+                                       for batch in self._batches()])] = rows
+        return jt.array(everything).mpi_all_reduce("add").numpy()
+
+    def _batches(self) -> range:
+        """The numbers of the batches that this process takes part in."""
+        return range(len(self)) if self.train else range(jt.rank % len(self), len(self), jt.world_size)
 
     def host_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """One epoch as (uint8 [B, 3, size, size], flips uint8 [B], labels int32 [B]), prepared ahead in a thread.
@@ -331,18 +357,21 @@ class Loader:
             rng = np.random.default_rng((self.seed, epoch, batch + 1))  # 0 would be the shuffle's
             indices = order[batch * self.batch_size:(batch + 1) * self.batch_size]
             flips = rng.integers(0, 2, len(indices), np.uint8) if self.train else np.zeros(len(indices), np.uint8)
-            return self.images.crops(indices, rng), flips, self.labels[indices]
+            part, parts = self._part(batch) if self.train else (0, 1)
+            mine = slice(part * len(indices) // parts, (part + 1) * len(indices) // parts)
+            return self.images.crops(indices, rng, mine), flips[mine], self.labels[indices[mine]]
 
         if not AHEAD:
-            yield from map(prepare, range(len(self)))
+            yield from map(prepare, self._batches())
             return
         with ThreadPoolExecutor(1) as thread:
             ahead = deque()
-            for batch in range(len(self) + AHEAD):
-                if batch < len(self):
-                    ahead.append(thread.submit(prepare, batch))
-                if batch >= AHEAD:
+            for batch in self._batches():
+                ahead.append(thread.submit(prepare, batch))
+                if len(ahead) > AHEAD:
                     yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
 
 AFFINE = np.array([[1 / (255 * std) for std in STD], [-mean / std for mean, std in zip(MEAN, STD)]], np.float32)

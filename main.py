@@ -61,17 +61,27 @@ def main(arguments: list[str] | None = None) -> int:
             if before and before["finished"]:
                 print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
                 return 0
-        if flags.demo:
+        import toolchain
+        if toolchain.in_mpi():  # one process draws, and none writes before all have checked
+            jt = toolchain.start(config.device, config.precision)
+            if config.batch_size % jt.world_size:
+                raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of the {jt.world_size} processes")
+        if flags.demo and not toolchain.LOCAL_RANK:
             from demo import draw
             draw(config.data_root)
+        if toolchain.in_mpi():
+            toolchain.wait_for_all()
         config.check_folders(flags.resume)
-        import toolchain
-        toolchain.start(config.device, config.precision)
+        jt = toolchain.start(config.device, config.precision)
+        toolchain.wait_for_all()
         if config.precision != "fp32" and toolchain.device == "cpu":
             raise ConfigError(f"--precision {config.precision}: needs a GPU, and none can be used: {toolchain.why}")
         if before and before["device"] != toolchain.device:
             raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, this would go on on "
                               f"{toolchain.device}, and the result would be neither run")
+        if before and before["processes"] != jt.world_size:
+            raise ConfigError(f"--resume: the run in {config.output_dir} had {before['processes']} processes (mpirun -np), this "
+                              f"would go on with {jt.world_size}, and the result would be neither run")
     except (ConfigError, RuntimeError) as error:
         return complain(error)
     from dataset import DataError
@@ -103,4 +113,5 @@ def complain(error: Exception | str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from toolchain import leave
+    leave(main())

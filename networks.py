@@ -39,6 +39,17 @@ ARCHITECTURES = {
 }
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout; a batch that several processes share is masked as one process would mask it."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if toolchain.parts == 1 or not self.is_train:
+            return super().execute(x)
+        kept = jt.random((x.shape[0] * toolchain.parts, *x.shape[1:])) > self.p
+        first = toolchain.part * x.shape[0]
+        return x * kept[first:first + x.shape[0]] / (1 - self.p)
+
+
 class VGG(nn.Module):
     """Simonyan & Zisserman's network up to fc7: float32 [B, 3, S, S] -> [B, hidden]. Names as in torchvision."""
 
@@ -54,8 +65,8 @@ class VGG(nn.Module):
         self.pooled = shape.pooled
         self.avgpool = nn.AdaptiveAvgPool2d((shape.pooled, shape.pooled))
         self.classifier = nn.Sequential(
-            nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(), nn.Dropout(shape.dropout),
-            nn.Linear(shape.hidden, shape.hidden), nn.ReLU(), nn.Dropout(shape.dropout))
+            nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(), Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.hidden), nn.ReLU(), Dropout(shape.dropout))
         self.num_features = shape.hidden
         for layer in self.modules():  # He et al.: a deep stack of ReLUs that trains from scratch
             if isinstance(layer, (nn.Conv, nn.Linear)):

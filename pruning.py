@@ -249,10 +249,10 @@ class PackNet:
             if selected is not None:
                 self._select(selected)
 
-    def predict(self, task, loader: Iterable) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, task, loader: Iterable, title: str = "") -> tuple[np.ndarray, np.ndarray]:
         """(logits float32 [N, classes], labels int [N]) of `task` over one pass of `loader`."""
         with self.task_view(task) as model:
-            return predict(model, loader)
+            return predict(model, loader, title or f"{task}, test")
 
     def evaluate_task(self, task, test_loader: Iterable) -> float:
         """Top-1 accuracy of `task`, in percent."""
@@ -298,15 +298,17 @@ class PackNet:
             self.model.select(task)
 
 
-def predict(model: nn.Module, loader: Iterable) -> tuple[np.ndarray, np.ndarray]:
-    """(logits float32 [N, classes], labels int [N]) of the model as it is, over one pass of `loader`."""
+def predict(model: nn.Module, loader: Iterable, title: str = "test") -> tuple[np.ndarray, np.ndarray]:
+    """(logits float32 [N, classes], labels int [N]) of the model as it is, over one pass of `loader`. Under mpirun the
+    processes share a dataset.Loader's batches, and each gets all results."""
     logits, targets = [], []
     with jt.no_grad():
-        for images, labels in loader:
+        for images, labels in tqdm(loader, title, unit="batch", leave=False, delay=1):
             logits.append(model(images))
             targets.append(labels)
             jt.sync_all()  # compute; a GPU goes on with the next batch meanwhile
-    return np.concatenate([batch.numpy() for batch in logits]), np.concatenate([np.asarray(batch) for batch in targets])
+    results = np.concatenate([batch.numpy() for batch in logits]), np.concatenate([np.asarray(batch) for batch in targets])
+    return tuple(map(loader.gather, results)) if hasattr(loader, "gather") else results
 
 
 def capacity_table(ratios: Iterable[float]) -> list[dict]:

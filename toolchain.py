@@ -36,7 +36,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from tqdm import tqdm
+
+RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
+LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
+if RANK:
+    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: one progress bar, not one per process
+from tqdm import tqdm  # noqa: E402
 
 import cuda_toolkit
 from cuda_toolkit import Toolkit
@@ -53,6 +58,8 @@ PRECISIONS = ("fp32", "tf32", "fp16")
 
 device: str | None = None  # "cpu" or "cuda" once Jittor runs
 why = ""  # this device, in one line
+# The batch at hand is shared by `parts` processes, and this one computes the part `part`; set by dataset.Loader.
+part, parts = 0, 1
 
 
 class ToolchainError(RuntimeError):
@@ -89,8 +96,13 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
         _set_cuda(toolkit, precision)
     if not in_mpi():
         os.environ.setdefault("use_mpi", "0")  # with an mpicc on the PATH Jittor would compile its part for nothing
+    elif not shutil.which(os.environ.get("mpicc_path", "mpicc")):
+        raise ToolchainError("mpirun started this process, but Jittor compiles its part of MPI with mpicc, which was not "
+                             "found: `sudo apt install libopenmpi-dev` (Debian, Ubuntu)")
     if os.environ.get("use_mkl", "1") == "1":
         _link_onednn()
+    if in_mpi():
+        sys.excepthook = _fail
     handler = signal.getsignal(signal.SIGINT)
     jittor = _import_jittor()
     if threading.current_thread() is threading.main_thread():
@@ -153,6 +165,26 @@ def _set_cuda(toolkit: Toolkit, precision: str) -> None:
 def in_mpi() -> bool:
     """Whether mpirun started this process."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def wait_for_all() -> None:
+    """Return once every process of mpirun has called this."""
+    import jittor
+    if jittor.in_mpi:
+        jittor.zeros(1).mpi_all_reduce("add").sync()
+
+
+def leave(code: int) -> None:
+    """End the program. Under mpirun a process that fails must not wait for the others, nor they for it."""
+    if code and in_mpi():
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _fail(*error) -> None:
+    sys.__excepthook__(*error)
+    leave(1)
 
 
 def gpu_name() -> str:

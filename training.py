@@ -60,6 +60,9 @@ class Log:
     def __init__(self, path: Path, length: int = 0) -> None:
         """Goes on after the first `length` bytes; what a killed process wrote after them is written again."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = None
+        if toolchain.RANK:
+            return  # under mpirun the first process writes for all
         self.file = open(path, "ab")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,6 +72,8 @@ class Log:
         self.file.truncate(length)
 
     def __call__(self, line: str = "") -> None:
+        if not self.file:
+            return
         tqdm.write(line)
         self.file.write(f"{line}\n".encode())
         self.file.flush()
@@ -104,25 +109,32 @@ def train_epoch(model: nn.Module, loader: Loader, optimizer: nn.Optimizer, title
         logits = model(images)
         loss = nn.cross_entropy_loss(logits, labels)
         optimizer.step(loss)
-        loss_sum = (loss_sum + loss.detach() * len(labels)).stop_grad()
-        hits = (hits + (logits.argmax(1)[0] == labels).sum()).stop_grad()
+        share = toolchain.parts / jt.world_size  # 1, or what this process counts for where all have the whole batch
+        loss_sum = (loss_sum + loss.detach() * (len(labels) * share)).stop_grad()
+        hits = (hits + (logits.argmax(1)[0] == labels).sum() * share).stop_grad()
         jt.sync_all()
-        seen += len(labels)
+        seen += len(labels) * toolchain.parts
         if step % CHECK_EVERY == 0 or step == len(loader) - 1:
-            mean = loss_sum.item() / seen
+            mean = over_processes(loss_sum) / seen
             if not math.isfinite(mean):
                 raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. The last saved state is "
                                     "kept; start again in another folder with a lower rate.")
             bar.set_postfix(loss=f"{mean:.3f}")
-    return mean, 100 * hits.item() / seen
+    return mean, 100 * over_processes(hits) / seen
+
+
+def over_processes(value: jt.Var) -> float:
+    """The sum of a one-element Var over all processes."""
+    return (value.mpi_all_reduce("add") if jt.in_mpi else value).item()
 
 
 def seed(config: Config, *position: int) -> None:
     """Set every random state from the run's seed and a position in it alone, so that what follows is the same whatever
     ran before it in this process."""
+    jt.sync_all()  # Jittor computes late: what is still to be drawn belongs to the seed before
     # + 1: to NumPy (s, 0) is the same seed as (s,)
     state = np.random.SeedSequence((config.seed, *(int(p) + 1 for p in position))).generate_state(1)[0]
-    jt.set_global_seed(int(state >> 1))
+    jt.set_global_seed(int(state >> 1), different_seed_for_mpi=False)
 
 
 def plan(c: Config, base_data: bool) -> list[tuple]:
@@ -200,10 +212,14 @@ class Run:
         """Every loader at once: what is wrong with any data set is said before the first epoch."""
         c = self.config
         names = [*c.task_list] + [c.base_task] * c.has_data(c.base_task)
+        if toolchain.LOCAL_RANK:
+            toolchain.wait_for_all()  # for the first process of this machine, which makes the caches
         for name in names:
             for split in ("train", "test"):
                 self.loaders[name, split], _ = create_dataloader(
                     name, c.data_root, split, c.batch_size, seed=c.seed, image_size=c.image_size, cache_dir=c.cache_dir)
+        if not toolchain.LOCAL_RANK:
+            toolchain.wait_for_all()
 
     def _base_network(self) -> MultiHead:
         c = self.config
@@ -244,7 +260,8 @@ class Run:
             if step in ("epoch", "finish", "finish_finetuning") and self._saving_pays():
                 self.save_state()
         self.save_results(finished=True)
-        (self.folder / STATE).unlink(missing_ok=True)  # results and checkpoint are complete
+        if not toolchain.RANK:
+            (self.folder / STATE).unlink(missing_ok=True)  # results and checkpoint are complete
         return self.results()
 
     def start(self, task: str) -> None:
@@ -285,6 +302,7 @@ class Run:
         if self.config.compare_finetuning and task == self.config.base_task:
             self.dense = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
         before = after = self.score(task).top1 if measured else None
+        self.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
         if ratio:
             owner = self.packnet.owner_of(task)
             sizes = {name: int((self.packnet.owners[name] == owner).sum().item()) for name in self.packnet.layers}
@@ -345,12 +363,14 @@ class Run:
         row = []
         for name in known:
             self.net.select(name)
-            row.append(Score.of(*predict(self.net, self.loaders[name, "test"])).top1)
+            row.append(Score.of(*predict(self.net, self.loaders[name, "test"], f"{name}, test")).top1)
         self.finetuning["matrix"].append(row + [None] * (len(tasks) - len(row)))
         self.log(f"After {task}: " + ", ".join(f"{name} {top1:.2f} %" for name, top1 in zip(known, row)))
         self.optimizer = None
 
     def report(self) -> None:
+        if toolchain.RANK:
+            return
         results = self.results()
         self.log("\n== Result ==")
         for line in summary(results):
@@ -367,8 +387,7 @@ class Run:
         return time.monotonic() - self.saved_at >= self.saving_seconds / SAVING_SHARE
 
     def score(self, task: str) -> Score:
-        loader = self.loaders[task, "test"]
-        return Score.of(*self.packnet.predict(task, tqdm(loader, f"{task}, test", unit="batch", leave=False, delay=1)))
+        return Score.of(*self.packnet.predict(task, self.loaders[task, "test"]))
 
     def _add_head(self, task: str) -> None:
         seed(self.config, self.position)
@@ -387,16 +406,20 @@ class Run:
             return self.finetuning["packnet"] | dict(seconds=seconds, finetuning_matrix=self.finetuning["matrix"])
         owners = {name: [int((owner == k).sum().item()) for k in range(len(self.packnet.tasks) + 1)]
                   for name, owner in self.packnet.owners.items()}
-        return dict(arch=self.config.arch, device=toolchain.device, toolchain=toolchain.describe(), seconds=seconds,
+        return dict(arch=self.config.arch, device=toolchain.device, processes=jt.world_size, toolchain=toolchain.describe(), seconds=seconds,
                     config=self.config.asdict(), tasks=self.stages[1:], base=self.stages[0] if self.stages else None,
                     accuracy_matrix=self.matrix, capacity=self.packnet.capacity(), owners_by_layer=owners,
                     history=self.history)
 
     def save_results(self, finished: bool) -> None:
+        if toolchain.RANK:
+            return
         files.write(self.folder / RESULTS, json.dumps(dict(finished=finished) | self.results(), indent=1).encode())
 
     def _save_checkpoint(self) -> None:
         """The packed network as evaluate.py needs it: weights, heads and owner maps (`owner.<parameter name>`)."""
+        if toolchain.RANK:
+            return
         config = self.config.asdict()
         config.pop("output_dir")  # the folder may be moved
         tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
@@ -407,6 +430,8 @@ class Run:
 
     def save_state(self) -> None:
         """Everything the remaining steps need, in one file, in place of the one before."""
+        if toolchain.RANK:
+            return
         start = time.monotonic()
         tensors = packed_tensors(self.packnet)
         tensors |= {f"reference.{task}": logits for task, logits in self.reference.items()}

@@ -1,4 +1,5 @@
 """What the benchmarks share: the path to the project, alternating timings, one line of result."""
+import importlib.util
 import statistics
 import sys
 import time
@@ -6,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def seconds(function: Callable[[], object]) -> float:

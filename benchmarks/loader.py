@@ -42,8 +42,8 @@ class Decoding:
         image = dataset.preprocess(self.files[i], self.how, self.size)
         return image if self.how == "resize" else image[:, 5:5 + self.size, 5:5 + self.size]
 
-    def crops(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return np.stack(list(self.pool.map(self.one, indices)))
+    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice) -> np.ndarray:
+        return np.stack(list(self.pool.map(self.one, indices[mine])))
 
 
 def epoch(loader: dataset.Loader) -> None:

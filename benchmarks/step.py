@@ -2,9 +2,8 @@
 
     python benchmarks/step.py [--arch vgg16] [--batch-size 8] [--rounds 5]
 
-Both are Jittor with SGD, momentum 0.9 and weight decay 5e-4 on random images; "plain" has nothing frozen. Where
-PyTorch is installed, its version with the authors' mask handling (gradients of frozen weights zeroed before the step,
-pruned weights zeroed after it) is timed too.
+Both are Jittor with SGD and momentum 0.9 on random images; "plain" has nothing frozen. Where PyTorch is installed, its
+version with the authors' mask handling (torch_twin.py) is timed too.
 """
 import argparse
 
@@ -29,8 +28,7 @@ def jittor_step(arch: str, x: np.ndarray, y: np.ndarray, frozen: bool):
         packnet.start_task("b")
     net.select(packnet.tasks[-1])
     packnet.set_training(True)
-    parameters = [p for p in net.parameters() if p.shape[0] != 200] + list(net.heads[packnet.tasks[-1]].parameters())
-    optimizer = nn.SGD(parameters, 1e-3, momentum=0.9, weight_decay=5e-4)
+    optimizer = nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
     images, labels = jt.array(x), jt.array(y)
 
     def step() -> None:
@@ -41,28 +39,14 @@ def jittor_step(arch: str, x: np.ndarray, y: np.ndarray, frozen: bool):
 
 def torch_step(arch: str, x: np.ndarray, y: np.ndarray):
     import torch
-    from torch import nn as tnn
-    shape, layers, channels = networks.ARCHITECTURES[arch], [], 3
-    for width in shape.convolutions:
-        layers += [tnn.MaxPool2d(2)] if width == "M" else [tnn.Conv2d(channels, width, 3, padding=1), tnn.ReLU(inplace=True)]
-        channels = channels if width == "M" else width
-    net = tnn.Sequential(*layers, tnn.Flatten(), tnn.Linear(channels * shape.pooled ** 2, shape.hidden), tnn.ReLU(),
-                         tnn.Dropout(shape.dropout), tnn.Linear(shape.hidden, shape.hidden), tnn.ReLU(),
-                         tnn.Dropout(shape.dropout), tnn.Linear(shape.hidden, 200))
-    masks = [(m, torch.rand_like(m.weight) < 0.75) for m in list(net)[:-1] if hasattr(m, "weight")]
-    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
+    from torch_twin import Twin
+    twin = Twin(arch, dict(a=200, b=200))
+    twin.start_task("a")
+    twin.prune(0.75)
+    twin.start_task("b")
+    twin.start_optimizer(1e-3)
     images, labels = torch.from_numpy(x), torch.from_numpy(y)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        tnn.functional.cross_entropy(net(images), labels).backward()
-        for module, free in masks:
-            module.weight.grad[~free] = 0
-        optimizer.step()
-        with torch.no_grad():
-            for module, free in masks:
-                module.weight[~free] = 0
-    return step
+    return lambda: twin.step(images, labels)
 
 
 def main() -> None:
@@ -77,9 +61,9 @@ def main() -> None:
     y = rng.integers(0, 200, options.batch_size)
     masked = jittor_step(options.arch, x, y, frozen=True)
     others = [("plain", jittor_step(options.arch, x, y, frozen=False))]
-    try:
+    if common.installed("torch"):
         others.append(("PyTorch with the authors' masks", torch_step(options.arch, x, y)))
-    except ImportError:
+    else:
         print("PyTorch is not installed: only Jittor is timed")
     for name, other in others:
         for _ in range(3):

@@ -103,7 +103,7 @@ int cuDeviceGet(int* d, int) { *d = 0; return 0; }
 int cuDeviceGetAttribute(int* v, int a, int) { *v = a == 75 ? 9 : 0; return 0; }
 }
 """
-LIBRARIES = ("cudart", "cudnn", "cublas", "curand", "cufft", "cusparse")
+LIBRARIES = ("cudart", "cudnn", "cublas", "curand", "cufft", "cusparse", "nccl")
 
 
 def environment(folder: Path) -> dict[str, str]:

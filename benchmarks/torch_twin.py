@@ -1,0 +1,133 @@
+"""PackNet in PyTorch, the authors' way: the other side of our comparisons. Needs torch; the project does not.
+
+Same networks, parameter names and rules as ours, written against the paper and the behaviour of the authors' release:
+the gradients of weights that others own are set to 0 before the optimizer's step, and free weights to 0 after it.
+"""
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+
+import networks
+
+FREE = 0
+
+
+def trunk(arch: str) -> nn.Module:
+    """The trunk of networks.ARCHITECTURES[arch], with its parameter names: images to features."""
+    shape, layers, channels = networks.ARCHITECTURES[arch], [], 3
+    for width in shape.convolutions:
+        layers += [nn.MaxPool2d(2)] if width == "M" else [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+        channels = channels if width == "M" else width
+
+    class VGG(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(*layers)
+            self.classifier = nn.Sequential(
+                nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout),
+                nn.Linear(shape.hidden, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.features(x).flatten(1))
+    return VGG()
+
+
+class Twin:
+    """A network, the owners of its weights, and one optimizer step at a time.
+
+    `best`: PyTorch's own best settings instead of the release's: channels-last memory, timed convolution algorithms, and
+    the masks applied with its many-tensor calls.
+    """
+
+    def __init__(self, arch: str, classes: dict[str, int], device: str = "cpu", precision: str = "fp32", best: bool = False) -> None:
+        self.device, self.half, self.best = torch.device(device), precision == "fp16", best
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = best
+        self.net = nn.Module()
+        self.net.trunk = trunk(arch)
+        features = networks.ARCHITECTURES[arch].hidden
+        self.net.heads = nn.ModuleDict({task: nn.Linear(features, count) for task, count in classes.items()})
+        self.net.to(self.device, memory_format=torch.channels_last if best else torch.contiguous_format)
+        self.weights = {f"trunk.{name}.weight": module.weight for name, module in self.net.trunk.named_modules()
+                        if isinstance(module, (nn.Conv2d, nn.Linear))}
+        self.owners = {name: torch.zeros_like(weight, dtype=torch.uint8) for name, weight in self.weights.items()}
+        self.tasks: list[str] = []
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
+
+    def load(self, tensors: dict[str, np.ndarray]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.net.named_parameters():
+                parameter.copy_(torch.from_numpy(tensors[name]))
+
+    def start_task(self, task: str) -> None:
+        self.tasks.append(task)
+        for owner in self.owners.values():
+            owner[owner == FREE] = len(self.tasks)
+        self._set_masks()
+
+    def prune(self, ratio: float) -> None:
+        """Of the weights of the task at hand, free the round(ratio * n) smallest of each layer, and ties."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                owned = self.owners[name] == len(self.tasks)
+                magnitudes = weight.abs()[owned]
+                rank = round(ratio * len(magnitudes))
+                if rank:
+                    freed = owned & (weight.abs() <= magnitudes.cpu().kthvalue(rank)[0].to(self.device))
+                    weight[freed], self.owners[name][freed] = 0, FREE
+        self._set_masks()
+
+    def _set_masks(self) -> None:
+        k = len(self.tasks)
+        self.others = {name: owner != k for name, owner in self.owners.items()}
+        self.free = {name: owner == FREE for name, owner in self.owners.items()}
+        if self.best:
+            self.mine = [(owner == k).float() for owner in self.owners.values()]
+
+    def start_optimizer(self, lr: float, momentum: float = 0.9) -> None:
+        task, first = self.tasks[-1], len(self.tasks) == 1
+        self.optimizer = torch.optim.SGD(
+            [parameter for name, parameter in self.net.named_parameters()
+             if name in self.weights or name.startswith(f"heads.{task}.") or first and not name.startswith("heads.")],
+            lr, momentum=momentum, foreach=True if self.best else None)
+
+    def logits(self, images: torch.Tensor, task: str) -> torch.Tensor:
+        if self.best:
+            images = images.contiguous(memory_format=torch.channels_last)
+        half = torch.autocast(self.device.type, torch.float16) if self.half else contextlib.nullcontext()
+        with half:
+            return self.net.heads[task](self.net.trunk(images)).float()
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step on the task at hand; its loss, before the step."""
+        self.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(self.logits(images, self.tasks[-1]), labels)
+        self.scaler.scale(loss).backward()
+        if self.best:
+            torch._foreach_mul_([weight.grad for weight in self.weights.values()], self.mine)
+        else:
+            for name, weight in self.weights.items():
+                weight.grad[self.others[name]] = 0
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if not self.best:  # with the gradients at 0 and no weight decay nothing has moved
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight[self.free[name]] = 0
+        return loss.detach()
+
+    @torch.no_grad()
+    def evaluate(self, images: torch.Tensor, task: str) -> np.ndarray:
+        """Logits [B, classes] with later and free weights at 0."""
+        self.net.eval()
+        k = self.tasks.index(task) + 1
+        kept = {name: weight.clone() for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            weight[(self.owners[name] == FREE) | (self.owners[name] > k)] = 0
+        result = self.logits(images, task).cpu().numpy()
+        for name, weight in self.weights.items():
+            weight.copy_(kept[name])
+        return result

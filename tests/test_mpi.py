@@ -1,0 +1,120 @@
+"""Several processes train as one: same batches, same masks, one log. On the CPU, through mpirun."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_images
+
+if not shutil.which("mpirun") or not shutil.which("mpicc"):
+    pytest.skip("no mpirun or no mpicc (Debian: openmpi-bin, libopenmpi-dev)", allow_module_level=True)
+
+# 20 images in batches of 8: two shared by the processes, one of 4 that each computes whole.
+TRAIN = """
+import sys
+import numpy as np
+import toolchain
+jt = toolchain.start("cpu")
+from config import Config
+from dataset import create_dataloader
+from networks import build
+from jittor import nn
+from pruning import PackNet
+from training import Run, Phase, seed, train_epoch
+
+out, root = sys.argv[1:]
+seed(Config(), 0)
+net = build("vgg-slim")
+net.add_head("birds", 4)
+net.select("birds")
+packnet = PackNet(net)
+packnet.start_task("birds")
+train, _ = create_dataloader("birds", root, "train", 8, image_size=48, cache_dir=f"{out}.cache{toolchain.RANK}")
+test, _ = create_dataloader("birds", root, "test", 8, image_size=48, cache_dir=f"{out}.cache{toolchain.RANK}")
+losses = []
+optimizer = nn.SGD(list(packnet.trainable().values()), 0.01, momentum=0.9, weight_decay=1e-3)
+for epoch in range(4):
+    seed(Config(), epoch)
+    packnet.set_training(True)
+    losses.append(train_epoch(net, train, optimizer, "train"))
+    if epoch == 1:
+        packnet.prune("birds", 0.5)
+logits, labels = packnet.predict("birds", test)
+arrays = {f"w.{name}": weight.numpy() for name, weight in packnet.weights.items()}
+arrays |= {f"owner.{name}": owner.numpy() for name, owner in packnet.owners.items()}
+np.savez(f"{out}.{toolchain.RANK}.npz", losses=np.array(losses), logits=logits, labels=labels, **arrays)
+"""
+
+
+def mpirun(count: int, *command) -> subprocess.CompletedProcess:
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
+    environment.pop("use_mpi", None)
+    return subprocess.run(["mpirun", "--oversubscribe", "-np", str(count), sys.executable, *map(str, command)], cwd=ROOT,
+                          env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_train_as_one(tmp_path, processes):
+    for split, count in (("train", 5), ("test", 3)):
+        write_images(tmp_path / "birds" / split, dict.fromkeys("abcd", count))
+    script = tmp_path / "train.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{TRAIN}")
+    runs = {}
+    for count in (1, processes):
+        done = mpirun(count, script, tmp_path / str(count), tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        runs[count] = [np.load(tmp_path / f"{count}.{rank}.npz") for rank in range(count)]
+    one, (first, *others) = runs[1][0], runs[processes]
+    for name in first:
+        for other in others:
+            assert np.array_equal(first[name], other[name]), name  # every process has the same masks and results
+    assert np.allclose(one["losses"], first["losses"], rtol=1e-4)
+    assert np.array_equal(one["labels"], first["labels"])
+    assert np.allclose(one["logits"], first["logits"], rtol=1e-3, atol=1e-3)
+    for name in first:
+        if name.startswith("owner."):
+            assert (one[name] != first[name]).mean() < 1e-3, name  # magnitudes within float error of the cut-off may swap
+        elif name.startswith("w."):
+            assert np.abs(one[name] - first[name]).mean() < 1e-4 * np.abs(one[name]).mean(), name
+
+
+def test_a_run_of_two_processes(tmp_path, image_root):
+    """One log, one set of files, whole results; and no way to go on with another number of processes."""
+    command = ["main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48,
+               "--base-task", "cubs", "--task-list", "cars", "flowers", "--num-epochs-base", 1, "--num-epochs-per-task", 1,
+               "--num-epochs-finetune", 1, "--num-epochs-base-finetune", 1, "--batch-size", 4, "--device", "cpu",
+               "--compare-finetuning"]
+    done = mpirun(2, *command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["finished"] and results["processes"] == 2 and "2 processes" in results["toolchain"]
+    assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
+    log = (tmp_path / "run/log.txt").read_text()
+    assert log.count("== cars ==") == 1 and log.count("Done in") == 1 and done.stdout.count("== cars ==") == 1
+    single = subprocess.run([sys.executable, "evaluate.py", "--output-dir", tmp_path / "run", "--device", "cpu"], cwd=ROOT,
+                            capture_output=True, text=True)
+    for task in results["tasks"]:
+        row = next(line for line in single.stdout.splitlines() if line.startswith(task["name"]))
+        assert float(row.split()[1]) == pytest.approx(task["top1_final"], abs=0.01)
+
+    results["finished"] = False
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    done = subprocess.run([sys.executable, "main.py", "--resume", "--output-dir", tmp_path / "run"], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 2 and "had 2 processes (mpirun -np), this would go on with 1" in done.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, image_root):
+    done = mpirun(2, "main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--batch-size", 5, "--device", "cpu")
+    assert done.returncode == 2 and "--batch-size 5: must be a multiple of the 2 processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_in_one_process_ends_them_all(tmp_path, image_root):
+    (image_root / "cubs_cropped/train/a/0.jpg").write_bytes(b"broken")
+    done = mpirun(2, "main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48,
+                  "--task-list", "cubs", "--num-epochs-base", 1, "--base-task", "cars", "--batch-size", 4, "--device", "cpu")
+    assert done.returncode == 2 and done.stderr.count("0.jpg: cannot be read as an image") == 1 and "Traceback" not in done.stderr
