@@ -122,7 +122,7 @@ def environment(folder: Path) -> dict[str, str]:
         for library in LIBRARIES:
             listing = subprocess.run(["nm", "-D", "--defined-only", (lib64 / f"lib{library}.so").resolve()],
                                      capture_output=True, text=True, check=True).stdout
-            for name in re.findall(r" T (\w+)", listing):
+            for name in re.findall(r" [TW] (\w+)", listing):
                 silent += f"__attribute__((weak)) int {name}() {{ return 0; }}\n"
         build(silent, folder / "silent.o", "-x", "c", "-c")
         build("#include <cstdio>\n" + ANSWERS, folder / "libfake.so", f"-I{toolkit.folder}/include", folder / "silent.o")

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
+import fake_gpu
 import pytest
 from conftest import ROOT, executable
 
@@ -308,3 +310,9 @@ def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, t
     assert results["finished"] and results["device"] == "cuda"
     assert "PyPI's wheels" in results["toolchain"]
     assert not trace.exists()  # cuDNN's own choice of algorithms: none was timed
+    if which("mpirun"):  # several GPUs: Jittor's part of NCCL
+        done = subprocess.run(["mpirun", "-np", "1", sys.executable, "-c", "import toolchain; jt = toolchain.start('cuda')\n"
+                               "print(jt.compile_extern.nccl_ops.__name__, jt.ones(4).mpi_all_reduce('mean').shape)"],
+                              cwd=ROOT, capture_output=True, text=True, env=environment | fake_gpu.environment(tmp_path / "gpu")
+                              | dict(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"))
+        assert done.stdout == "jittor_nccl_core.ops [4,]\n", done.stderr[-3000:]
