@@ -10,7 +10,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ARCHS = {"vgg16": 224, "vgg16-slim": 224, "vgg-slim": 48}  # networks, and the least image size fc6 can take
+# Networks, and the least image size that leaves something to their last layers.
+ARCHS = {"vgg16": 224, "vgg16-bn": 224, "resnet50": 32, "densenet121": 32, "vgg16-slim": 224, "vgg-slim": 48, "vgg-bn-slim": 48,
+         "resnet-slim": 32, "densenet-slim": 32}
+BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
+PUBLISHED_WEIGHTS = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
 FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
 # Official counts: classes, train images, test images.
 OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
@@ -48,6 +52,10 @@ class Config:
     pretrained: str | None = setting(None, "file with the pretrained weights: torchvision's .pth or Jittor's .pkl "
                                      "(default: Jittor's own download)")
     image_size: int = setting(224, "side of the network's input in pixels")
+    # Options of the authors' release, and one of our own (free_weights)
+    train_biases: bool = setting(False, "give every task biases of its own, stored per task")
+    train_bn: bool = setting(False, "give every task batch norm of its own, stored per task")
+    free_weights: str = setting("zero", "where the free weights that a task takes over start: zero, or init (at random)")
     # Schedule of an added task: the authors' release
     batch_size: int = setting(32, "images per step")
     initial_lr: float = setting(1e-3, "learning rate of a new task")
@@ -64,8 +72,8 @@ class Config:
     num_epochs_base_finetune: int = setting(10, "epochs of re-training the pruned base network on its data set")
     base_finetune_lr: float = setting(1e-4, "learning rate of that re-training")
     base_lr_decay_every: int = setting(5, "epochs after which that learning rate is divided by 10")
-    compare_finetuning: bool = setting(False, "also fine-tune a copy of the base network on the tasks one after another, "
-                                       "the lower bound that forgets")
+    baselines: list[str] = setting([], "what to compare with, each from the same base network: classifier, individual, "
+                                   "finetune, lwf, joint (default: none)")
     # Machine
     data_root: str = setting("data", "folder of the data sets")
     output_dir: str = setting("checkpoints/packnet", "folder for log.txt, results.json, the checkpoint and plots/")
@@ -86,6 +94,9 @@ class Config:
         need(self.device in ("auto", "cpu", "cuda"), "device", "must be auto, cpu or cuda")
         need(self.precision in ("fp32", "tf32", "fp16"), "precision", "must be fp32, tf32 or fp16")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
+        need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
+        need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
+        need(self.free_weights in ("zero", "init"), "free_weights", "must be zero or init")
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
         for task in [*self.task_list, self.base_task]:
@@ -107,7 +118,7 @@ class Config:
         need(self.image_size >= ARCHS[self.arch], "image_size", f"must be at least {ARCHS[self.arch]} for {self.arch}")
         need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
              "cannot be combined with --num-epochs-base, which trains the base network from scratch")
-        need(self.arch == "vgg16" or self.pretrained is not None or self.num_epochs_base > 0, "arch",
+        need(self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None or self.num_epochs_base > 0, "arch",
              "has no published weights: give --pretrained FILE or --num-epochs-base N")
 
     def check_folders(self, resume: bool = False) -> None:

@@ -6,9 +6,13 @@
     net.select("cubs")
     logits = net(images)            # float32 [B, 3, 224, 224] -> [B, 200]
 
-VGG-16's trunk is its 13 convolutions and fc6, fc7: 15 prunable layers, 134,248,128 weights. Parameters of the trunk
-have torchvision's names below `trunk.`, heads are `heads.<task>.{weight,bias}`.
+The paper's four: VGG-16 with and without batch norm, ResNet-50 and DenseNet-121; and slim ones of each kind to try
+things out in seconds. VGG-16's trunk is its 13 convolutions and fc6, fc7: 15 prunable layers, 134,248,128 weights.
+ResNet and DenseNet are those of Jittor's model zoo without their last layer. Parameters of the trunk have
+torchvision's names below `trunk.`, heads are `heads.<task>.{weight,bias}`.
 """
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import toolchain
 from weights import WeightsError, read_pretrained
 
 jt = toolchain.start()
-from jittor import nn  # noqa: E402
+from jittor import models, nn  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,32 @@ class VGGShape:
     hidden: int          # outputs of fc6 and fc7
     dropout: float
     pretrained: str = ""  # name in Jittor's model zoo
+    batch_norm: bool = False
+    last: str = "classifier.6"  # the layer of the whole classifier that becomes the head
 
 
+@dataclass(frozen=True)
+class Zoo:
+    """A network of Jittor's model zoo."""
+    make: Callable[[], nn.Module]
+    last: str
+    pretrained: str = ""
+
+
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 ARCHITECTURES = {
-    "vgg16": VGGShape((64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),
-                      pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16.pkl"),
+    "vgg16": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16.pkl"),
+    "vgg16-bn": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16_bn.pkl", batch_norm=True),
+    "resnet50": Zoo(models.resnet50, "fc", "resnet50.pkl"),
+    "densenet121": Zoo(models.densenet121, "classifier", "densenet121.pkl"),
     # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying things out.
     "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"),
                            pooled=7, hidden=64, dropout=0.5),
     # For the demo and the tests: small images, seconds on a laptop.
     "vgg-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2),
+    "vgg-bn-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2, batch_norm=True),
+    "resnet-slim": Zoo(lambda: models.resnet.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=16), "fc"),
+    "densenet-slim": Zoo(lambda: models.densenet.DenseNet(12, (2, 2, 2, 2), 16), "classifier"),
 }
 
 
@@ -59,7 +79,7 @@ class VGG(nn.Module):
             if width == "M":
                 layers.append(nn.MaxPool2d(2, 2))
             else:
-                layers += [nn.Conv(channels, width, 3, padding=1), nn.ReLU()]
+                layers += [nn.Conv(channels, width, 3, padding=1), *[nn.BatchNorm(width)] * shape.batch_norm, nn.ReLU()]
                 channels = width
         self.features = nn.Sequential(*layers)
         self.pooled = shape.pooled
@@ -111,17 +131,23 @@ class MultiHead(nn.Module):
 
 def build(arch: str) -> MultiHead:
     """A network of ARCHITECTURES with random weights and no heads."""
-    trunk = VGG(ARCHITECTURES[arch])
-    return MultiHead(trunk, trunk.num_features)
+    shape = ARCHITECTURES[arch]
+    if isinstance(shape, VGGShape):
+        trunk = VGG(shape)
+        return MultiHead(trunk, trunk.num_features)
+    trunk = shape.make()
+    num_features = getattr(trunk, shape.last).weight.shape[1]
+    setattr(trunk, shape.last, nn.Identity())
+    return MultiHead(trunk, num_features)
 
 
-def load_pretrained(net: MultiHead, path: str | Path, head: str) -> None:
-    """Load a whole classifier of the trunk's architecture; its last layer becomes the head of task `head`.
+def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "classifier.6") -> None:
+    """Load a whole classifier of the trunk's architecture; its layer `last` becomes the head of task `head`.
 
     `path`: torchvision's .pth or Jittor's .pkl. Raises WeightsError with what differs if names or shapes do.
     """
-    tensors = read_pretrained(path)
-    last = f"classifier.{len(net.trunk.classifier)}"
+    tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value  # torchvision's older DenseNets
+               for name, value in read_pretrained(path).items() if not name.endswith(".num_batches_tracked")}
     if f"{last}.weight" not in tensors or tensors[f"{last}.weight"].ndim != 2:
         raise WeightsError(f"{path}: holds no {last}.weight, the last layer of a network with this trunk")
     net.add_head(head, len(tensors[f"{last}.weight"]))

@@ -26,7 +26,7 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
                 if any(record["task"] == stage["name"] for record in results["history"])}
     pictures["error_as_tasks_are_added.png"] = (error_as_tasks_are_added, results)
     pictures["capacity.png"] = (capacity, results)
-    if "finetuning_matrix" in results:
+    if "finetune" in results["baselines"]:
         pictures["forgetting.png"] = (forgetting, results)
     paths = []
     with plt.rc_context(STYLE):
@@ -124,10 +124,13 @@ def capacity(results: dict) -> plt.Figure:
 def forgetting(results: dict) -> plt.Figure:
     """A panel per task: its accuracy as later tasks are learnt, with PackNet and with plain fine-tuning."""
     names = [task["name"] for task in results["tasks"]]
+    finetune = results["baselines"]["finetune"]
+    columns = [finetune["tasks"].index(name) for name in names]
+    finetuned = [[row[column] for column in columns] for row in finetune["top1_by_stage"]]
     figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3.2), sharey=True, squeeze=False)
     for number, (name, axes) in enumerate(zip(names, panels[0])):
         for matrix, label, style in ((results["accuracy_matrix"], "PackNet", dict(color=COLOURS[0], marker="s")),
-                                     (results["finetuning_matrix"], "sequential fine-tuning",
+                                     (finetuned, "sequential fine-tuning",
                                       dict(color=COLOURS[3], marker="x", ls="--"))):
             axes.plot(range(number, len(names)), [row[number] for row in matrix[number:]], label=label, **style)
         axes.axhline(100 / results["tasks"][number]["num_classes"], color="0.5", lw=1, ls=":")

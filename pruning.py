@@ -8,7 +8,8 @@ authors' release (github.com/arunmallya/packnet), whose rules this file follows:
   3. Prune task k: in each layer, of the n weights k owns, the round(ratio * n) smallest are freed.    free_smallest
   4. Start task k+1: it takes every free weight; they start from 0.                              PackNet.start_task
   5. While task k trains, only weights it owns and its head move.                                            freeze
-  6. Biases and batch norm belong to the first task and stay fixed afterwards.                   PackNet.start_task
+  6. Biases and batch norm belong to the first task and stay fixed afterwards;                   PackNet.start_task
+     or, as options of the release, each task has its own.                                          PackNet.private
   7. Evaluate task k: weights that are free or belong to later tasks count as 0.                  PackNet.task_view
 
 Rule 5 is where implementations fail: they zero gradients, and momentum, weight decay or batch norm's running
@@ -119,11 +120,18 @@ class PackNet:
     `model` is any Jittor module. With one head per task (networks.MultiHead) the head of the task at hand is
     selected by its name; a model without `heads` is used as it is, its last layer packed like the others.
 
+    `train_biases`, `train_bn`: every task has biases, or batch norm (parameters and running statistics), of its own, which
+    start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random (He et al.'s
+    normal initialisation) instead of from 0.
+
     Attributes: `tasks` (names in the order they were added; the k-th has owner k), `owners` ({parameter name:
-    uint8 Var in the weight's shape}), `ratios` ({task: the ratio it was pruned with}).
+    uint8 Var in the weight's shape}), `ratios` ({task: the ratio it was pruned with}), `private_names` (parameters of
+    which each task has its own) and `private` ({task: {parameter name: Var}} of all tasks but the last, whose are in the
+    model).
     """
 
-    def __init__(self, model: nn.Module, prune_ratio: float = 0.75) -> None:
+    def __init__(self, model: nn.Module, prune_ratio: float = 0.75, *, train_biases: bool = False, train_bn: bool = False,
+                 fresh_weights: bool = False) -> None:
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio {prune_ratio} is outside [0, 1)")
         self.model = model
@@ -134,6 +142,15 @@ class PackNet:
         if not self.layers:
             raise ValueError("the model has no convolution or linear layer that could be pruned")
         self.owners = {name: jt.zeros(layer.weight.shape, "uint8").stop_grad() for name, layer in self.layers.items()}
+        self.fresh_weights, self.train_bn = fresh_weights, train_bn
+        self.private_names = set()
+        for name, module in model.named_modules():
+            norm = isinstance(module, nn.BatchNorm)
+            if "heads" not in name.split(".") and (train_bn if norm else train_biases and f"{name}.weight".lstrip(".") in self.layers):
+                self.private_names |= {f"{name}.{part}".lstrip(".") for part in (
+                    ("weight", "bias", "running_mean", "running_var") if norm else ("bias",))
+                    if getattr(module, part, None) is not None}
+        self.private: dict = {}
 
     @property
     def weights(self) -> dict[str, jt.Var]:
@@ -154,15 +171,26 @@ class PackNet:
 
     def start_task(self, task) -> None:
         """Give every free weight to `task` and freeze everything earlier tasks use (rules 4-6)."""
+        if self.tasks:
+            self.private[self.tasks[-1]] = {name: parameter.clone().stop_grad() for name, parameter in self._live().items()}
+            jt.sync_all()
         if task in self.tasks:
             raise ValueError(f"task {task!r} was started before")
         if len(self.tasks) == MAX_TASKS:
             raise ValueError(f"a network holds at most {MAX_TASKS} tasks")
         self.tasks.append(task)
         k = len(self.tasks)
-        for owner in self.owners.values():
+        for name, owner in self.owners.items():
+            if self.fresh_weights and k > 1:
+                weight = self.layers[name].weight
+                spread = (2 / (weight.numel() / weight.shape[0])) ** 0.5
+                weight.assign(jt.ternary(owner == FREE, jt.randn(weight.shape) * spread, weight))
             owner.assign(jt.ternary(owner == FREE, jt.full(owner.shape, k, "uint8"), owner))
         self._freeze_the_others()
+
+    def _live(self) -> dict[str, jt.Var]:
+        """The private parameters of the last task, by name."""
+        return {name: parameter for name, parameter in self.model.state_dict().items() if name in self.private_names}
 
     def prune(self, task, ratio: float | None = None) -> dict[str, int]:
         """Free `ratio` (default: prune_ratio) of the weights of `task` in each layer (rule 3).
@@ -181,16 +209,19 @@ class PackNet:
         return self.prune(task, ratio)
 
     def trainable(self) -> dict[str, jt.Var]:
-        """What may move now, by name: the prunable weights, the head of the last task, all the rest for the first."""
+        """What may move now, by name: the prunable weights, the head of the last task, what each task has of its own, and
+        all the rest for the first."""
         task, first = self.tasks[-1], len(self.tasks) == 1
         return {name: parameter for name, parameter in self.model.named_parameters()
                 if name in self.layers or self._is_head(name, task)
+                or name in self.private_names and not parameter.is_stop_grad()
                 or first and not parameter.is_stop_grad() and "heads" not in name.split(".")}
 
     def set_training(self, training: bool) -> None:
-        """Dropout and batch norm in training or test mode; batch norm trains with the first task only (rule 6)."""
+        """Dropout and batch norm in training or test mode; shared batch norm trains with the first task only (rule 6)."""
         for module in self.model.modules():
-            module.is_train = training and not (isinstance(module, nn.BatchNorm) and len(self.tasks) > 1)
+            fixed = isinstance(module, nn.BatchNorm) and len(self.tasks) > 1 and not self.train_bn
+            module.is_train = training and not fixed
 
     def train_task(self, task, train_loader: Iterable, epochs: int, device: str | None = None,
                    lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
@@ -212,9 +243,17 @@ class PackNet:
                 optimizer.step(nn.cross_entropy_loss(self.model(images), labels))
         jt.sync_all()
 
-    def restore(self, tasks: list, owners: dict[str, np.ndarray], ratios: dict | None = None) -> None:
-        """Take over what an earlier PackNet of the same network held: `tasks`, `owners` (uint8 arrays by parameter name)
-        and `ratios`. Raises ValueError where an owner map is missing or does not fit."""
+    def restore(self, tasks: list, owners: dict[str, np.ndarray], ratios: dict | None = None,
+                private: dict[str, dict[str, np.ndarray]] | None = None) -> None:
+        """Take over what an earlier PackNet of the same network held: `tasks`, `owners` (uint8 arrays by parameter name),
+        `ratios` and `private`. Raises ValueError where one of them is missing or does not fit."""
+        self.private = {task: {name: jt.array(array).stop_grad() for name, array in arrays.items()}
+                        for task, arrays in (private or {}).items()}
+        live = self._live()
+        for task in tasks[:-1]:
+            own = self.private.setdefault(task, {})
+            if {name: list(var.shape) for name, var in own.items()} != {name: list(var.shape) for name, var in live.items()}:
+                raise ValueError(f"the parameters that {task} has of its own are missing or do not fit the network")
         for name, owner in self.owners.items():
             array = owners.get(name)
             if array is None or list(array.shape) != list(owner.shape) or array.dtype != np.uint8 \
@@ -229,23 +268,26 @@ class PackNet:
     @contextlib.contextmanager
     def task_view(self, task) -> Iterator[nn.Module]:
         """Within this context the model is the network of `task`: later and free weights are 0 (rule 7), its head
-        is selected, and the model is in test mode. Afterwards every weight is back, to the bit."""
+        is selected, what it has of its own is in place, and the model is in test mode. Afterwards every value is back, to
+        the bit."""
         k = self.owner_of(task)
-        hidden = {}
+        swapped = []
         if k < len(self.tasks):  # for the last task there is nothing to hide: what is free is 0
-            for name, layer in self.layers.items():
-                owner, weight = self.owners[name], layer.weight
-                hidden[name] = jt.ternary((owner != FREE) & (owner <= k), weight, jt.zeros_like(weight)).stop_grad()
-                hidden[name].sync()
-                weight.swap(hidden[name])
+            for name, weight in self.weights.items():
+                owner = self.owners[name]
+                swapped.append((weight, jt.ternary((owner != FREE) & (owner <= k), weight, jt.zeros_like(weight)).stop_grad()))
+            swapped += [(parameter, self.private[task][name]) for name, parameter in self._live().items()]
+        for parameter, stand_in in swapped:
+            stand_in.sync()
+            parameter.swap(stand_in)
         selected = getattr(self.model, "task", None)
         self._select(task)
         self.set_training(False)
         try:
             yield self.model
         finally:
-            for name, original in hidden.items():
-                self.layers[name].weight.swap(original)
+            for parameter, stand_in in swapped:
+                parameter.swap(stand_in)
             if selected is not None:
                 self._select(selected)
 
@@ -282,7 +324,7 @@ class PackNet:
             freeze(layer, self.owners[name], len(self.tasks))
         if len(self.tasks) > 1:
             for name, parameter in self.model.state_dict().items():
-                if name not in self.layers and not self._is_head(name, self.tasks[-1]):
+                if name not in (*self.layers, *self.private_names) and not self._is_head(name, self.tasks[-1]):
                     fix(parameter)
 
     def _check_open(self, task) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import baselines
 import files
 import plots
 import toolchain
@@ -25,13 +26,14 @@ from dataset import Loader, create_dataloader
 from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
 from pruning import PackNet, predict
 from report import summary
-from weights import WeightsError, download, load_checkpoint, save_checkpoint
+from weights import WeightsError, download, load_checkpoint, pack_owners, save_checkpoint, unpack_owners
 
 jt = toolchain.start()
 from jittor import nn  # noqa: E402
 
 
 # Steps between two looks at the loss. On a GPU a look waits for all that is under way.
+NEVER = 10**9  # epochs
 CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
 SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on from
 
@@ -97,17 +99,18 @@ class Score:
         return cls(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), logits)
 
 
-def train_epoch(model: nn.Module, loader: Loader, optimizer: nn.Optimizer, title: str) -> tuple[float, float]:
+def train_epoch(loss_of: baselines.Loss, loader: "Loader | baselines.Mixture", optimizer: nn.Optimizer,
+                title: str) -> tuple[float, float]:
     """One epoch. Returns the mean loss per image and the top-1 accuracy in percent, both as seen while training.
 
+    `loss_of`: (images, labels) -> (loss, logits).
     Raises TrainingError when the loss is NaN or infinite.
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
     seen = 0
     bar = tqdm(loader, title, unit="batch", leave=False, delay=1)
     for step, (images, labels) in enumerate(bar):
-        logits = model(images)
-        loss = nn.cross_entropy_loss(logits, labels)
+        loss, logits = loss_of(images, labels)
         optimizer.step(loss)
         share = toolchain.parts / jt.world_size  # 1, or what this process counts for where all have the whole batch
         loss_sum = (loss_sum + loss.detach() * (len(labels) * share)).stop_grad()
@@ -146,10 +149,11 @@ def plan(c: Config, base_data: bool) -> list[tuple]:
                 *(("epoch", task, retrain, epoch) for epoch in range(retrain.epochs if ratio else 0)),
                 ("finish", task)]
 
-    def fine_tune(task: str, train: Phase, retrain: Phase) -> list[tuple]:
-        return [("start_finetuning", task),
-                *(("epoch", task, phase, epoch) for phase in (train, retrain) for epoch in range(phase.epochs)),
-                ("finish_finetuning", task)]
+    def baseline(method: str, task: str) -> list[tuple]:
+        phase = Phase("train", c.num_epochs_per_task, c.initial_lr, NEVER if method == "classifier" else c.lr_decay_every)
+        return [("start_baseline", method, task),
+                *(("epoch", task, phase, epoch) for epoch in range(phase.epochs)),
+                ("finish_baseline", method, task)]
 
     base = Phase("train", c.num_epochs_base, c.base_lr, max(1, math.ceil(c.num_epochs_base * 2 / 3)))
     base_retrain = Phase("retrain", c.num_epochs_base_finetune * base_data, c.base_finetune_lr, c.base_lr_decay_every)
@@ -158,8 +162,9 @@ def plan(c: Config, base_data: bool) -> list[tuple]:
     steps = stage(c.base_task, base, c.initial_pruning_ratio, base_retrain)
     for task, ratio in zip(c.task_list, c.pruning_ratios):
         steps += stage(task, train, ratio, retrain)
-    for task in c.task_list if c.compare_finetuning else ():
-        steps += fine_tune(task, train, retrain)
+    for method in c.baselines:
+        for task in [baselines.ALL] if method == "joint" else c.task_list:
+            steps += baseline(method, task)
     return [*steps, ("report",)]
 
 
@@ -180,10 +185,12 @@ class Run:
         self.stages: list[dict] = []  # the base task, then the added ones
         self.history: list[dict] = []
         self.matrix: list[list[float | None]] = []
-        self.finetuning: dict | None = None  # once that has begun: its matrix, and the results of PackNet
+        self.baseline: dict | None = None  # once they have begun: their methods' figures, and the results of PackNet
+        self.storage: dict = {}  # bytes of the checkpoint, of the owner maps in it, of the tasks' networks kept apart
         # Arrays of the state
         self.reference: dict[str, np.ndarray] = {}  # a task's test logits when it was frozen
-        self.dense: dict[str, np.ndarray] = {}  # the base network before its prune, where fine-tuning needs it
+        self.dense: dict[str, np.ndarray] = {}  # the base network before its prune, where baselines need it
+        self.teacher: dict[str, np.ndarray] = {}  # Learning without Forgetting: the network before the task at hand
         self.optimizer: nn.SGD | None = None
         self.loaders = {}
         self._open_data()
@@ -201,7 +208,7 @@ class Run:
         else:
             seed(config)
             self.net = self._base_network()
-            self.packnet = PackNet(self.net)
+            self.packnet = make_packnet(self.net, config)
             self.log = Log(self.folder / LOG)
             self._open_log()
             self.save_results(finished=False)
@@ -227,7 +234,8 @@ class Run:
         if c.num_epochs_base:
             net.add_head(c.base_task, len(self.loaders[c.base_task, "train"].classes))
             return net
-        load_pretrained(net, c.pretrained or download(ARCHITECTURES[c.arch].pretrained), head=c.base_task)
+        shape = ARCHITECTURES[c.arch]
+        load_pretrained(net, c.pretrained or download(shape.pretrained), c.base_task, shape.last)
         classes = len(self.loaders[c.base_task, "train"].classes) if self.has_base_data else None
         if classes and classes != net.num_classes(c.base_task):
             raise ConfigError(f"{c.folder(c.base_task)} has {classes} classes, the pretrained network "
@@ -257,7 +265,7 @@ class Run:
             step, *arguments = self.steps[self.position]
             getattr(self, step)(*arguments)
             self.position += 1
-            if step in ("epoch", "finish", "finish_finetuning") and self._saving_pays():
+            if step in ("epoch", "finish", "finish_baseline") and self._saving_pays():
                 self.save_state()
         self.save_results(finished=True)
         if not toolchain.RANK:
@@ -280,26 +288,31 @@ class Run:
         """Train one epoch and test. The seed follows from the position, so that nothing before it matters."""
         c, start = self.config, time.monotonic()
         if epoch == 0:
-            self.optimizer = self._optimizer(phase)
+            self.optimizer = self._optimizer(phase, task)
         self.optimizer.lr = phase.lr_at(epoch)
         seed(c, self.position)
-        loader = self.loaders[task, "train"]
+        method = self._baseline_of(self.position)
+        if task == baselines.ALL:
+            loader = baselines.Mixture({name: loader for (name, split), loader in self.loaders.items() if split == "train"},
+                                       self.net.select)
+        else:
+            loader = self.loaders[task, "train"]
+            self.net.select(task)
         loader.epoch = self.position
-        self.net.select(task)
         self.packnet.set_training(True)
-        title = f"{'fine-tuning ' if self.finetuning else ''}{task}, {phase.name} {epoch + 1}/{phase.epochs}"
-        loss, train_top1 = train_epoch(self.net, loader, self.optimizer, title)
-        top1 = self.score(task).top1
+        title = f"{f'{method}: ' if method else ''}{task}, {phase.name} {epoch + 1}/{phase.epochs}"
+        loss, train_top1 = train_epoch(self._loss(method, task), loader, self.optimizer, title)
+        top1 = float(np.mean([self.score(name).top1 for name in (c.task_list if task == baselines.ALL else [task])]))
         self.log(f"{title}: lr {self.optimizer.lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {top1:.2f} % "
                  f"({time.monotonic() - start:.1f} s)")
-        if not self.finetuning:
+        if not method:
             self.history.append(dict(task=task, phase=phase.name, epoch=epoch + 1, lr=self.optimizer.lr, loss=loss,
                                      train_top1=train_top1, test_top1=top1, seconds=time.monotonic() - start))
 
     def prune(self, task: str, ratio: float) -> None:
         """Prune and log what each layer lost, with the accuracies before and after (None where there are no data)."""
         stage, measured = self.stages[-1], (task, "test") in self.loaders
-        if self.config.compare_finetuning and task == self.config.base_task:
+        if self.config.baselines and task == self.config.base_task:
             self.dense = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
         before = after = self.score(task).top1 if measured else None
         self.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
@@ -343,30 +356,62 @@ class Run:
         self._save_checkpoint()
         self.save_results(finished=False)
 
-    def start_finetuning(self, task: str) -> None:
-        """For comparison, the lower bound: the same network and schedule from the base network before its prune, with
-        every weight trained on every task in turn."""
-        if not self.finetuning:
-            self.log("\n== Sequential fine-tuning, for comparison: nothing is frozen ==")
-            self.finetuning = dict(matrix=[], packnet=self.results())
-            base, self.net = self.config.base_task, build(self.config.arch)
+    def start_baseline(self, method: str, task: str) -> None:
+        """The network that the method trains next: the base network, or where it goes on with one, that; and a new head."""
+        base = self.config.base_task
+        if not self.baseline:
+            self.baseline = dict(methods={}, packnet=self.results())
+        first = method not in self.baseline["methods"]
+        if first:
+            self.log(f"\n== Baseline {method}, for comparison: from the base network before its prune ==")
+            names = [base] * self.has_base_data + self.config.task_list
+            self.baseline["methods"][method] = dict(tasks=names, top1_by_stage=[], top5_by_stage=[])
+        if first or method == "individual":
+            self.net = build(self.config.arch)
             self.net.add_head(base, self.stages[0]["num_classes"])
             assign(self.net, self.dense, "the base network")
-        self._add_head(task)
-        self.packnet = PackNet(self.net)  # on its own, the task owns every weight
+        if method == "lwf":
+            self.teacher = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+        for name in self.config.task_list if task == baselines.ALL else [task]:
+            self._add_head(name)
+        self.packnet = PackNet(self.net)
+        if method == "classifier":
+            self.packnet.start_task(base)  # which owns every weight, for good
         self.packnet.start_task(task)
 
-    def finish_finetuning(self, task: str) -> None:
-        tasks = self.config.task_list
-        known = tasks[:tasks.index(task) + 1]
-        self.packnet.set_training(False)
-        row = []
-        for name in known:
-            self.net.select(name)
-            row.append(Score.of(*predict(self.net, self.loaders[name, "test"], f"{name}, test")).top1)
-        self.finetuning["matrix"].append(row + [None] * (len(tasks) - len(row)))
-        self.log(f"After {task}: " + ", ".join(f"{name} {top1:.2f} %" for name, top1 in zip(known, row)))
+    def finish_baseline(self, method: str, task: str) -> None:
+        """Test every task so far; with networks of their own, earlier tasks keep their figures."""
+        figures = self.baseline["methods"][method]
+        names, tables = figures["tasks"], (figures["top1_by_stage"], figures["top5_by_stage"])
+        row, top5 = ([*table[-1]] if table else [None] * len(names) for table in tables)
+        if method == "individual":
+            tested = [task]
+            if self.has_base_data:
+                row[0] = self.stages[0]["top1_before_prune"]  # of the base network itself
+        else:
+            tested = names[:names.index(task) + 1] if task in names else names
+        for name in tested:
+            score = self.score(name)
+            row[names.index(name)], top5[names.index(name)] = score.top1, score.top5
+        for table, values in zip(tables, (row, top5)):
+            table.append(values)
+        self.log(f"{method}, after {task}: " + ", ".join(f"{name} {top1:.2f} %" for name, top1 in zip(names, row) if top1 is not None))
         self.optimizer = None
+
+    def _baseline_of(self, position: int) -> str | None:
+        """The method of the baseline that the step at `position` belongs to."""
+        return next((arguments[0] for step, *arguments in reversed(self.steps[:position + 1]) if step == "start_baseline"), None)
+
+    def _loss(self, method: str | None, task: str) -> baselines.Loss:
+        if method != "lwf":
+            return baselines.cross_entropy(self.net)
+        teacher = build(self.config.arch)
+        old = [name for name in self.net.heads.keys() if name != task]
+        for name in old:
+            teacher.add_head(name, self.net.num_classes(name))
+        assign(teacher, self.teacher, "the network before this task")
+        teacher.eval()
+        return baselines.without_forgetting(self.net, teacher, old)
 
     def report(self) -> None:
         if toolchain.RANK:
@@ -387,29 +432,41 @@ class Run:
         return time.monotonic() - self.saved_at >= self.saving_seconds / SAVING_SHARE
 
     def score(self, task: str) -> Score:
+        if self.baseline:
+            self.packnet.set_training(False)
+            self.net.select(task)
+            return Score.of(*predict(self.net, self.loaders[task, "test"], f"{task}, test"))
         return Score.of(*self.packnet.predict(task, self.loaders[task, "test"]))
 
     def _add_head(self, task: str) -> None:
         seed(self.config, self.position)
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
 
-    def _optimizer(self, phase: Phase) -> nn.SGD:
+    def _trainable(self, task: str) -> dict[str, jt.Var]:
+        """What a step on `task` may move, by name."""
+        method = self._baseline_of(self.position)
+        if method in (None, "finetune", "individual"):
+            return self.packnet.trainable()
+        return {name: parameter for name, parameter in self.net.named_parameters()
+                if method in ("lwf", "joint") or name.startswith(f"heads.{task}.")}
+
+    def _optimizer(self, phase: Phase, task: str) -> nn.SGD:
         c = self.config
-        return nn.SGD(list(self.packnet.trainable().values()), phase.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+        return nn.SGD(list(self._trainable(task).values()), phase.lr, momentum=c.momentum, weight_decay=c.weight_decay)
 
     # ---- results, checkpoint, state
 
     def results(self) -> dict:
         """The content of results.json so far."""
         seconds = time.monotonic() - self.started
-        if self.finetuning:
-            return self.finetuning["packnet"] | dict(seconds=seconds, finetuning_matrix=self.finetuning["matrix"])
+        if self.baseline:
+            return self.baseline["packnet"] | dict(seconds=seconds, baselines=self.baseline["methods"])
         owners = {name: [int((owner == k).sum().item()) for k in range(len(self.packnet.tasks) + 1)]
                   for name, owner in self.packnet.owners.items()}
         return dict(arch=self.config.arch, device=toolchain.device, processes=jt.world_size, toolchain=toolchain.describe(), seconds=seconds,
                     config=self.config.asdict(), tasks=self.stages[1:], base=self.stages[0] if self.stages else None,
                     accuracy_matrix=self.matrix, capacity=self.packnet.capacity(), owners_by_layer=owners,
-                    history=self.history)
+                    history=self.history, baselines={}, storage=self.storage)
 
     def save_results(self, finished: bool) -> None:
         if toolchain.RANK:
@@ -425,8 +482,15 @@ class Run:
         tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
                       top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
                       if (stage["name"], "test") in self.loaders else None) for stage in self.stages]
-        save_checkpoint(self.folder / CHECKPOINT, packed_tensors(self.packnet),
+        tensors = {name: pack_owners(array, len(self.packnet.tasks)) if name.startswith("owner.") else array
+                   for name, array in packed_tensors(self.packnet).items()}
+        shared = sum(array.nbytes for name, array in tensors.items() if name.startswith("trunk."))
+        heads = sum(array.nbytes for name, array in tensors.items() if name.startswith("heads."))
+        save_checkpoint(self.folder / CHECKPOINT, tensors,
                         dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config))
+        self.storage = dict(packed_file=(self.folder / CHECKPOINT).stat().st_size,
+                            owner_maps=sum(array.nbytes for name, array in tensors.items() if name.startswith("owner.")),
+                            separate_networks=len(tasks) * shared + heads)
 
     def save_state(self) -> None:
         """Everything the remaining steps need, in one file, in place of the one before."""
@@ -435,15 +499,16 @@ class Run:
         start = time.monotonic()
         tensors = packed_tensors(self.packnet)
         tensors |= {f"reference.{task}": logits for task, logits in self.reference.items()}
-        if not self.finetuning:
+        if self.config.baselines:
             tensors |= {f"dense.{name}": array for name, array in self.dense.items()}
+        tensors |= {f"teacher.{name}": array for name, array in self.teacher.items()}
         if self.optimizer:
             tensors |= {f"momentum.{name}": value.numpy() for name, value in
-                        zip(self.packnet.trainable(), self.optimizer.param_groups[0]["values"])}
+                        zip(self._trainable(self.steps[self.position - 1][1]), self.optimizer.param_groups[0]["values"])}
         save_checkpoint(self.folder / STATE, tensors, dict(
             position=self.position, data=self._data(), log_length=self.log.length,
             seconds=time.monotonic() - self.started, stages=self.stages, history=self.history, matrix=self.matrix,
-            finetuning=self.finetuning, packed_tasks=self.packnet.tasks,
+            baseline=self.baseline, storage=self.storage, packed_tasks=self.packnet.tasks,
             ratios=list(self.packnet.ratios.values()),
             heads={task: self.net.num_classes(task) for task in self.net.heads.keys()}))
         self.saved_at = time.monotonic()
@@ -460,26 +525,35 @@ class Run:
                                   f"{saved['data'].get(key)}, are {self._data().get(key)}), and the result would be neither run")
         self.position, self.started = saved["position"], time.monotonic() - saved["seconds"]
         self.stages, self.history, self.matrix = saved["stages"], saved["history"], saved["matrix"]
-        self.finetuning = saved["finetuning"]
+        self.baseline, self.storage = saved["baseline"], saved["storage"]
+        self.teacher = part("teacher.")
         self.reference, self.dense, owners = part("reference."), part("dense."), part("owner.")
+        private = {task: part(f"private.{task}.") for task in saved["packed_tasks"][:-1]}
         momentum = part("momentum.")
         self.net = build(self.config.arch)
         for task, classes in saved["heads"].items():
             self.net.add_head(task, classes)
         assign(self.net, tensors, path)
-        self.packnet = PackNet(self.net)
-        self.packnet.restore(saved["packed_tasks"], owners, dict(zip(saved["packed_tasks"], saved["ratios"])))
+        self.packnet = PackNet(self.net) if self.baseline else make_packnet(self.net, self.config)
+        self.packnet.restore(saved["packed_tasks"], owners, dict(zip(saved["packed_tasks"], saved["ratios"])), private)
         if momentum:
-            _, _, phase, _ = self.steps[self.position - 1]
-            self.optimizer = self._optimizer(phase)
-            for name, value in zip(self.packnet.trainable(), self.optimizer.param_groups[0]["values"]):
+            _, task, phase, _ = self.steps[self.position - 1]
+            self.optimizer = self._optimizer(phase, task)
+            for name, value in zip(self._trainable(task), self.optimizer.param_groups[0]["values"]):
                 value.assign(jt.array(momentum[name]).stop_grad())
 
 
+def make_packnet(net: MultiHead, config: Config) -> PackNet:
+    return PackNet(net, train_biases=config.train_biases, train_bn=config.train_bn, fresh_weights=config.free_weights == "init")
+
+
 def packed_tensors(packnet: PackNet) -> dict[str, np.ndarray]:
-    """All parameters by name, and the owner maps as `owner.<parameter name>`."""
+    """All parameters by name, the owner maps as `owner.<parameter name>`, and what earlier tasks have of their own as
+    `private.<task>.<parameter name>`."""
     tensors = {name: parameter.numpy() for name, parameter in packnet.model.state_dict().items()}
-    return tensors | {f"owner.{name}": owner.numpy() for name, owner in packnet.owners.items()}
+    tensors |= {f"owner.{name}": owner.numpy() for name, owner in packnet.owners.items()}
+    return tensors | {f"private.{task}.{name}": value.numpy() for task, values in packnet.private.items()
+                      for name, value in values.items()}
 
 
 def load_packed(path: str | Path) -> tuple[PackNet, dict]:
@@ -489,10 +563,12 @@ def load_packed(path: str | Path) -> tuple[PackNet, dict]:
         net = build(metadata["arch"])
         for task in metadata["tasks"]:
             net.add_head(task["name"], task["num_classes"])
-        packnet = PackNet(net)
-        owners = {name: tensors.pop(f"owner.{name}", None) for name in packnet.owners}
+        tasks = [task["name"] for task in metadata["tasks"]]
+        packnet = make_packnet(net, Config(**metadata["config"]))
+        owners = {name: unpack_owners(tensors.pop(f"owner.{name}"), tuple(owner.shape)) for name, owner in packnet.owners.items()}
+        private = {task: {name: tensors.pop(f"private.{task}.{name}") for name in packnet.private_names} for task in tasks[:-1]}
         assign(net, tensors, path)
-        packnet.restore([task["name"] for task in metadata["tasks"]], owners)
+        packnet.restore(tasks, owners, private=private)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a checkpoint of this version ({type(error).__name__}: {error})") from error
     return packnet, metadata

@@ -31,7 +31,7 @@ from files import replacing
 Tensors = dict[str, np.ndarray]
 
 JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
-CHECKPOINT_FORMAT = "packnet-jittor 1"  # change it when the content changes
+CHECKPOINT_FORMAT = "packnet-jittor 2"  # change it when the content changes
 
 
 class WeightsError(Exception):
@@ -284,6 +284,19 @@ def _open_checkpoint(path: Path) -> Iterator[tuple]:
         raise WeightsError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint; it may be truncated ({error})") from error
+
+
+def pack_owners(owner: np.ndarray, largest: int) -> np.ndarray:
+    """An owner map (uint8, any shape) in as few bits as owners up to `largest` need: uint8 [bits, ceil(n / 8)]."""
+    return np.stack([np.packbits(owner.ravel() >> bit & 1) for bit in range(max(1, largest.bit_length()))])
+
+
+def unpack_owners(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The uint8 owner map of pack_owners. Raises ValueError where it does not fit the shape."""
+    count = int(np.prod(shape))
+    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-count // 8):
+        raise ValueError(f"an owner map of {list(packed.shape)} does not fit weights of {list(shape)}")
+    return sum(np.unpackbits(plane, count=count) << bit for bit, plane in enumerate(packed)).reshape(shape)
 
 
 def _checksum(array: np.ndarray) -> str:

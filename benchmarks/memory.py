@@ -13,6 +13,7 @@ import numpy as np
 
 def measure(arch: str, batch_size: int, what: str) -> None:
     import networks
+    from baselines import cross_entropy
     from pruning import PackNet
     from training import train_epoch
     jt, shape = networks.jt, networks.ARCHITECTURES[arch]
@@ -29,7 +30,7 @@ def measure(arch: str, batch_size: int, what: str) -> None:
     if what == "training":
         optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
         packnet.set_training(True)
-        train_epoch(net, [batch] * 4, optimizer, "training")
+        train_epoch(cross_entropy(net), [batch] * 4, optimizer, "training")
     else:
         packnet.predict("base", [batch] * 4)
     print(f"{arch}, batch {batch_size}, {what}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB at most")

@@ -135,7 +135,8 @@ def test_a_small_demo(tmp_path, monkeypatch):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["base"]["name"] == "demo_base" and results["base"]["max_logit_change"] == 0.0
     assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
-    assert len(results["finetuning_matrix"]) == 3 and None not in results["finetuning_matrix"][2]
+    finetuned = results["baselines"]["finetune"]
+    assert len(finetuned["top1_by_stage"]) == 3 and None not in finetuned["top1_by_stage"][2]
     assert (tmp_path / "out" / "plots" / "forgetting.png").stat().st_size > 10_000
 
 
@@ -148,7 +149,7 @@ def test_the_demo_keeps_its_promises(tmp_path):
     for task in results["tasks"]:
         assert task["top1_final"] >= 80 and task["top1_final"] >= 5 * 100 / task["num_classes"], task
         assert task["max_logit_change"] == 0.0
-    forgotten = results["finetuning_matrix"][2][0]
+    forgotten = results["baselines"]["finetune"]["top1_by_stage"][2][1]
     assert forgotten < results["accuracy_matrix"][2][0] - 30  # what the demo is there to show
 
 

@@ -18,12 +18,13 @@ import sys
 import numpy as np
 import toolchain
 jt = toolchain.start("cpu")
+from baselines import cross_entropy
 from config import Config
 from dataset import create_dataloader
 from networks import build
 from jittor import nn
 from pruning import PackNet
-from training import Run, Phase, seed, train_epoch
+from training import seed, train_epoch
 
 out, root = sys.argv[1:]
 seed(Config(), 0)
@@ -39,7 +40,7 @@ optimizer = nn.SGD(list(packnet.trainable().values()), 0.01, momentum=0.9, weigh
 for epoch in range(4):
     seed(Config(), epoch)
     packnet.set_training(True)
-    losses.append(train_epoch(net, train, optimizer, "train"))
+    losses.append(train_epoch(cross_entropy(net), train, optimizer, "train"))
     if epoch == 1:
         packnet.prune("birds", 0.5)
 logits, labels = packnet.predict("birds", test)
@@ -86,7 +87,7 @@ def test_a_run_of_two_processes(tmp_path, image_root):
     command = ["main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48,
                "--base-task", "cubs", "--task-list", "cars", "flowers", "--num-epochs-base", 1, "--num-epochs-per-task", 1,
                "--num-epochs-finetune", 1, "--num-epochs-base-finetune", 1, "--batch-size", 4, "--device", "cpu",
-               "--compare-finetuning"]
+               "--baselines", "finetune", "lwf", "joint"]
     done = mpirun(2, *command)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "run/results.json").read_text())

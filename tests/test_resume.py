@@ -67,8 +67,8 @@ def undisturbed(data, tmp_path_factory):
 KILL = "def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
 # Where the process kills itself: each kind of step at its start, and inside the writing of files.
 PLACES = {step: KILL + f"import toolchain; toolchain.start(); import training; training.Run.{step} = kill" for step in
-          ("start", "prune", "finish", "report", "save_state", "save_results", "_save_checkpoint", "start_finetuning",
-           "finish_finetuning")} | {
+          ("start", "prune", "finish", "report", "save_state", "save_results", "_save_checkpoint", "start_baseline",
+           "finish_baseline")} | {
     "third epoch": KILL + """
 import toolchain; toolchain.start(); import training
 train_epoch, calls = training.train_epoch, []
@@ -281,6 +281,7 @@ def test_results_of_another_version_are_refused(half_done, capsys):
 def test_memory_does_not_grow():
     """1,000 steps of a tiny network with frozen weights: resident memory is flat after warm-up."""
     import networks
+    from baselines import cross_entropy
     from pruning import PackNet
     from training import train_epoch
 
@@ -298,7 +299,7 @@ def test_memory_does_not_grow():
     batch = [(jt.array(rng.normal(size=(4, 3, 48, 48)).astype(np.float32)), jt.array(rng.integers(0, 4, 4)))]
     optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
     packnet.set_training(True)
-    train_epoch(net, batch * 300, optimizer, "warm-up")
+    train_epoch(cross_entropy(net), batch * 300, optimizer, "warm-up")
     before = resident()
-    train_epoch(net, batch * 1000, optimizer, "1,000 steps")
+    train_epoch(cross_entropy(net), batch * 1000, optimizer, "1,000 steps")
     assert resident() - before < 10e6

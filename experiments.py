@@ -1,0 +1,84 @@
+"""The experiments of the paper, of the authors' release, of the first seed, and ours: each is one command.
+
+    python main.py --experiment release-vgg16          # its runs, one after another, into checkpoints/release-vgg16/
+    python main.py --experiment release-vgg16 --demo   # the same on the demo's data with slim networks
+    python report.py                                   # what has been run, beside the published figures
+
+A run that is finished is not repeated and one that was stopped goes on (`--resume` is implied); other options of main.py apply
+to every run. Weights: `--pretrained FILE`, else Jittor's download.
+"""
+import itertools
+from dataclasses import dataclass
+
+TASKS = ["cubs", "cars", "flowers"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`runs`: {label: settings that differ from the defaults}. `published`: the columns of report.PUBLISHED to stand beside.
+    `hours`: on one H100, estimated from the operations at half of its fp32 rate, not measured."""
+    title: str
+    runs: dict[str, dict]
+    published: tuple[str, ...] = ()
+    seeds: int = 1
+    hours: float = 1.0
+
+
+def _release(arch: str) -> dict:
+    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0])
+
+
+EXPERIMENTS = {
+    "seed": Experiment("The first seed's setting: every task pruned by 75 %, ImageNet not re-trained unless it is there",
+                       {"packnet": {}}, ("first seed, Jittor", "first seed, PyTorch"), hours=0.7),
+    "paper-0.75": Experiment("The paper's VGG-16 column 0.75, 0.75, 0.75 (ImageNet, CUBS, Cars; Flowers keeps what is left)",
+                             {"packnet": dict(pruning_ratios=[0.75, 0.75, 0.0])}, ("paper, VGG-16, ratio 0.75",), hours=0.7),
+    "release-vgg16": Experiment("Authors' release, VGG-16", {"packnet": _release("vgg16")}, ("authors' release, VGG-16",), hours=0.7),
+    "release-vgg16-bn": Experiment("Authors' release, VGG-16 with batch norm", {"packnet": _release("vgg16-bn")},
+                                   ("authors' release, VGG-16 BN",), hours=0.8),
+    "release-resnet50": Experiment("Authors' release, ResNet-50", {"packnet": _release("resnet50")},
+                                   ("authors' release, ResNet-50",), hours=0.4),
+    "release-densenet121": Experiment("Authors' release, DenseNet-121", {"packnet": _release("densenet121")},
+                                      ("authors' release, DenseNet-121",), hours=0.4),
+    "baselines": Experiment("PackNet beside the paper's baselines, VGG-16",
+                            {"all": _release("vgg16") | dict(baselines=["classifier", "individual", "finetune", "lwf", "joint"])},
+                            ("authors' release, VGG-16", "LwF, VGG-16"), hours=3.5),
+    "orders": Experiment("Every order in which the tasks can be added",
+                         {"-".join(order): dict(task_list=list(order), **_release("vgg16"))
+                          for order in itertools.permutations(TASKS)}, hours=4.2),
+    "ratios": Experiment("How much can be pruned: one task, the ratio of both prunes varied",
+                         {f"{ratio:g}": dict(task_list=["cubs"], initial_pruning_ratio=ratio, pruning_ratios=[ratio])
+                          for ratio in (0.25, 0.5, 0.75, 0.9)}, hours=1.0),
+    "biases": Experiment("Biases shared, or of each task's own",
+                         {"shared": _release("vgg16"), "own": dict(train_biases=True, **_release("vgg16"))},
+                         ("authors' release, VGG-16",), hours=1.4),
+    "batch-norm": Experiment("Batch norm shared, or of each task's own",
+                             {"shared": _release("resnet50"), "own": dict(train_bn=True, **_release("resnet50"))},
+                             ("authors' release, ResNet-50",), hours=0.8),
+    "places": Experiment("A large task: Places365 beside ImageNet",
+                         {"packnet": dict(task_list=["places"], initial_pruning_ratio=0.75, pruning_ratios=[0.0],
+                                          num_epochs_per_task=10, lr_decay_every=5)}, hours=20.0),
+    "seeds": Experiment("The spread over seeds, in the first seed's setting", {"packnet": {}},
+                        ("first seed, Jittor", "first seed, PyTorch"), seeds=3, hours=2.0),
+    "free-weights": Experiment("Ours: the weights a task takes over start from 0, as in the release, or at random",
+                               {"zero": dict(free_weights="zero"), "init": dict(free_weights="init")}, seeds=5, hours=7.0),
+}
+
+# Stand-ins on the demo's data.
+DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flowers", "places": "demo_cars"}
+DEMO_ARCHS = {"vgg16": "vgg-slim", "vgg16-bn": "vgg-bn-slim", "resnet50": "resnet-slim", "densenet121": "densenet-slim"}
+
+
+def runs(name: str, demo: dict | None = None, seeds: int | None = None) -> list[tuple[str, dict]]:
+    """(name of the run's folder, its settings) of an experiment; `demo`: main.py's settings of the demo, for its data."""
+    experiment = EXPERIMENTS[name]
+    result = []
+    for label, settings in experiment.runs.items():
+        if demo is not None:
+            settings = dict(settings, arch=DEMO_ARCHS[settings.get("arch", "vgg16")],
+                            task_list=[DEMO_TASKS[task] for task in settings.get("task_list", TASKS)])
+            settings = demo | dict(baselines=[]) | {key: value for key, value in settings.items()
+                                                    if key not in ("num_epochs_per_task", "lr_decay_every")}
+        for seed in range(seeds or experiment.seeds):
+            result.append((f"{label}-seed{seed}", settings | dict(seed=seed)))
+    return result
