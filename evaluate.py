@@ -1,10 +1,15 @@
-"""Check a finished run: every task's accuracy from the checkpoint alone, plus the data.
+"""What a finished run is good for, from its checkpoint alone.
 
-    python evaluate.py --output-dir checkpoints/packnet [--task cubs]
+    python evaluate.py --output-dir checkpoints/packnet [--task cubs]          # every task's accuracy again; needs the data
+    python evaluate.py --task cubs --predict bird.jpg another.jpg              # the five likeliest classes of an image
+    python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names
 """
 import argparse
+import json
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from config import CHECKPOINT
 from main import complain
@@ -14,43 +19,99 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--output-dir", default="checkpoints/packnet", help="folder of the run (default: %(default)s)")
     parser.add_argument("--task", help="only this task (default: all)")
+    parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="print the five likeliest classes of these images, for --task")
+    parser.add_argument("--export", nargs=2, metavar=("TASK", "OUT"), help="write the network of one task as OUT.safetensors, for "
+                        "use without this project")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args(arguments)
+    if options.predict and not options.task:
+        return complain("--predict: --task must say which task's classes the images are to be told apart by")
 
     import toolchain
     try:
         toolchain.start(options.device)
     except toolchain.ToolchainError as error:
         return complain(error)
-    from dataset import DataError, create_dataloader
-    from training import Score, load_packed
+    from dataset import DataError
+    from training import load_packed
     from weights import WeightsError
     try:
         packnet, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
         tasks = {task["name"]: task for task in metadata["tasks"]}
-        if options.task is not None and options.task not in tasks:
-            raise WeightsError(f"--task {options.task}: the checkpoint holds {', '.join(tasks)}")
-        config = metadata["config"]
-        print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
-        for name in [options.task] if options.task else tasks:
-            if tasks[name]["top1"] is None and options.task is None:
-                print(f"{name:14} {'-':>8} {'-':>8} {'-':>9}  (no data in the run)")
-                continue
-            loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
-                                          options.batch_size or config["batch_size"],
-                                          image_size=metadata["image_size"], cache_dir=config["cache_dir"])
-            if tasks[name]["classes"] not in (None, loader.classes):
-                raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
-                                f"({len(loader.classes)} against {len(tasks[name]['classes'])})")
-            score = Score.of(*packnet.predict(name, loader))
-            recorded = tasks[name]["top1"]
-            print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} "
-                  + (f"{recorded:9.2f}" if recorded is not None else f"{'-':>9}"))
+        for name in filter(None, (options.task, options.export and options.export[0])):
+            if name not in tasks:
+                raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
+        if options.export:
+            export(packnet, metadata, *options.export)
+        elif options.predict:
+            predict_images(packnet, metadata, options.task, options.predict)
+        else:
+            evaluate(packnet, metadata, options)
     except (DataError, WeightsError) as error:
         return complain(error)
+    except OSError as error:
+        return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
     return 0
+
+
+def evaluate(packnet, metadata: dict, options: argparse.Namespace) -> None:
+    """Print every task's accuracy on its test split beside the one the run recorded."""
+    from dataset import DataError, create_dataloader
+    from training import Score
+    config, tasks = metadata["config"], {task["name"]: task for task in metadata["tasks"]}
+    print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
+    for name in [options.task] if options.task else tasks:
+        if tasks[name]["top1"] is None and options.task is None:
+            print(f"{name:14} {'-':>8} {'-':>8} {'-':>9}  (no data in the run)")
+            continue
+        loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
+                                      options.batch_size or config["batch_size"],
+                                      image_size=metadata["image_size"], cache_dir=config["cache_dir"])
+        if tasks[name]["classes"] not in (None, loader.classes):
+            raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
+                            f"({len(loader.classes)} against {len(tasks[name]['classes'])})")
+        score = Score.of(*packnet.predict(name, loader))
+        recorded = tasks[name]["top1"]
+        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} "
+              + (f"{recorded:9.2f}" if recorded is not None else f"{'-':>9}"))
+
+
+def predict_images(packnet, metadata: dict, task: str, paths: list[str]) -> None:
+    """Print the five likeliest classes of each image with their probabilities, preprocessed as the task's test images."""
+    from dataset import RESIZED, preprocess, to_input
+    classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
+    how = "resize" if task in RESIZED else "centre"
+    images = np.stack([preprocess(path, how, metadata["image_size"]) for path in paths])
+    logits, _ = packnet.predict(task, [(to_input(images, np.zeros(len(images), np.uint8)), np.zeros(len(images), np.int32))])
+    for path, row in zip(paths, logits.astype(np.float64)):
+        shares = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        print(path)
+        for label in np.argsort(-row, kind="stable")[:5]:
+            print(f"  {100 * shares[label]:6.2f} %  {classes[label] if classes else f'class {label}'}")
+
+
+def export(packnet, metadata: dict, task: str, out: str) -> None:
+    """Write the network of `task` as PyTorch's torchvision names it, ready for load_state_dict: its head as last layer, what
+    is free or belongs to later tasks as 0."""
+    from safetensors.numpy import save_file
+
+    from files import replacing
+    from networks import ARCHITECTURES
+    with packnet.task_view(task) as net:
+        parameters = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in net.state_dict().items()}
+    last = ARCHITECTURES[metadata["arch"]].last
+    tensors = {name.removeprefix("trunk.").replace(f"heads.{task}.", f"{last}."): array for name, array in parameters.items()
+               if name.startswith(("trunk.", f"heads.{task}."))}
+    tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
+                for name in list(tensors) if name.endswith("running_mean")}
+    classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
+    with replacing(out) as temporary:
+        temporary.touch()
+        save_file(tensors, temporary, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]),
+                                           classes=json.dumps(classes)))
+    print(f"Written: {out}, the network of {task} ({metadata['arch']}, {sum(array.nbytes for array in tensors.values()) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

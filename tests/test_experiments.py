@@ -1,0 +1,251 @@
+"""The baselines, every named experiment from its command on small demo data, the page that gathers them, and what evaluate.py
+does with a packed network."""
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import jt
+
+import baselines
+import demo
+import evaluate
+import main
+import networks
+import report
+import training
+from experiments import EXPERIMENTS
+
+nn = jt.nn
+SHORT = ["--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1", "--num-epochs-finetune", "1",
+         "--device", "cpu"]
+
+
+COMPARED = [*SHORT, "--num-epochs-per-task", "2", "--baselines", "classifier", "individual", "finetune", "lwf", "joint"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    demo.draw(root, train=4, test=2)
+    return root
+
+
+# ---- the parts of the baselines
+
+def test_the_loss_of_learning_without_forgetting_is_the_papers():
+    rng = np.random.default_rng(0)
+    student, teacher = networks.build("vgg-slim"), networks.build("vgg-slim")
+    for net in (student, teacher):
+        for task, classes in (("old", 3), ("older", 4), ("new", 5)):
+            net.add_head(task, classes)
+        net.eval()
+    student.select("new")
+    images, labels = rng.normal(size=(6, 3, 48, 48)).astype(np.float32), rng.integers(0, 5, 6)
+    loss, logits = baselines.without_forgetting(student, teacher, ["old", "older"])(jt.array(images), jt.array(labels))
+
+    def outputs(net, task):
+        net.select(task)
+        return net(jt.array(images)).numpy().astype(np.float64)
+
+    def softmax(z):
+        return np.exp(z) / np.exp(z).sum(1, keepdims=True)
+
+    new = outputs(student, "new")
+    expected = -np.log(softmax(new)[np.arange(6), labels]).mean()
+    for task in ("old", "older"):
+        target, guess = softmax(outputs(teacher, task) / 2), softmax(outputs(student, task) / 2)
+        expected += -(target * np.log(guess)).sum(1).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-5) and np.allclose(logits.numpy(), new, atol=1e-5)
+
+
+def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
+    class Batches(list):
+        seed, epoch = 5, 0
+
+    selected, log = [], []
+    loaders = {"a": Batches(["a1", "a2", "a3"]), "b": Batches(["b1", "b2"])}
+    orders = []
+    for epoch in (1, 2, 1):
+        mixture = baselines.Mixture(loaders, selected.append)
+        mixture.epoch = epoch
+        log = [(selected[-1], batch) for batch in mixture]
+        assert len(mixture) == 5 and sorted(batch for _, batch in log) == ["a1", "a2", "a3", "b1", "b2"]
+        assert all(task == batch[0] for task, batch in log) and loaders["a"].epoch == loaders["b"].epoch == epoch
+        orders.append([batch for _, batch in log])
+    assert orders[0] == orders[2]
+
+
+@pytest.fixture(scope="module")
+def compared(data, tmp_path_factory):
+    """A run with all baselines; with it, every network as its baseline finished a task, and the base network."""
+    out = tmp_path_factory.mktemp("compared") / "run"
+    seen = {}
+    finish = training.Run.finish_baseline
+
+    def watched(self, method, task):
+        finish(self, method, task)
+        seen[method, task] = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+        seen["base"] = self.dense
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Run, "finish_baseline", watched)
+        assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED]) == 0
+    return out, json.loads((out / "results.json").read_text()), seen
+
+
+def changed(before, after, prefix):
+    return {name for name in before if name.startswith(prefix) and not np.array_equal(before[name], after[name])}
+
+
+def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
+    _, _, seen = compared
+    base, trunk = seen["base"], "trunk."
+    everything = {name for name in base if name.startswith(trunk)}
+    assert not changed(base, seen["classifier", "demo_flowers"], trunk)
+    first, second = seen["classifier", "demo_birds"], seen["classifier", "demo_cars"]
+    assert not changed(first, second, "heads.demo_birds.")
+    assert changed(base, seen["individual", "demo_cars"], trunk) == everything
+    assert "heads.demo_birds.weight" not in seen["individual", "demo_cars"]  # from the base network, not from the one before
+    assert changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], trunk) == everything
+    assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
+    assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
+    joint = seen["joint", baselines.ALL]
+    assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
+    assert changed(base, joint, "heads.demo_base.")
+
+
+def test_the_results_of_baselines(compared):
+    out, results, _ = compared
+    names = ["demo_base", "demo_birds", "demo_cars", "demo_flowers"]
+    assert list(results["baselines"]) == ["classifier", "individual", "finetune", "lwf", "joint"]
+    for method, figures in results["baselines"].items():
+        assert figures["tasks"] == names and len(figures["top1_by_stage"]) == (1 if method == "joint" else 3)
+        assert None not in figures["top1_by_stage"][-1]
+    for method in ("classifier", "individual"):  # nothing that was learnt changes
+        rows = results["baselines"][method]["top1_by_stage"]
+        assert rows[0][1] == rows[1][1] == rows[2][1] and rows[0][3] is None
+    assert results["baselines"]["individual"]["top1_by_stage"][0][0] == results["base"]["top1_before_prune"]
+    log = (out / "log.txt").read_text()
+    assert "Learning without Forgetting: demo_base" in log and "lwf: demo_cars, train 2/2" in log
+
+
+def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(compared, data, tmp_path, monkeypatch):
+    out, expected, _ = compared
+    train_epoch, stops = training.train_epoch, ["joint: all tasks, train 2/2", "lwf: demo_cars, train 2/2"]
+
+    def interrupted(loss, loader, optimizer, title):
+        if title in stops:
+            stops.remove(title)
+            raise KeyboardInterrupt
+        return train_epoch(loss, loader, optimizer, title)
+
+    monkeypatch.setattr(training, "train_epoch", interrupted)
+    monkeypatch.setattr(training, "SAVING_SHARE", 1e9)
+    command = ["--demo", "--data-root", str(data), "--output-dir", str(tmp_path / "run"), "--resume", *COMPARED]
+    assert [main.main(command), main.main(command), main.main(command)] == [130, 130, 0]
+    assert json.loads((tmp_path / "run/results.json").read_text())["baselines"] == expected["baselines"]
+
+
+# ---- every named experiment
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, capsys):
+    monkeypatch.setattr("plots.draw", lambda results, folder: [])  # seconds a run; the page's test has real ones
+    seeds = ["--seeds", "2"] if name == "seeds" else ["--seeds", "1"]
+    command = ["--experiment", name, "--demo", "--data-root", str(data), "--output-dir", str(runs), *SHORT, *seeds]
+    assert main.main(command) == 0
+    folders = sorted((runs / f"demo-{name}").iterdir())
+    assert len(folders) == len(EXPERIMENTS[name].runs) * int(seeds[1])
+    for folder in folders:
+        results = json.loads((folder / "results.json").read_text())
+        assert results["finished"] and all(task["max_logit_change"] == 0.0 for task in results["tasks"])
+        label = folder.name.rpartition("-seed")[0]
+        for key, value in EXPERIMENTS[name].runs[label].items():
+            if key in ("initial_pruning_ratio", "pruning_ratios", "baselines", "train_biases", "train_bn", "free_weights"):
+                assert results["config"][key] == value
+    capsys.readouterr()
+    assert main.main(command) == 0  # nothing is repeated
+    assert capsys.readouterr().out.count("is finished; nothing is changed") == len(folders)
+
+
+def test_an_experiment_sets_its_own_tasks(capsys):
+    assert main.main(["--experiment", "seed", "--task-list", "cubs"]) == 2
+    assert "--task-list: --experiment seed sets this itself" in capsys.readouterr().err
+
+
+# ---- the page (after the experiments: it gathers their runs)
+
+def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, capsys, tmp_path):
+    out, results, _ = compared
+    shutil.copytree(out, runs / "compared")
+    real = runs / "release-vgg16" / "packnet-seed0"  # as if it had been run on the real data
+    real.mkdir(parents=True)
+    renamed = json.loads(json.dumps(results).replace("demo_birds", "cubs").replace("demo_cars", "cars").replace("demo_flowers", "flowers")
+                         .replace("vgg-slim", "vgg16"))
+    renamed["tasks"][0]["top1_final"] = 75.0
+    (real / "results.json").write_text(json.dumps(renamed))
+    (runs / "half").mkdir(exist_ok=True)
+    (runs / "half" / "results.json").write_text(json.dumps(renamed | dict(finished=False)))
+    assert report.main(["--runs", str(runs), "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "half: not finished, left out" in captured.err
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    for experiment in EXPERIMENTS.values():
+        assert experiment.title in markdown
+    assert "| cubs | 25.00 |" in markdown and "| 22.56 | +2.44 |" in markdown  # 100 - 75, and against the release
+    assert "Learning without Forgetting" in page and "± " in markdown
+    assert "<script" not in page and not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
+    assert page.count("data:image/png;base64,") >= 6
+
+
+def test_the_page_names_what_is_missing_with_its_command(compared, tmp_path, capsys):
+    assert report.main(["--runs", str(compared[0]), "--out", str(tmp_path)]) == 0
+    markdown = (tmp_path / "report.md").read_text()
+    assert "Not run yet" in markdown and "python main.py --experiment release-resnet50" in markdown
+    assert report.main(["--runs", str(tmp_path / "nothing")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+# ---- a packed network is usable elsewhere
+
+def test_predicting_classes_by_name(compared, data, capsys):
+    out, _, _ = compared
+    image = str(next((data / "demo_birds/test/long_beak-crest-forked_tail").iterdir()))
+    assert evaluate.main(["--output-dir", str(out), "--task", "demo_birds", "--predict", image, image]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == lines[6] == image and lines[1:6] == lines[7:]
+    shares = [float(line.split()[0]) for line in lines[1:6]]
+    assert shares == sorted(shares, reverse=True) and all(line.split()[2] in demo.DATASETS["demo_birds"] for line in lines[1:6])
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--predict", "x.jpg"], "--task must say which"),
+    (["--task", "demo_birds", "--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
+    (["--task", "cubs", "--predict", "x.jpg"], "--task cubs: the checkpoint holds demo_base, demo_birds"),
+    (["--export", "cubs", "x"], "--export cubs: the checkpoint holds demo_base"),
+    (["--export", "demo_birds", "/proc/x/y"], "/proc/x"),
+])
+def test_wrong_input_is_one_line(compared, capsys, arguments, says):
+    assert evaluate.main(["--output-dir", str(compared[0]), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_storage_is_what_is_on_the_disk(compared):
+    out, results, _ = compared
+    net = networks.build("vgg-slim")
+    trunk = sum(parameter.numel() for parameter in net.parameters()) * 4
+    heads = sum((128 + 1) * task["num_classes"] * 4 for task in (results["base"], *results["tasks"]))
+    weights = sum(sum(counts) for counts in results["owners_by_layer"].values())
+    storage = results["storage"]
+    assert storage["packed_file"] == (out / "packnet.safetensors").stat().st_size
+    assert storage["separate_networks"] == 4 * trunk + heads
+    assert storage["owner_maps"] == pytest.approx(3 * weights / 8, rel=0.001)  # owners 0 to 4: three bits each
+    assert storage["packed_file"] == pytest.approx(trunk + heads + storage["owner_maps"], abs=20_000)

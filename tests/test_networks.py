@@ -1,0 +1,234 @@
+"""The paper's networks: their prunable weights, their logits against PyTorch, and old tasks that stay to the bit in each."""
+import numpy as np
+import pytest
+from conftest import jt
+
+import networks
+from pruning import PackNet, prunable_weights
+
+nn = jt.nn
+SLIM = ["vgg-slim", "vgg-bn-slim", "resnet-slim", "densenet-slim"]
+
+
+@pytest.mark.parametrize("arch, layers, weights", [("resnet50", 53, 23_454_912), ("densenet121", 120, 6_870_208)])
+def test_every_convolution_is_prunable_and_nothing_else(arch, layers, weights):
+    """Counts from the published totals: ResNet-50 25,557,032 = convolutions + 53,120 of batch norm + 2,049,000 of the head;
+    DenseNet-121 7,978,856 = convolutions + 83,648 + 1,025,000."""
+    net = networks.build(arch)
+    net.add_head("a", 10)
+    found = prunable_weights(net)
+    assert len(found) == layers and sum(weight.numel() for weight in found.values()) == weights
+    assert all(len(weight.shape) == 4 for weight in found.values())
+
+
+def test_vgg16_bn_has_torchvisions_names():
+    names = networks.build("vgg-bn-slim").state_dict().keys()
+    assert {"trunk.features.0.weight", "trunk.features.0.bias", "trunk.features.1.running_var", "trunk.features.4.weight"} <= set(names)
+
+
+def random_network(arch, tasks=("a", "b")):
+    """A network whose batch norm does something."""
+    jt.set_global_seed(3)
+    net = networks.build(arch)
+    for task in tasks:
+        net.add_head(task, 5)
+    rng = np.random.default_rng(4)
+    for name, parameter in net.state_dict().items():
+        if "running_mean" in name or name.endswith("bias"):
+            parameter.assign(jt.array(rng.normal(0, 0.1, parameter.shape).astype(np.float32)).stop_grad()
+                             if parameter.is_stop_grad() else jt.array(rng.normal(0, 0.1, parameter.shape).astype(np.float32)))
+        elif "running_var" in name:
+            parameter.assign(jt.array(rng.uniform(0.5, 2, parameter.shape).astype(np.float32)).stop_grad())
+    jt.sync_all()
+    return net
+
+
+def batches(seed, count=4):
+    rng = np.random.default_rng(seed)
+    return [(jt.array(rng.normal(size=(6, 3, 48, 48)).astype(np.float32)), jt.array(rng.integers(0, 5, 6))) for _ in range(count)]
+
+
+def torch_logits(arch, tensors, images):
+    """The forward pass in plain PyTorch, from torchvision's parameter names."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+    t = {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+    def conv(x, name, stride=1, padding=0):
+        return F.conv2d(x, t[f"{name}.weight"], t.get(f"{name}.bias"), stride, padding)
+
+    def norm(x, name):
+        return F.batch_norm(x, t[f"{name}.running_mean"], t[f"{name}.running_var"], t[f"{name}.weight"], t[f"{name}.bias"])
+
+    def linear(x, name):
+        return F.linear(x, t[f"{name}.weight"], t[f"{name}.bias"])
+
+    x = torch.from_numpy(images)
+    if arch.startswith("vgg"):
+        shape = networks.ARCHITECTURES[arch]
+        i = 0
+        for width in shape.convolutions:
+            if width == "M":
+                x, i = F.max_pool2d(x, 2), i + 1
+            else:
+                x = conv(x, f"features.{i}", padding=1)
+                x = F.relu(norm(x, f"features.{i + 1}") if shape.batch_norm else x)
+                i += 3 if shape.batch_norm else 2
+        x = F.relu(linear(x.flatten(1), "classifier.0"))
+        return linear(F.relu(linear(x, "classifier.3")), "classifier.6").numpy()
+    if arch.startswith("resnet"):
+        x = F.max_pool2d(F.relu(norm(conv(x, "conv1", 2, 3), "bn1")), 3, 2, 1)
+        for stage in range(1, 5):
+            block, stride = f"layer{stage}.0", 1 if stage == 1 else 2
+            y = F.relu(norm(conv(x, f"{block}.conv1"), f"{block}.bn1"))
+            y = F.relu(norm(conv(y, f"{block}.conv2", stride, 1), f"{block}.bn2"))
+            y = norm(conv(y, f"{block}.conv3"), f"{block}.bn3")
+            x = F.relu(y + norm(conv(x, f"{block}.downsample.0", stride), f"{block}.downsample.1"))
+        return linear(x.mean((2, 3)), "fc").numpy()
+    x = F.max_pool2d(F.relu(norm(conv(x, "features.conv0", 2, 3), "features.norm0")), 3, 2, 1)
+    for block in range(1, 5):
+        for layer in (1, 2):
+            name = f"features.denseblock{block}.denselayer{layer}"
+            y = conv(F.relu(norm(x, f"{name}.norm1")), f"{name}.conv1")
+            x = torch.cat([x, conv(F.relu(norm(y, f"{name}.norm2")), f"{name}.conv2", padding=1)], 1)
+        if block < 4:
+            name = f"features.transition{block}"
+            x = F.avg_pool2d(conv(F.relu(norm(x, f"{name}.norm")), f"{name}.conv"), 2)
+    return linear(F.relu(norm(x, "features.norm5")).mean((2, 3)), "classifier").numpy()
+
+
+@pytest.mark.parametrize("arch", SLIM)
+def test_an_exported_task_gives_the_same_logits_in_pytorch(arch, tmp_path):
+    from safetensors.numpy import load_file
+
+    import evaluate
+    net = random_network(arch)
+    packnet = PackNet(net)
+    packnet.train_task("a", batches(0), 1, lr=1e-3)
+    packnet.prune("a", 0.5)
+    packnet.train_task("b", batches(1), 1, lr=1e-3)
+    metadata = dict(arch=arch, image_size=48, tasks=[dict(name="a", classes=list("vwxyz")), dict(name="b", classes=None)])
+    for task in "ab":
+        ours, _ = packnet.predict(task, batches(2))
+        evaluate.export(packnet, metadata, task, str(tmp_path / "out.safetensors"))
+        tensors = load_file(tmp_path / "out.safetensors")
+        theirs = np.concatenate([torch_logits(arch, tensors, images.numpy()) for images, _ in batches(2)])
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max(), task
+        assert not any(name.startswith(("trunk", "heads")) for name in tensors)
+
+
+def test_an_export_loads_strictly_into_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.numpy import load_file
+
+    import evaluate
+    packnet = PackNet(random_network("vgg-bn-slim"))
+    packnet.start_task("a")
+    evaluate.export(packnet, dict(arch="vgg-bn-slim", image_size=48, tasks=[dict(name="a", classes=None)]), "a", str(tmp_path / "x"))
+    layers, channels = [], 3
+    for width in networks.ARCHITECTURES["vgg-bn-slim"].convolutions:
+        layers += [torch.nn.MaxPool2d(2)] if width == "M" else [
+            torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
+        channels = channels if width == "M" else width
+    net = torch.nn.Module()
+    net.features = torch.nn.Sequential(*layers)
+    linear = [torch.nn.Linear(64 * 36, 128), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(128, 128), torch.nn.ReLU(),
+              torch.nn.Dropout(), torch.nn.Linear(128, 5)]
+    net.classifier = torch.nn.Sequential(*linear)
+    net.load_state_dict({name: torch.from_numpy(array) for name, array in load_file(tmp_path / "x").items()})
+
+
+# ---- frozen to the bit, in each network and with each option
+
+@pytest.mark.parametrize("options", [dict(), dict(train_biases=True, train_bn=True), dict(fresh_weights=True)], ids=str)
+@pytest.mark.parametrize("arch", SLIM)
+def test_old_tasks_stay_to_the_bit(arch, options):
+    """Momentum, weight decay and batch norm in training mode for the second and third task."""
+    net = random_network(arch, tasks="abc")
+    packnet = PackNet(net, 0.5, **options)
+    kept = {}
+    for number, task in enumerate("abc"):
+        packnet.train_task(task, batches(number), 1, lr=0.01, momentum=0.9, weight_decay=1e-2)
+        packnet.prune_and_freeze(task)
+        packnet.train_task(task, batches(number), 1, lr=0.01, momentum=0.9, weight_decay=1e-2)
+        kept[task] = packnet.predict(task, batches(9))[0]
+        for earlier, logits in kept.items():
+            assert np.array_equal(packnet.predict(earlier, batches(9))[0], logits), (earlier, task)
+    assert not np.array_equal(kept["a"], kept["b"])
+
+
+def test_shared_biases_and_batch_norm_do_not_move_after_the_first_task():
+    net = random_network("vgg-bn-slim")
+    packnet = PackNet(net, 0.5)
+    packnet.train_task("a", batches(0), 1, lr=0.01)
+    packnet.prune("a")
+    before = {name: parameter.numpy() for name, parameter in net.state_dict().items()}
+    packnet.train_task("b", batches(1), 2, lr=0.01, momentum=0.9, weight_decay=1e-2)
+    for name, parameter in net.state_dict().items():
+        if name not in packnet.layers and not name.startswith("heads.b."):
+            assert np.array_equal(parameter.numpy(), before[name]), name
+
+
+@pytest.mark.parametrize("options, own", [
+    (dict(train_biases=True), {"trunk.features.0.bias", "trunk.classifier.3.bias"}),
+    (dict(train_bn=True), {"trunk.features.1.weight", "trunk.features.1.bias", "trunk.features.1.running_mean",
+                           "trunk.features.1.running_var"})], ids=["biases", "batch norm"])
+def test_what_a_task_has_of_its_own_is_trained_stored_and_put_back(options, own):
+    net = random_network("vgg-bn-slim")
+    packnet = PackNet(net, 0.5, **options)
+    packnet.train_task("a", batches(0), 1, lr=0.01)
+    packnet.prune("a")
+    first = {name: parameter.numpy() for name, parameter in net.state_dict().items()}
+    assert own <= packnet.private_names
+    packnet.train_task("b", batches(1), 2, lr=0.01)
+    for name, parameter in net.state_dict().items():
+        if name in own:
+            assert not np.array_equal(parameter.numpy(), first[name]), f"{name} was not trained"
+            assert np.array_equal(packnet.private["a"][name].numpy(), first[name])
+    with packnet.task_view("a") as view:
+        assert all(np.array_equal(view.state_dict()[name].numpy(), first[name]) for name in own)
+    others = {name for name in first if "bias" in name and "heads" not in name} - packnet.private_names
+    for name in others:
+        assert np.array_equal(net.state_dict()[name].numpy(), first[name]), f"{name} is shared and moved"
+
+    from training import packed_tensors
+    tensors = packed_tensors(packnet)
+    again = PackNet(random_network("vgg-bn-slim"), 0.5, **options)
+    networks.assign(again.model, {name: array for name, array in tensors.items() if not name.startswith(("owner.", "private."))}, "x")
+    private = {"a": {name.removeprefix("private.a."): array for name, array in tensors.items() if name.startswith("private.a.")}}
+    again.restore(["a", "b"], {name: owner.numpy() for name, owner in packnet.owners.items()}, private=private)
+    for task in "ab":
+        assert np.array_equal(again.predict(task, batches(9))[0], packnet.predict(task, batches(9))[0])
+    with pytest.raises(ValueError, match="has of its own are missing"):
+        again.restore(["a", "b"], {name: owner.numpy() for name, owner in packnet.owners.items()})
+
+
+def test_free_weights_start_from_zero_or_at_random():
+    for fresh in (False, True):
+        packnet = PackNet(random_network("vgg-slim"), 0.75, fresh_weights=fresh)
+        packnet.start_task("a")
+        packnet.prune("a")
+        packnet.start_task("b")
+        for name, weight in packnet.weights.items():
+            mine = weight.numpy()[packnet.owners[name].numpy() == 2]
+            expected = (2 / np.prod(weight.shape[1:])) ** 0.5 if fresh else 0.0
+            assert mine.std() == pytest.approx(expected, rel=0.15), name
+        assert fresh or all((weight.numpy()[packnet.owners[name].numpy() == 2] == 0).all() for name, weight in packnet.weights.items())
+
+
+# ---- pretrained weights
+
+@pytest.mark.parametrize("arch", ["vgg-bn-slim", "resnet-slim", "densenet-slim"])
+def test_torchvisions_weights_load_into_every_network(arch, tmp_path):
+    torch = pytest.importorskip("torch")
+    last = networks.ARCHITECTURES[arch].last
+    source = random_network(arch, tasks=["a"])
+    tensors = {name.removeprefix("trunk.").replace("heads.a", last): parameter.numpy() for name, parameter in source.state_dict().items()}
+    content = {name.replace("norm1", "norm.1").replace("conv2", "conv.2") if "denselayer" in name else name: torch.from_numpy(array)
+               for name, array in tensors.items()}
+    content |= {name.replace("running_var", "num_batches_tracked"): torch.tensor(7) for name in tensors if "running_var" in name}
+    torch.save(content, tmp_path / "weights.pth")
+    net = networks.build(arch)
+    networks.load_pretrained(net, tmp_path / "weights.pth", "a", last)
+    for name, parameter in net.state_dict().items():
+        assert np.array_equal(parameter.numpy(), source.state_dict()[name].numpy()), name
