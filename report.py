@@ -29,6 +29,7 @@ PUBLISHED = {
     "authors' release, ResNet-50": ("resnet50", {"imagenet": 24.33, "cubs": 19.59, "cars": 14.03, "flowers": 8.12}),
     "authors' release, DenseNet-121": ("densenet121", {"imagenet": 25.51, "cubs": 20.11, "cars": 16.18, "flowers": 9.07}),
 }
+BENCHMARKS = Path(__file__).parent / "benchmarks" / "results"
 METHODS = {"classifier": "classifier only", "individual": "individual networks", "finetune": "sequential fine-tuning",
            "lwf": "Learning without Forgetting", "joint": "joint training"}
 
@@ -82,9 +83,14 @@ class Page:
     def table(self, head: list[str], rows: list[list[str]]) -> None:
         lines = [head, ["---"] * len(head), *rows]
         self.markdown.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-        self.html.append(f"<div class=wide><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>")
+        words = [not all(row[column][:1] in "+-" or row[column][:1].isdigit() for row in rows) for column in range(len(head))]
+
+        def line(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}{' class=words' * word}>{html.escape(cell)}</{tag}>"
+                                    for cell, word in zip(cells, words)) + "</tr>\n"
+
+        cells, body = line(head, "th"), "".join(line(row, "td") for row in rows)
+        self.html.append(f"<div class=wide><table><thead>{cells}</thead>\n<tbody>{body}</tbody></table></div>")
 
     def pictures(self, paths: list[Path]) -> None:
         paths = [path for path in paths if path.exists()]
@@ -99,8 +105,7 @@ class Page:
         self.folder.mkdir(parents=True, exist_ok=True)
         style = ("body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
                  "table{border-collapse:collapse;margin:.5rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;"
-                 "text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px "
-                 "solid #888}h1,h2,h3{line-height:1.2;margin-top:2rem}pre{background:#f4f4f4;padding:.6rem;overflow-x:auto}"
+                 "text-align:right;white-space:nowrap}.words{text-align:left;white-space:normal}thead th{border-bottom:2px solid #888}h1,h2,h3{line-height:1.2;margin-top:2rem}pre{background:#f4f4f4;padding:.6rem;overflow-x:auto}"
                  ".wide{overflow-x:auto}.pictures img{max-width:32%;min-width:18rem;vertical-align:top;margin:.3rem}")
         page = ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
                 f"<title>PackNet in Jittor: report</title><style>{style}</style></head><body>\n" + "\n".join(self.html)
@@ -121,7 +126,7 @@ def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
             if not results["finished"]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
-            results["storage"], results["baselines"], results["tasks"][0]["name"]
+            results["storage"], results["baselines"], results["tasks"][0]["still_zero"]
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
             continue
@@ -130,7 +135,17 @@ def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
         if not label or not seed.isdigit() or name.removeprefix("demo-") not in EXPERIMENTS:
             name, label = path.parent.name, "packnet"
         found.setdefault(name, {}).setdefault(label, []).append((path.parent, results))
-    return found
+    order = list(EXPERIMENTS)
+
+    def place(name: str) -> tuple:
+        base = name.removeprefix("demo-")
+        return (order.index(base) if base in EXPERIMENTS else len(order), name)
+
+    def labels(name: str) -> dict:
+        known = list(EXPERIMENTS[name.removeprefix("demo-")].runs) if name.removeprefix("demo-") in EXPERIMENTS else []
+        return {label: found[name][label] for label in sorted(found[name], key=lambda label: known.index(label) if label in known else 0)}
+
+    return {name: labels(name) for name in sorted(found, key=place)}
 
 
 def spread(values: list[float]) -> str:
@@ -147,7 +162,7 @@ def errors_table(page: Page, labels: dict, published: tuple[str, ...]) -> None:
     columns = [source for source in columns if any(name in PUBLISHED[source][1] for name in names)]
     head = ["top-1 error, %", *(f"ours, {label}" if len(labels) > 1 else "ours" for label in labels)]
     if len(labels) == 1:
-        head += ["best epoch", "before prune", "of the weights", "logit change"]
+        head += ["best epoch", "before prune", "of the weights", "still 0 before its prune", "logit change"]
     head += [cell for source in columns for cell in (source, "difference")]
     rows = []
     for name in names:
@@ -160,6 +175,7 @@ def errors_table(page: Page, labels: dict, published: tuple[str, ...]) -> None:
         if len(labels) == 1:
             row += [spread([100 - task["top1_best_epoch"] for task in tasks]), spread([100 - task["top1_before_prune"] for task in tasks]),
                     f"{100 * statistics.mean(task['owned_fraction'] for task in tasks):.2f} %",
+                    spread([100 * task["still_zero"] for task in tasks]) + " %",
                     f"{max(task['max_logit_change'] for task in tasks):g}"]
         for source in columns:
             figure = PUBLISHED[source][1].get(name)
@@ -203,6 +219,11 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
         page.heading(f"{experiment.title}{' (on the demo data, slim network)' if demo else ''}" if experiment else f"Run {name}")
         published = () if demo or not experiment else experiment.published
         errors_table(page, labels, published)
+        if name.endswith("free-weights"):
+            page.text("Of the weights a task took over, still 0 when it is pruned, in %:")
+            page.table(["task", *labels], [[task["name"], *(spread([100 * results["tasks"][number]["still_zero"] for _, results in runs])
+                                                           for runs in labels.values())]
+                                           for number, task in enumerate(next(iter(labels.values()))[0][1]["tasks"])])
         everything = [run for runs in labels.values() for run in runs]
         for label, runs in labels.items():
             if runs[0][1]["baselines"]:
@@ -219,6 +240,14 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
                   f"{everything[0][1]['toolchain']}. Network: {everything[0][1]['arch']}.")
         if experiment:
             page.code(f"python main.py --experiment {name.removeprefix('demo-')}{' --demo' if demo else ''}")
+    twin = BENCHMARKS / "twin.json"
+    if twin.exists():
+        result = json.loads(twin.read_text())
+        page.heading("The same run in Jittor and in PyTorch: same initial weights, batches and rules")
+        for line in result["lines"]:
+            page.text(line)
+        page.table(["top-1 after all tasks, %", *result["tasks"]],
+                   [[name, *(f"{pair[index]:.2f}" for pair in result["top1"][-1])] for index, name in enumerate(("Jittor", "PyTorch"))])
     page.heading("Not run yet" if missing else "Every experiment was run")
     if missing:
         page.table(["experiment", "command", "on one H100 (estimated)"],

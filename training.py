@@ -316,9 +316,14 @@ class Run:
             self.dense = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
         before = after = self.score(task).top1 if measured else None
         self.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
+        owner = self.packnet.owner_of(task)
+        sizes, zeros = {}, 0
+        for name, weight in self.packnet.weights.items():
+            mine = self.packnet.owners[name] == owner
+            sizes[name] = int(mine.sum().item())
+            zeros += int((mine & (weight == 0)).sum().item())
+        stage["still_zero"] = zeros / max(1, sum(sizes.values()))
         if ratio:
-            owner = self.packnet.owner_of(task)
-            sizes = {name: int((self.packnet.owners[name] == owner).sum().item()) for name in self.packnet.layers}
             freed = self.packnet.prune(task, ratio)
             self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
             sizes["all"], freed["all"] = sum(sizes.values()), sum(freed.values())
