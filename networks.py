@@ -8,7 +8,8 @@
 
 The paper's four: VGG-16 with and without batch norm, ResNet-50 and DenseNet-121; and slim ones of each kind to try
 things out in seconds. VGG-16's trunk is its 13 convolutions and fc6, fc7: 15 prunable layers, 134,248,128 weights.
-ResNet and DenseNet are those of Jittor's model zoo without their last layer. Parameters of the trunk have
+ResNet and DenseNet are those of Jittor's model zoo without their last layer. Jittor's batch norm keeps the variance of a
+batch as it is in its running statistics, PyTorch's multiplies it by n / (n - 1). Parameters of the trunk have
 torchvision's names below `trunk.`, heads are `heads.<task>.{weight,bias}`.
 """
 import re

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import jt
+from conftest import ROOT, jt
 
 import baselines
 import demo
@@ -173,6 +173,13 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
     capsys.readouterr()
     assert main.main(command) == 0  # nothing is repeated
     assert capsys.readouterr().out.count("is finished; nothing is changed") == len(folders)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_the_readme_lists_every_experiment_with_its_time(readme):
+    text = (ROOT / readme).read_text(encoding="utf8")
+    for name, experiment in EXPERIMENTS.items():
+        assert re.search(rf"^\| `{re.escape(name)}` \| .+ \| {experiment.hours:g} h \|$", text, re.MULTILINE), name
 
 
 def test_an_experiment_sets_its_own_tasks(capsys):

@@ -284,7 +284,7 @@ def test_another_format_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("weights.CHECKPOINT_FORMAT", "packnet-jittor 0")
     save_checkpoint(tmp_path / "old", TENSORS, {"n": 1})
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 1'"):
+    with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 2'"):
         load_checkpoint(tmp_path / "old")
 
 
@@ -293,3 +293,16 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     save_file(TENSORS, tmp_path / "x.safetensors", {"format": "pt"})
     with pytest.raises(WeightsError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("largest, bits", [(1, 1), (2, 2), (3, 2), (4, 3), (255, 8)])
+def test_owner_maps_take_as_few_bits_as_they_need(largest, bits):
+    from weights import pack_owners, unpack_owners
+    owner = np.random.default_rng(0).integers(0, largest + 1, (7, 3, 3, 3)).astype(np.uint8)
+    owner.flat[0] = largest
+    packed = pack_owners(owner, largest)
+    assert packed.shape == (bits, -(-owner.size // 8)) and packed.dtype == np.uint8
+    again = unpack_owners(packed, owner.shape)
+    assert again.dtype == np.uint8 and np.array_equal(again, owner)
+    with pytest.raises(ValueError, match="does not fit"):
+        unpack_owners(packed, (8, 3, 3, 4))
