@@ -247,7 +247,7 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
         for line in result["lines"]:
             page.text(line)
         page.table(["top-1 after all tasks, %", *result["tasks"]],
-                   [[name, *(f"{pair[index]:.2f}" for pair in result["top1"][-1])] for index, name in enumerate(("Jittor", "PyTorch"))])
+                   [[name, *(f"{pair[index]:.2f}" for pair in result["top1"][-1])] for index, name in enumerate(("Jittor", "PyTorch", "control: Jittor, started 1e-7 apart"))])
     page.heading("Not run yet" if missing else "Every experiment was run")
     if missing:
         page.table(["experiment", "command", "on one H100 (estimated)"],

@@ -1,12 +1,12 @@
 """The same run in Jittor and in PyTorch: same initial weights, same batches, same rules; losses, masks and accuracies side by side.
 
-    python benchmarks/twin.py            # on the demo's data, about six minutes on two cores; needs torch
+    python benchmarks/twin.py            # on the demo's data, about five minutes on two cores; needs torch
 
 Jittor trains the base network, as ImageNet's weights are given to a real run; from there on both sides take every step: prune,
 re-train, then the three tasks of the demo. Dropout is off, since the two draw it differently. PyTorch's side is torch_twin.py.
-The first 100 steps are the base network's re-training: there, rounding does not grow. While a task trains at the demo's
-learning rate it doubles every few steps (two runs of one framework that differ by 1e-7 do the same), so that later
-losses and masks agree in distribution only, and accuracies are what to compare. Writes benchmarks/results/twin.json, which report.py shows.
+The first 100 steps are the base network's re-training, where rounding hardly grows. While a task trains at the demo's
+learning rate it grows fast, so that later losses and masks agree in distribution only. How far is shown by a third side, the
+control: ours again from weights that differ by one part in 10 million. Writes benchmarks/results/twin.json, which report.py shows.
 """
 import argparse
 import json
@@ -24,7 +24,7 @@ import toolchain
 from config import Config
 from dataset import create_dataloader
 from main import DEMO
-from networks import build
+from networks import assign, build
 from pruning import PackNet
 from training import Phase, seed
 
@@ -35,8 +35,8 @@ TASKS = [DEMO["base_task"], *DEMO["task_list"]]
 
 
 def phases(task: str) -> list[tuple[str, Phase]]:
-    """As main.py --demo has them: training, then re-training after the prune."""
-    c = Config(**DEMO)
+    """As main.py --demo has them, but longer, so that a task's accuracy depends less on chance: 40 epochs, decay after 30."""
+    c = Config(**DEMO | dict(num_epochs_per_task=40, lr_decay_every=30))
     base = task == c.base_task
     return [("train", Phase("train", c.num_epochs_base, c.base_lr, c.num_epochs_base * 2 // 3) if base else
              Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every)),
@@ -45,17 +45,23 @@ def phases(task: str) -> list[tuple[str, Phase]]:
 
 
 class Ours:
-    def __init__(self, classes: dict[str, int]) -> None:
+    def __init__(self, classes: dict[str, int], tensors: dict[str, np.ndarray] | None = None) -> None:
+        """`tensors`: start from these, times 1 ± 1e-7, instead of at random."""
         seed(Config())
         self.net = build(DEMO["arch"])
         for task, count in classes.items():
             self.net.add_head(task, count)
         jt.sync_all()
+        if tensors:
+            rng = np.random.default_rng(0)
+            assign(self.net, {name: (array * (1 + 1e-7 * rng.choice((-1, 1), array.shape))).astype(np.float32)
+                              for name, array in tensors.items()}, "ours")
         self.packnet = PackNet(self.net)
 
     def start_task(self, task: str) -> None:
         self.packnet.start_task(task)
         self.net.select(task)
+        self.packnet.set_training(False)  # no dropout; nothing else depends on it in this network
 
     def start_phase(self, lr: float) -> None:
         self.optimizer = nn.SGD(list(self.packnet.trainable().values()), lr, momentum=0.9)
@@ -105,10 +111,10 @@ class Theirs:
         self.twin.prune(ratio)
 
     def owners(self) -> dict[str, np.ndarray]:
-        return {name: owner.numpy() for name, owner in self.twin.owners.items()}
+        return {name: owner.numpy().copy() for name, owner in self.twin.owners.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {name: weight.detach().numpy() for name, weight in self.twin.weights.items()}
+        return {name: weight.detach().numpy().copy() for name, weight in self.twin.weights.items()}
 
     def top1(self, task: str, batches: list) -> float:
         hits = [self.twin.evaluate(torch.from_numpy(images), task).argmax(1) == labels for images, labels in batches]
@@ -124,7 +130,7 @@ def run(epochs: int | None) -> dict:
         classes = {task: len(loaders[task, "test"].classes) for task in TASKS}
         ours = Ours(classes)
         tests = {task: [(images.numpy(), labels.numpy()) for images, labels in loaders[task, "test"]] for task in TASKS}
-        result: dict = dict(tasks=TASKS, losses=[], prunes=[], top1=[], seconds=dict(ours=0.0, torch=0.0))
+        result: dict = dict(tasks=TASKS, losses=[], prunes=[], control_prunes=[], top1=[], seconds=dict(ours=0.0, torch=0.0, control=0.0))
         position = 0
         sides: dict = dict(ours=ours)
         for task in TASKS:
@@ -137,7 +143,6 @@ def run(epochs: int | None) -> dict:
                     loader = loaders[task, "train"]
                     loader.epoch = position
                     position += 1
-                    ours.packnet.set_training(False)  # no dropout; nothing else depends on it in this network
                     for images, labels in loader:
                         images, labels, losses = images.numpy(), labels.numpy(), []
                         for key, side in sides.items():
@@ -145,53 +150,56 @@ def run(epochs: int | None) -> dict:
                             start = time.perf_counter()
                             losses.append(side.step(images, labels))
                             result["seconds"][key] += time.perf_counter() - start
-                        if len(sides) == 2:
+                        if len(sides) > 1:
                             result["losses"].append(losses)
                 if len(sides) == 1:
-                    theirs = Theirs(classes, {name: parameter.numpy() for name, parameter in ours.net.state_dict().items()})
-                    theirs.start_task(task)
-                    sides["torch"] = theirs
+                    tensors = {name: parameter.numpy() for name, parameter in ours.net.state_dict().items()}
+                    sides |= dict(torch=Theirs(classes, tensors), control=Ours(classes, tensors))
+                    sides["torch"].start_task(task), sides["control"].start_task(task)
                     result["seconds"]["ours"] = 0.0
                 if name == "train":
-                    result["prunes"].append(prune(ours, theirs, task))
+                    before = {key: (side.weights(), side.owners()) for key, side in sides.items()}
+                    for side in sides.values():
+                        side.prune(0.75)
+                    for key, list_of in (("torch", "prunes"), ("control", "control_prunes")):
+                        result[list_of].append(compare(ours, sides[key], before["ours"], before[key], task))
             accuracies = [[side.top1(earlier, tests[earlier]) for side in sides.values()] for earlier in TASKS[:TASKS.index(task) + 1]]
             result["top1"].append(accuracies)
-            print(f"{task}: top-1 ours {accuracies[-1][0]:.2f} %, PyTorch {accuracies[-1][1]:.2f} %", flush=True)
+            print(f"{task}: top-1 ours {accuracies[-1][0]:.2f} %, PyTorch {accuracies[-1][1]:.2f} %, control "
+                  f"{accuracies[-1][2]:.2f} %", flush=True)
         return result
 
 
-def prune(ours: Ours, theirs: Theirs, task: str) -> dict:
-    """Prune both; where their masks differ, and how far from its cut-off the farthest such weight is."""
-    before = ours.weights(), theirs.weights()
-    owned = ours.owners()
-    for side in (ours, theirs):
-        side.prune(0.75)
-    count, total, farthest, apart = 0, 0, 0.0, 0.0
-    k = TASKS.index(task) + 1
+def compare(ours: Ours, other, before: tuple, others_before: tuple, task: str) -> dict:
+    """Both have pruned: where their masks differ, and how far from its cut-off the farthest such weight was."""
+    (weights, owners), (others_weights, _) = before, others_before
+    count, total, farthest, apart, k = 0, 0, 0.0, 0.0, TASKS.index(task) + 1
+    theirs = other.owners()
     for name, mine in ours.owners().items():
-        different = mine != theirs.owners()[name]
-        count, total = count + int(different.sum()), total + int((owned[name] == k).sum())
-        freed = (mine == FREE) & (owned[name] == k)
-        if freed.any():
-            cutoff = np.abs(before[0][name][freed]).max()
-            if different.any():
-                farthest = max(farthest, float(np.abs(np.abs(before[0][name][different]) - cutoff).max() / cutoff))
-        apart = max(apart, float(np.abs(before[0][name] - before[1][name]).max()))
+        different, owned = mine != theirs[name], owners[name] == k
+        count, total = count + int((different & owned).sum()), total + int(owned.sum())
+        freed = (mine == FREE) & owned
+        if freed.any() and different.any():
+            cutoff = np.abs(weights[name][freed]).max()
+            farthest = max(farthest, float(np.abs(np.abs(weights[name][different]) - cutoff).max() / cutoff))
+        apart = max(apart, float(np.abs(weights[name] - others_weights[name]).max()))
     return dict(task=task, owned=total, different=count, farthest_from_cutoff=farthest, weights_apart=apart)
 
 
 def lines(result: dict) -> list[str]:
     """The figures in sentences, for the terminal and the report."""
-    losses = np.array(result["losses"])
-    apart = np.abs(losses[:, 0] - losses[:, 1])
+    losses = np.array(result["losses"])  # [steps, (ours, PyTorch, control)]
+    apart = np.abs(losses[:, :1] - losses[:, 1:])
     first, seconds = result["prunes"][0], result["seconds"]
-    return [f"Jittor {jt.__version__} and PyTorch {torch.__version__}, {toolchain.cpu_name()}; the demo's data, dropout off.",
-            f"Losses: they differ by {apart[:100].max():.1e} at most over the first 100 steps, by {np.median(apart):.1e} in the median of "
-            f"all {len(losses):,}.",
+    return [f"Jittor {jt.__version__} and PyTorch {torch.__version__}, {toolchain.cpu_name()}; the demo's data, dropout off. "
+            "Control: ours again, from weights that differ by one part in 10 million.",
+            f"Losses of the first 100 steps differ by {apart[:100, 0].max():.1e} at most (control: {apart[:100, 1].max():.1e}); in the "
+            f"median of all {len(losses):,} steps by {np.median(apart[:, 0]):.1e} (control: {np.median(apart[:, 1]):.1e}).",
             f"Masks after the first prune: {first['different']} of {first['owned']:,} weights differ"
             + (f", the farthest {first['farthest_from_cutoff']:.1e} of the cut-off away from it." if first["different"] else "."),
-            *(f"Masks after the prune of {prune['task']}: {prune['different']:,} of {prune['owned']:,} differ; before it, weights differed "
-              f"by {prune['weights_apart']:.1e} at most." for prune in result["prunes"][1:]),
+            *(f"Masks after the prune of {prune['task']}: {100 * prune['different'] / prune['owned']:.1f} % of the task's weights differ "
+              f"(control: {100 * control['different'] / control['owned']:.1f} %)."
+              for prune, control in zip(result["prunes"][1:], result["control_prunes"][1:])),
             f"Seconds for the same steps: ours {seconds['ours']:.0f}, PyTorch {seconds['torch']:.0f}."]
 
 

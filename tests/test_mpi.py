@@ -53,11 +53,11 @@ np.savez(f"{out}.{toolchain.RANK}.npz", losses=np.array(losses), logits=logits, 
 def mpirun(count: int, *command) -> subprocess.CompletedProcess:
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
     environment.pop("use_mpi", None)
-    return subprocess.run(["mpirun", "--oversubscribe", "-np", str(count), sys.executable, *map(str, command)], cwd=ROOT,
+    return subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable, *map(str, command)], cwd=ROOT,
                           env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one(tmp_path, processes):
     for split, count in (("train", 5), ("test", 3)):
         write_images(tmp_path / "birds" / split, dict.fromkeys("abcd", count))

@@ -140,8 +140,8 @@ def test_an_export_loads_strictly_into_pytorch(tmp_path):
 
 # ---- frozen to the bit, in each network and with each option
 
-@pytest.mark.parametrize("options", [dict(), dict(train_biases=True, train_bn=True), dict(fresh_weights=True)], ids=str)
-@pytest.mark.parametrize("arch", SLIM)
+@pytest.mark.parametrize("arch, options", [*((arch, {}) for arch in SLIM), ("vgg-bn-slim", dict(train_biases=True, train_bn=True)),
+                                           ("vgg-bn-slim", dict(fresh_weights=True))], ids=str)
 def test_old_tasks_stay_to_the_bit(arch, options):
     """Momentum, weight decay and batch norm in training mode for the second and third task."""
     net = random_network(arch, tasks="abc")
