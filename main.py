@@ -61,6 +61,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Config, dict, argparse.Na
 
 def main(arguments: list[str] | None = None) -> int:
     config, given, flags = parse(arguments)
+    if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
+        return complain(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; one run's is --seed")
     if not flags.experiment:
         return run(config, given, flags.resume, flags.demo)
     named = {name: value for name, value in vars(flags).items() if name not in FLAGS}

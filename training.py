@@ -375,8 +375,7 @@ class Run:
             self.net = build(self.config.arch)
             self.net.add_head(base, self.stages[0]["num_classes"])
             assign(self.net, self.dense, "the base network")
-        if method == "lwf":
-            self.teacher = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+        self.teacher = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()} if method == "lwf" else {}
         for name in self.config.task_list if task == baselines.ALL else [task]:
             self._add_head(name)
         self.packnet = PackNet(self.net)

@@ -182,6 +182,12 @@ def test_the_readme_lists_every_experiment_with_its_time(readme):
         assert re.search(rf"^\| `{re.escape(name)}` \| .+ \| {experiment.hours:g} h \|$", text, re.MULTILINE), name
 
 
+@pytest.mark.parametrize("arguments", [["--experiment", "seed", "--seeds", "0"], ["--experiment", "seed", "--seeds", "-1"], ["--seeds", "3"]])
+def test_seeds_that_mean_nothing_are_refused(arguments, capsys):
+    assert main.main(arguments) == 2
+    assert f"--seeds {arguments[-1]}: must be at least 1" in capsys.readouterr().err
+
+
 def test_an_experiment_sets_its_own_tasks(capsys):
     assert main.main(["--experiment", "seed", "--task-list", "cubs"]) == 2
     assert "--task-list: --experiment seed sets this itself" in capsys.readouterr().err
