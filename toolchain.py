@@ -24,11 +24,13 @@ import ctypes
 import glob
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -101,6 +103,8 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
                              "found: `sudo apt install libopenmpi-dev` (Debian, Ubuntu)")
     if os.environ.get("use_mkl", "1") == "1":
         _link_onednn()
+    if not nvcc and "cc_flags" not in os.environ:
+        os.environ["cc_flags"] = _precompiled_header()
     if in_mpi():
         sys.excepthook = _fail
     handler = signal.getsignal(signal.SIGINT)
@@ -255,6 +259,40 @@ def _file_of_wheel(package: str, name: str) -> Path:
             return Path(file.locate()).resolve()
     raise ToolchainError(f"oneDNN is missing (the package {package} is not installed): "
                          "run `pip install -r requirements.txt`")
+
+
+def _precompiled_header() -> str:
+    """Compiler flags that spare Jittor most of a kernel's compilation: parsing the same headers again (benchmarks/compile.py).
+
+    g++ takes the parsed form only where compiler and flags are those it was made with, else it reads the header itself, which
+    is slower and gives the same code. "" where it cannot be made.
+    """
+    compiler, package = os.environ.get("cc_path") or "g++", importlib.util.find_spec("jittor")
+    version = cuda_toolkit.output([compiler, "--version"])
+    if not package or "Free Software Foundation" not in version:
+        return ""
+    source = Path(package.origin).parent / "src"
+    text = "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
+                                                       "string", "unordered_map", "vector")) + '#include "var.h"\n'
+    language = ["-std=c++14", "-fPIC", "-march=native"]
+    variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O2"]}  # as Jittor 1.3.11 has them
+    key = hashlib.sha256(repr((version, cpu_name(), importlib.metadata.version("jittor"), str(source), text, variants)).encode())
+    folder = cache_folder() / f"headers-{key.hexdigest()[:12]}"
+    header = folder / "jittor.h"
+    if not header.exists():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        try:
+            (partial / "jittor.h.gch").mkdir(parents=True)
+            (partial / "jittor.h").write_text(text)
+            for name, flags in variants.items():
+                subprocess.run([compiler, *flags, f"-I{source}", f"-I{sysconfig.get_path('include')}", "-x", "c++-header",
+                                partial / "jittor.h", "-o", partial / "jittor.h.gch" / name], check=True, capture_output=True)
+            partial.rename(folder)
+        except (OSError, subprocess.CalledProcessError):  # full disk, another process that was faster, an unknown compiler
+            pass
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return f'-include "{header}"' if header.exists() else ""
 
 
 def _soname(library: Path) -> str:

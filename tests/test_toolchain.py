@@ -1,12 +1,14 @@
 """What Jittor needs is found, or named in one sentence; and a run on the CPU starts with a useless nvcc around."""
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, executable
+from conftest import ROOT, executable, jt
 
 import cuda_toolkit
 import toolchain
@@ -54,6 +56,38 @@ def test_start_gives_one_module_and_refuses_another_device():
         toolchain.start("cuda")
     with pytest.raises(ToolchainError, match="'gpu' is unknown"):
         toolchain.start("gpu")
+
+
+# ---- the precompiled header
+
+def test_gxx_takes_the_precompiled_header_with_jittors_own_flags(tmp_path):
+    """-H lists the headers that are read: "!" before one that was taken precompiled."""
+    flags = jt.flags.cc_flags
+    header = re.search('-include "(.*?)"', flags)
+    assert header, "Jittor runs without the precompiled header"
+    (tmp_path / "kernel.cc").write_text('#define JIT 1\n#include "var.h"\nint main() {}\n')
+
+    def taken(*more):
+        done = subprocess.run(["g++", *shlex.split(flags), *more, "-H", "-fsyntax-only", str(tmp_path / "kernel.cc")],
+                              capture_output=True, text=True, check=True)
+        return [line for line in done.stderr.splitlines() if line.startswith("! ")]
+
+    assert taken("-g") == [f"! {header[1]}.gch/kernels"]  # as jittor/utils/asm_tuner.py calls it
+    assert taken("-g", "-O1") == []
+
+
+def test_without_gxx_or_space_there_is_no_precompiled_header(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("cc_path", str(executable(tmp_path / "clang", 'echo "clang version 15"')))
+    assert toolchain._precompiled_header() == ""
+    monkeypatch.setenv("cc_path", str(executable(tmp_path / "g++", 'echo "g++ Free Software Foundation"; test "$1" = --version')))
+    assert toolchain._precompiled_header() == "" and not list(tmp_path.glob("packnet-jittor/*"))
+
+
+def test_compiler_flags_of_the_user_are_kept():
+    code = "import os, sys, toolchain; toolchain._import_jittor = lambda: sys.exit(os.environ['cc_flags']); toolchain.start('cpu')"
+    assert python(code, cc_flags="-DMINE=1").stderr == "-DMINE=1\n"
+    assert python(code, cc_flags=None).stderr.startswith('-include "')
 
 
 # ---- what is missing is named

@@ -1,0 +1,53 @@
+"""What the first start costs: Jittor's core and the kernels of the demo's steps compiled, with toolchain.py's precompiled header
+and without, from empty caches.
+
+    python benchmarks/compile.py [--rounds 1]      # about five minutes a round on two cores
+"""
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
+import common
+
+STEPS = """
+import time, sys
+start = time.perf_counter()
+import toolchain
+jt = toolchain.start("cpu")
+core = time.perf_counter()
+import numpy as np, networks, pruning
+net = networks.build("vgg-slim")
+net.add_head("a", 10), net.add_head("b", 8)
+packnet = pruning.PackNet(net)
+batch = [(jt.array(np.zeros((8, 3, 48, 48), np.float32)), jt.array(np.zeros(8, np.int32)))]
+for task in ("a", "b"):
+    packnet.train_task(task, batch, epochs=2)
+    packnet.prune_and_freeze(task)
+    packnet.evaluate_task(task, [(images, labels.numpy()) for images, labels in batch])
+print(core - start, time.perf_counter() - core)
+"""
+
+
+def seconds(ours: bool) -> list[float]:
+    """Seconds to start Jittor, and from there to the end of the steps."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {name: value for name, value in os.environ.items() if name not in ("cc_flags", "JITTOR_HOME")}
+        environment |= dict(HOME=home, XDG_CACHE_HOME=home) | ({} if ours else dict(cc_flags=" "))
+        done = subprocess.run([sys.executable, "-c", STEPS], cwd=common.ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return [float(value) for value in done.stdout.split()[-2:]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    pairs = [(seconds(True), seconds(False)) for _ in range(options.rounds)]
+    for number, what in enumerate(("Jittor's core", "the kernels")):
+        common.report(f"compiling {what}", [ours[number] for ours, _ in pairs], [plain[number] for _, plain in pairs],
+                      "without the precompiled header")
+
+
+if __name__ == "__main__":
+    main()
