@@ -4,11 +4,12 @@
     individual   a network of its own for every task, fine-tuned from the base network
     finetune     one network fine-tuned on the tasks one after another: the lower bound, which forgets
     lwf          the same, held back by Learning without Forgetting (Li & Hoiem, ECCV 2016): the new network must give on the new
-                 task's images what the network before gave for the old tasks
+                 task's images what the network before gave for the old tasks; the first quarter of the epochs trains the new
+                 head only
     joint        one network trained on all tasks at once: the upper bound, which needs all data at all times
 
 Each task trains `num_epochs_per_task` epochs at `initial_lr`, divided by 10 every `lr_decay_every` epochs (the authors'
-release: 20, 1e-3, 10), on every weight it may move; none is pruned.
+release: 20, 1e-3, 10), on every weight it may move; none is pruned. As a plan of epochs: schedule.py.
 """
 from collections.abc import Callable, Iterator
 
@@ -16,13 +17,14 @@ import numpy as np
 
 import toolchain
 from dataset import Loader
-from networks import MultiHead
+from networks import MultiHead, assign, build
+from pruning import PackNet
+from schedule import Phase
 
 jt = toolchain.start()
 from jittor import nn  # noqa: E402
 
 TEMPERATURE = 2  # of Learning without Forgetting, section 3.1 of that paper
-ALL = "all tasks"  # what joint training calls its one task
 
 Loss = Callable[[jt.Var, jt.Var], tuple[jt.Var, jt.Var]]
 
@@ -50,6 +52,28 @@ def without_forgetting(net: MultiHead, teacher: MultiHead, old_tasks: list[str])
             total = total - (target.stop_grad() * guess).sum(1).mean()
         return total, logits
     return loss
+
+
+def loss_of(phase: Phase, net: MultiHead, arch: str, teacher: dict[str, np.ndarray]) -> Loss:
+    """What a step of this phase lowers. `teacher`: for "lwf", the parameters of `net` before the task at hand, by name."""
+    if phase.method != "lwf":
+        return cross_entropy(net)
+    before = build(arch)
+    old_tasks = [task for task in net.heads.keys() if task != net.task]
+    for task in old_tasks:
+        before.add_head(task, net.num_classes(task))
+    assign(before, teacher, "the network before this task")
+    before.eval()
+    return without_forgetting(net, before, old_tasks)
+
+
+def trainable(phase: Phase, packnet: PackNet, task: str) -> dict[str, jt.Var]:
+    """What a step on `task` may move, by name."""
+    if phase.method in ("", "finetune", "individual"):
+        return packnet.trainable()
+    head_only = phase.method == "classifier" or phase.name == "warm-up"
+    return {name: parameter for name, parameter in packnet.model.named_parameters()
+            if not parameter.is_stop_grad() and (not head_only or name.startswith(f"heads.{task}."))}
 
 
 class Mixture:

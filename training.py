@@ -4,7 +4,7 @@
     each task:   train on the free weights  ->  prune  ->  re-train  ->  evaluate every task so far
 
 `Run(config).go()` writes log.txt, results.json, the checkpoint and plots/ to the output directory, and goes on where a
-run in it stopped. Settings and schedule: config.py; the algorithm: pruning.py.
+run in it stopped. Settings: config.py; the steps: schedule.py; the algorithm: pruning.py.
 """
 import fcntl
 import json
@@ -26,6 +26,7 @@ from dataset import Loader, create_dataloader
 from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
 from pruning import PackNet, predict
 from report import summary
+from schedule import ALL, Phase, plan
 from weights import WeightsError, download, load_checkpoint, pack_owners, save_checkpoint, unpack_owners
 
 jt = toolchain.start()
@@ -33,24 +34,12 @@ from jittor import nn  # noqa: E402
 
 
 # Steps between two looks at the loss. On a GPU a look waits for all that is under way.
-NEVER = 10**9  # epochs
 CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
 SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on from
 
 
 class TrainingError(Exception):
     """Training cannot go on. The message names task, phase and epoch."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    name: str  # "train" or "retrain"
-    epochs: int
-    lr: float
-    decay_every: int
-
-    def lr_at(self, epoch: int) -> float:
-        return self.lr * 0.1 ** (epoch // self.decay_every)
 
 
 class Log:
@@ -138,34 +127,6 @@ def seed(config: Config, *position: int) -> None:
     # + 1: to NumPy (s, 0) is the same seed as (s,)
     state = np.random.SeedSequence((config.seed, *(int(p) + 1 for p in position))).generate_state(1)[0]
     jt.set_global_seed(int(state >> 1), different_seed_for_mpi=False)
-
-
-def plan(c: Config, base_data: bool) -> list[tuple]:
-    """The steps of a run in order: (name of a method of Run, its arguments...). All that a run does is in here."""
-    def stage(task: str, train: Phase, ratio: float, retrain: Phase) -> list[tuple]:
-        return [("start", task),
-                *(("epoch", task, train, epoch) for epoch in range(train.epochs)),
-                ("prune", task, ratio),
-                *(("epoch", task, retrain, epoch) for epoch in range(retrain.epochs if ratio else 0)),
-                ("finish", task)]
-
-    def baseline(method: str, task: str) -> list[tuple]:
-        phase = Phase("train", c.num_epochs_per_task, c.initial_lr, NEVER if method == "classifier" else c.lr_decay_every)
-        return [("start_baseline", method, task),
-                *(("epoch", task, phase, epoch) for epoch in range(phase.epochs)),
-                ("finish_baseline", method, task)]
-
-    base = Phase("train", c.num_epochs_base, c.base_lr, max(1, math.ceil(c.num_epochs_base * 2 / 3)))
-    base_retrain = Phase("retrain", c.num_epochs_base_finetune * base_data, c.base_finetune_lr, c.base_lr_decay_every)
-    train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every)
-    retrain = Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every)
-    steps = stage(c.base_task, base, c.initial_pruning_ratio, base_retrain)
-    for task, ratio in zip(c.task_list, c.pruning_ratios):
-        steps += stage(task, train, ratio, retrain)
-    for method in c.baselines:
-        for task in [baselines.ALL] if method == "joint" else c.task_list:
-            steps += baseline(method, task)
-    return [*steps, ("report",)]
 
 
 class Run:
@@ -288,11 +249,10 @@ class Run:
         """Train one epoch and test. The seed follows from the position, so that nothing before it matters."""
         c, start = self.config, time.monotonic()
         if epoch == 0:
-            self.optimizer = self._optimizer(phase, task)
+            self.optimizer = self._optimizer(task, phase)
         self.optimizer.lr = phase.lr_at(epoch)
         seed(c, self.position)
-        method = self._baseline_of(self.position)
-        if task == baselines.ALL:
+        if task == ALL:
             loader = baselines.Mixture({name: loader for (name, split), loader in self.loaders.items() if split == "train"},
                                        self.net.select)
         else:
@@ -300,12 +260,13 @@ class Run:
             self.net.select(task)
         loader.epoch = self.position
         self.packnet.set_training(True)
-        title = f"{f'{method}: ' if method else ''}{task}, {phase.name} {epoch + 1}/{phase.epochs}"
-        loss, train_top1 = train_epoch(self._loss(method, task), loader, self.optimizer, title)
-        top1 = float(np.mean([self.score(name).top1 for name in (c.task_list if task == baselines.ALL else [task])]))
+        title = f"{f'{phase.method}: ' if phase.method else ''}{task}, {phase.name} {epoch + 1}/{phase.epochs}"
+        loss_of = baselines.loss_of(phase, self.net, c.arch, self.teacher)
+        loss, train_top1 = train_epoch(loss_of, loader, self.optimizer, title)
+        top1 = float(np.mean([self.score(name).top1 for name in (c.task_list if task == ALL else [task])]))
         self.log(f"{title}: lr {self.optimizer.lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {top1:.2f} % "
                  f"({time.monotonic() - start:.1f} s)")
-        if not method:
+        if not phase.method:
             self.history.append(dict(task=task, phase=phase.name, epoch=epoch + 1, lr=self.optimizer.lr, loss=loss,
                                      train_top1=train_top1, test_top1=top1, seconds=time.monotonic() - start))
 
@@ -376,7 +337,7 @@ class Run:
             self.net.add_head(base, self.stages[0]["num_classes"])
             assign(self.net, self.dense, "the base network")
         self.teacher = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()} if method == "lwf" else {}
-        for name in self.config.task_list if task == baselines.ALL else [task]:
+        for name in self.config.task_list if task == ALL else [task]:
             self._add_head(name)
         self.packnet = PackNet(self.net)
         if method == "classifier":
@@ -401,21 +362,6 @@ class Run:
             table.append(values)
         self.log(f"{method}, after {task}: " + ", ".join(f"{name} {top1:.2f} %" for name, top1 in zip(names, row) if top1 is not None))
         self.optimizer = None
-
-    def _baseline_of(self, position: int) -> str | None:
-        """The method of the baseline that the step at `position` belongs to."""
-        return next((arguments[0] for step, *arguments in reversed(self.steps[:position + 1]) if step == "start_baseline"), None)
-
-    def _loss(self, method: str | None, task: str) -> baselines.Loss:
-        if method != "lwf":
-            return baselines.cross_entropy(self.net)
-        teacher = build(self.config.arch)
-        old = [name for name in self.net.heads.keys() if name != task]
-        for name in old:
-            teacher.add_head(name, self.net.num_classes(name))
-        assign(teacher, self.teacher, "the network before this task")
-        teacher.eval()
-        return baselines.without_forgetting(self.net, teacher, old)
 
     def report(self) -> None:
         if toolchain.RANK:
@@ -446,17 +392,14 @@ class Run:
         seed(self.config, self.position)
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
 
-    def _trainable(self, task: str) -> dict[str, jt.Var]:
-        """What a step on `task` may move, by name."""
-        method = self._baseline_of(self.position)
-        if method in (None, "finetune", "individual"):
-            return self.packnet.trainable()
-        return {name: parameter for name, parameter in self.net.named_parameters()
-                if method in ("lwf", "joint") or name.startswith(f"heads.{task}.")}
+    def _optimizer(self, task: str, phase: Phase) -> nn.SGD:
+        trainable = baselines.trainable(phase, self.packnet, task)
+        return nn.SGD(list(trainable.values()), phase.lr, momentum=self.config.momentum, weight_decay=phase.weight_decay)
 
-    def _optimizer(self, phase: Phase, task: str) -> nn.SGD:
-        c = self.config
-        return nn.SGD(list(self._trainable(task).values()), phase.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+    def _momentum(self) -> dict[str, jt.Var]:
+        """The momentum of every parameter that the optimizer moves, by the parameter's name."""
+        _, task, phase, _ = self.steps[self.position - 1]
+        return dict(zip(baselines.trainable(phase, self.packnet, task), self.optimizer.param_groups[0]["values"]))
 
     # ---- results, checkpoint, state
 
@@ -507,8 +450,7 @@ class Run:
             tensors |= {f"dense.{name}": array for name, array in self.dense.items()}
         tensors |= {f"teacher.{name}": array for name, array in self.teacher.items()}
         if self.optimizer:
-            tensors |= {f"momentum.{name}": value.numpy() for name, value in
-                        zip(self._trainable(self.steps[self.position - 1][1]), self.optimizer.param_groups[0]["values"])}
+            tensors |= {f"momentum.{name}": value.numpy() for name, value in self._momentum().items()}
         save_checkpoint(self.folder / STATE, tensors, dict(
             position=self.position, data=self._data(), log_length=self.log.length,
             seconds=time.monotonic() - self.started, stages=self.stages, history=self.history, matrix=self.matrix,
@@ -542,8 +484,8 @@ class Run:
         self.packnet.restore(saved["packed_tasks"], owners, dict(zip(saved["packed_tasks"], saved["ratios"])), private)
         if momentum:
             _, task, phase, _ = self.steps[self.position - 1]
-            self.optimizer = self._optimizer(phase, task)
-            for name, value in zip(self._trainable(task), self.optimizer.param_groups[0]["values"]):
+            self.optimizer = self._optimizer(task, phase)
+            for name, value in self._momentum().items():
                 value.assign(jt.array(momentum[name]).stop_grad())
 
 

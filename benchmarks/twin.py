@@ -26,7 +26,8 @@ from dataset import create_dataloader
 from main import DEMO
 from networks import assign, build
 from pruning import PackNet
-from training import Phase, seed
+from schedule import Phase
+from training import seed
 
 jt = toolchain.start("cpu")
 from jittor import nn  # noqa: E402
@@ -45,15 +46,15 @@ def phases(task: str) -> list[tuple[str, Phase]]:
 
 
 class Ours:
-    def __init__(self, classes: dict[str, int], tensors: dict[str, np.ndarray] | None = None) -> None:
-        """`tensors`: start from these, times 1 ± 1e-7, instead of at random."""
-        seed(Config())
+    def __init__(self, classes: dict[str, int], number: int, tensors: dict[str, np.ndarray] | None = None) -> None:
+        """`number`: the seed. `tensors`: start from these, times 1 ± 1e-7, instead of at random."""
+        seed(Config(seed=number))
         self.net = build(DEMO["arch"])
         for task, count in classes.items():
             self.net.add_head(task, count)
         jt.sync_all()
         if tensors:
-            rng = np.random.default_rng(0)
+            rng = np.random.default_rng(number)
             assign(self.net, {name: (array * (1 + 1e-7 * rng.choice((-1, 1), array.shape))).astype(np.float32)
                               for name, array in tensors.items()}, "ours")
         self.packnet = PackNet(self.net)
@@ -121,14 +122,14 @@ class Theirs:
         return 100 * float(np.concatenate(hits).mean())
 
 
-def run(epochs: int | None) -> dict:
-    """`epochs` caps those of every phase; None for the demo's own."""
+def run(number: int, epochs: int | None) -> dict:
+    """One seed. `epochs` caps those of every phase."""
     with tempfile.TemporaryDirectory() as root:
-        demo.draw(root)
-        loaders = {(task, split): create_dataloader(task, root, split, 32, image_size=DEMO["image_size"])[0]
+        demo.draw(root, train=TRAIN, test=TEST)
+        loaders = {(task, split): create_dataloader(task, root, split, 32, seed=number, image_size=DEMO["image_size"])[0]
                    for task in TASKS for split in ("train", "test")}
         classes = {task: len(loaders[task, "test"].classes) for task in TASKS}
-        ours = Ours(classes)
+        ours = Ours(classes, number)
         tests = {task: [(images.numpy(), labels.numpy()) for images, labels in loaders[task, "test"]] for task in TASKS}
         result: dict = dict(tasks=TASKS, losses=[], prunes=[], control_prunes=[], top1=[], seconds=dict(ours=0.0, torch=0.0, control=0.0))
         position = 0
@@ -154,7 +155,7 @@ def run(epochs: int | None) -> dict:
                             result["losses"].append(losses)
                 if len(sides) == 1:
                     tensors = {name: parameter.numpy() for name, parameter in ours.net.state_dict().items()}
-                    sides |= dict(torch=Theirs(classes, tensors), control=Ours(classes, tensors))
+                    sides |= dict(torch=Theirs(classes, tensors), control=Ours(classes, number, tensors))
                     sides["torch"].start_task(task), sides["control"].start_task(task)
                     result["seconds"]["ours"] = 0.0
                 if name == "train":

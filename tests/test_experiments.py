@@ -13,8 +13,11 @@ import demo
 import evaluate
 import main
 import networks
+import pruning
 import report
+import schedule
 import training
+from config import Config
 from experiments import EXPERIMENTS
 
 nn = jt.nn
@@ -22,7 +25,7 @@ SHORT = ["--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epo
          "--device", "cpu"]
 
 
-COMPARED = [*SHORT, "--num-epochs-per-task", "2", "--baselines", "classifier", "individual", "finetune", "lwf", "joint"]
+COMPARED = [*SHORT, "--num-epochs-per-task", "4", "--baselines", "classifier", "individual", "finetune", "lwf", "joint"]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,37 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
     assert orders[0] == orders[2]
 
 
+@pytest.mark.parametrize("method, rates, warm_up, decay", [
+    ("classifier", [1e-3] * 20, 0, 0.0), ("individual", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
+    ("finetune", [1e-3] * 10 + [1e-4] * 10, 0, 0.0), ("joint", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
+    ("lwf", [1e-3] * 10 + [1e-4] * 10, 5, 5e-4)])
+def test_the_baselines_follow_the_schedule_of_the_release(method, rates, warm_up, decay):
+    steps = schedule.plan(Config(baselines=[method]), base_data=False)
+    begin = next(number for number, step in enumerate(steps) if step[0] == "start_baseline")
+    end = next(number for number, step in enumerate(steps) if step[0] == "finish_baseline")
+    epochs = steps[begin + 1:end]
+    assert all(step == "epoch" and phase.method == method for step, _, phase, _ in epochs)
+    assert [phase.lr_at(epoch) for *_, phase, epoch in epochs] == pytest.approx(rates)
+    assert [phase.name for *_, phase, _ in epochs] == ["warm-up"] * warm_up + ["train"] * (20 - warm_up)
+    assert {phase.weight_decay for *_, phase, _ in epochs} == {decay}
+
+
+def test_what_a_baseline_may_move():
+    net = networks.build("vgg-bn-slim")
+    for task in ("old", "new"):
+        net.add_head(task, 3)
+    packnet = pruning.PackNet(net)
+    packnet.start_task("new")
+
+    def moved(method, name="train"):
+        return set(baselines.trainable(schedule.Phase(name, 1, 0.1, 1, method=method), packnet, "new"))
+
+    everything = {name for name in net.state_dict() if "running" not in name}
+    head = {"heads.new.weight", "heads.new.bias"}
+    assert moved("lwf") == moved("joint") == everything and moved("lwf", "warm-up") == moved("classifier") == head
+    assert moved("individual") == moved("finetune") == everything - {"heads.old.weight", "heads.old.bias"}
+
+
 @pytest.fixture(scope="module")
 def compared(data, tmp_path_factory):
     """A run with all baselines; with it, every network as its baseline finished a task, and the base network."""
@@ -111,7 +145,7 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     assert changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], trunk) == everything
     assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
     assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
-    joint = seen["joint", baselines.ALL]
+    joint = seen["joint", schedule.ALL]
     assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
     assert changed(base, joint, "heads.demo_base.")
 
@@ -128,12 +162,13 @@ def test_the_results_of_baselines(compared):
         assert rows[0][1] == rows[1][1] == rows[2][1] and rows[0][3] is None
     assert results["baselines"]["individual"]["top1_by_stage"][0][0] == results["base"]["top1_before_prune"]
     log = (out / "log.txt").read_text()
-    assert "Learning without Forgetting: demo_base" in log and "lwf: demo_cars, train 2/2" in log
+    assert "Learning without Forgetting: demo_base" in log
+    assert "lwf: demo_cars, warm-up 1/1" in log and "lwf: demo_cars, train 3/3" in log
 
 
 def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(compared, data, tmp_path, monkeypatch):
     out, expected, _ = compared
-    train_epoch, stops = training.train_epoch, ["joint: all tasks, train 2/2", "lwf: demo_cars, train 2/2"]
+    train_epoch, stops = training.train_epoch, ["joint: all tasks, train 3/4", "lwf: demo_cars, train 1/3"]
 
     def interrupted(loss, loader, optimizer, title):
         if title in stops:
