@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from toolchain import DEVICES, PRECISIONS
+
 # Networks, and the least image size that leaves something to their last layers.
 ARCHS = {"vgg16": 224, "vgg16-bn": 224, "resnet50": 32, "densenet121": 32, "vgg16-slim": 224, "vgg-slim": 48, "vgg-bn-slim": 48,
          "resnet-slim": 32, "densenet-slim": 32}
@@ -41,8 +43,8 @@ class Config:
     # Tasks
     task_list: list[str] = setting(["cubs", "cars", "flowers"], "data sets to add, in this order: cubs, cars, flowers, "
                                    "or any folder X of the data root with X/{train,test}/<class>/")
-    pruning_ratios: list[float] = setting([0.75, 0.75, 0.75], "fraction of its weights each task gives up, one per "
-                                          "task; 0 keeps all (default: 0.75 for each)")
+    pruning_ratios: list[float] = setting([], "fraction of its weights each task gives up, one per task; 0 keeps all "
+                                          "(default: 0.75 for each)")
     initial_pruning_ratio: float = setting(0.75, "the same for the pretrained network, before the first task "
                                            "(authors' release: 0.5)")
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
@@ -82,6 +84,9 @@ class Config:
     device: str = setting("auto", "auto, cpu or cuda")
     precision: str = setting("fp32", "fp32, tf32 or fp16: how exactly a GPU multiplies; the CPU knows fp32 only")
 
+    def __post_init__(self) -> None:
+        self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)
+
     def check(self) -> None:
         """check_values, then check_folders."""
         self.check_values()
@@ -91,8 +96,8 @@ class Config:
         """Raise ConfigError for the first setting that cannot be used, whatever the disk holds."""
         need = self._need
         need(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
-        need(self.device in ("auto", "cpu", "cuda"), "device", "must be auto, cpu or cuda")
-        need(self.precision in ("fp32", "tf32", "fp16"), "precision", "must be fp32, tf32 or fp16")
+        need(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
+        need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")

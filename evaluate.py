@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+import toolchain
 from config import CHECKPOINT
 from main import complain
 
@@ -24,12 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
                         "use without this project")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--device", default="auto", choices=toolchain.DEVICES)
     options = parser.parse_args(arguments)
     if options.predict and not options.task:
         return complain("--predict: --task must say which task's classes the images are to be told apart by")
 
-    import toolchain
     try:
         toolchain.start(options.device)
     except toolchain.ToolchainError as error:

@@ -53,10 +53,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Config, dict, argparse.Na
     flags = parser.parse_args(arguments)
     given = {name: value for name, value in vars(flags).items() if name not in FLAGS}
     given = (DEMO if flags.demo else {}) | given
-    settings = dict(given)
-    if "pruning_ratios" not in given:  # as many as there are tasks
-        settings["pruning_ratios"] = [0.75] * len(given.get("task_list", Config().task_list))
-    return Config(**settings), given, flags
+    return Config(**given), given, flags
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
     todo = runs(flags.experiment, DEMO if flags.demo else None, flags.seeds)
     for number, (label, settings) in enumerate(todo, start=1):
         settings = settings | named | dict(output_dir=f"{parent}/{label}")
-        settings.setdefault("pruning_ratios", [0.75] * len(settings.get("task_list", Config().task_list)))
         if not toolchain.RANK:
             print(f"==== {flags.experiment}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
         code = run(Config(**settings), settings, resume=True, demo=flags.demo)

@@ -218,7 +218,7 @@ def summarize(runs: dict, options) -> dict:
                    prune_seconds=median(mine, "prune_seconds"), save_seconds=median(mine, "save_seconds"), batches={},
                    max_logit_change=max(run["max_logit_change"] for run in mine))
         reference, curve = runs["fp32"]["ours"][0]["losses"], mine[0]["losses"]
-        row["largest_loss_difference"] = max(abs(a - b) / abs(b) for a, b in zip(curve, reference))
+        row["largest_loss_difference"] = max(abs(a - b) / max(abs(b), 1e-12) for a, b in zip(curve, reference))
         for batch in map(str, options.batches):
             train = median(mine, "train", batch)
             entry = dict(train=train, evaluate=median(mine, "evaluate", batch),

@@ -201,7 +201,7 @@ WRONG = [
     (["--output-dir", __file__], "is a file"),
     (["--num-epochs-base", "1"], "cannot be combined with"),
     (["--device", "cuda"], "--device cuda cannot be used"),
-    (["--device", "tpu"], "must be auto, cpu or cuda"),
+    (["--device", "tpu"], "must be one of auto, cpu, cuda"),
     (["--batch-size", "many"], "invalid int value"),
     (["--epochs", "3"], "unrecognized arguments"),
 ]
