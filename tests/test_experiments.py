@@ -116,15 +116,21 @@ def compared(data, tmp_path_factory):
     """A run with all baselines; with it, every network as its baseline finished a task, and the base network."""
     out = tmp_path_factory.mktemp("compared") / "run"
     seen = {}
-    finish = training.Run.finish_baseline
+    finish, epoch = training.Run.finish_baseline, training.Run.epoch
 
     def watched(self, method, task):
         finish(self, method, task)
         seen[method, task] = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
         seen["base"] = self.dense
 
+    def watched_epoch(self, task, phase, number):
+        epoch(self, task, phase, number)
+        if phase.name == "warm-up":
+            seen[phase.name, task] = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Run, "finish_baseline", watched)
+        patch.setattr(training.Run, "epoch", watched_epoch)
         assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED]) == 0
     return out, json.loads((out / "results.json").read_text()), seen
 
@@ -145,6 +151,7 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     assert changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], trunk) == everything
     assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
     assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
+    assert not changed(base, seen["warm-up", "demo_birds"], "") and changed(base, seen["lwf", "demo_birds"], "heads.demo_base.")
     joint = seen["joint", schedule.ALL]
     assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
     assert changed(base, joint, "heads.demo_base.")

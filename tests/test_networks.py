@@ -78,17 +78,16 @@ def torch_logits(arch, tensors, images):
         return linear(F.relu(linear(x, "classifier.3")), "classifier.6").numpy()
     if arch.startswith("resnet"):
         x = F.max_pool2d(F.relu(norm(conv(x, "conv1", 2, 3), "bn1")), 3, 2, 1)
-        for stage in range(1, 5):
-            block, stride = f"layer{stage}.0", 1 if stage == 1 else 2
+        for block in dict.fromkeys(name.rpartition(".conv1")[0] for name in t if name.startswith("layer") and ".conv1" in name):
+            stride = 2 if block in ("layer2.0", "layer3.0", "layer4.0") else 1
             y = F.relu(norm(conv(x, f"{block}.conv1"), f"{block}.bn1"))
             y = F.relu(norm(conv(y, f"{block}.conv2", stride, 1), f"{block}.bn2"))
             y = norm(conv(y, f"{block}.conv3"), f"{block}.bn3")
-            x = F.relu(y + norm(conv(x, f"{block}.downsample.0", stride), f"{block}.downsample.1"))
+            x = F.relu(y + (norm(conv(x, f"{block}.downsample.0", stride), f"{block}.downsample.1") if block.endswith(".0") else x))
         return linear(x.mean((2, 3)), "fc").numpy()
     x = F.max_pool2d(F.relu(norm(conv(x, "features.conv0", 2, 3), "features.norm0")), 3, 2, 1)
     for block in range(1, 5):
-        for layer in (1, 2):
-            name = f"features.denseblock{block}.denselayer{layer}"
+        for name in dict.fromkeys(name.rpartition(".norm1")[0] for name in t if f"denseblock{block}." in name and ".norm1." in name):
             y = conv(F.relu(norm(x, f"{name}.norm1")), f"{name}.conv1")
             x = torch.cat([x, conv(F.relu(norm(y, f"{name}.norm2")), f"{name}.conv2", padding=1)], 1)
         if block < 4:
@@ -115,6 +114,19 @@ def test_an_exported_task_gives_the_same_logits_in_pytorch(arch, tmp_path):
         theirs = np.concatenate([torch_logits(arch, tensors, images.numpy()) for images, _ in batches(2)])
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max(), task
         assert not any(name.startswith(("trunk", "heads")) for name in tensors)
+
+
+@pytest.mark.parametrize("arch, side", [("resnet50", 64), ("densenet121", 64), ("vgg16-bn", 224)])
+def test_the_full_networks_give_pytorchs_logits(arch, side):
+    """With torchvision's layers: ResNet's stride in the 3x3 convolution, DenseNet's order of norm, relu and convolution."""
+    net = random_network(arch, tasks="a")
+    net.select("a")
+    net.eval()
+    images = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
+    last = networks.ARCHITECTURES[arch].last
+    tensors = {name.removeprefix("trunk.").replace("heads.a", last): parameter.numpy() for name, parameter in net.state_dict().items()}
+    ours, theirs = net(jt.array(images)).numpy(), torch_logits(arch, tensors, images)
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
 def test_an_export_loads_strictly_into_pytorch(tmp_path):
