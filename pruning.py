@@ -101,8 +101,17 @@ def freeze(layer: nn.Module, owner: jt.Var, task: int) -> None:
 
 
 def fix(parameter: jt.Var) -> None:
-    """From now on no optimizer, and no batch norm, moves any entry of `parameter`."""
-    parameter.update = lambda new: None
+    """From now on no optimizer, and no batch norm, moves any entry of `parameter`.
+
+    The step is computed all the same: momentum that nothing asks for would pile up in Jittor's graph, step by step.
+    """
+    parameter.update = lambda new: new.sync()
+
+
+def thaw(parameter: jt.Var) -> None:
+    """Undo `fix`."""
+    with contextlib.suppress(AttributeError):
+        del parameter.update
 
 
 # -------------------------------------------------------------------------------------------- PackNet
@@ -320,12 +329,13 @@ class PackNet:
 
     def _freeze_the_others(self) -> None:
         """Only what the last task owns, and its head, may move; everything else too if it is the first (rules 5, 6)."""
-        for name, layer in self.layers.items():
-            freeze(layer, self.owners[name], len(self.tasks))
-        if len(self.tasks) > 1:
-            for name, parameter in self.model.state_dict().items():
-                if name not in (*self.layers, *self.private_names) and not self._is_head(name, self.tasks[-1]):
-                    fix(parameter)
+        for name, parameter in self.model.state_dict().items():
+            if name in self.layers:
+                freeze(self.layers[name], self.owners[name], len(self.tasks))
+            elif len(self.tasks) == 1 or name in self.private_names or self._is_head(name, self.tasks[-1]):
+                thaw(parameter)  # an earlier task, or an earlier PackNet, may have fixed it
+            else:
+                fix(parameter)
 
     def _check_open(self, task) -> None:
         self.owner_of(task)

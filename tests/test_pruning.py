@@ -274,6 +274,51 @@ def test_batch_norm_of_the_first_task_trains_and_then_stands_still():
             assert (first[name] == second[name]).all(), name
 
 
+def test_each_task_trains_its_head_whenever_that_was_added():
+    tasks = ("a", "b", "c")
+    net = small_network(tasks)
+    packnet = PackNet(net)
+    for number, task in enumerate(tasks):
+        before = snapshot(net)
+        packnet.train_task(task, batches(number), epochs=1)
+        packnet.prune(task)
+        for name, value in snapshot(net).items():
+            if name.startswith("heads."):
+                assert (value != before[name]).any() == name.startswith(f"heads.{task}."), (task, name)
+
+
+def test_a_new_packnet_of_the_same_network_starts_anew():
+    """What an earlier one has fixed moves again."""
+    net = small_network(["a", "b"])
+    earlier = PackNet(net)
+    earlier.start_task("a"), earlier.start_task("b")
+    before = snapshot(net)
+    PackNet(net).train_task("a", batches(1), epochs=1)
+    after = snapshot(net)
+    for name in ("trunk.conv.weight", "trunk.norm.weight", "trunk.norm.running_mean", "trunk.hidden.bias", "heads.a.weight"):
+        assert (after[name] != before[name]).any(), name
+
+
+@pytest.mark.parametrize("make", [lambda p: nn.SGD(p, 0.01, momentum=0.9), lambda p: nn.Adam(p, 0.01)], ids=["SGD", "Adam"])
+def test_fixed_parameters_pile_nothing_up_in_jittors_graph(make):
+    """Their steps are asked for by nobody. Left uncomputed, they make Jittor compile one kernel of thousands of operators."""
+    net = small_network("abc")
+    packnet = PackNet(net)
+    images, labels = batches(0)[0]
+    for task in "abc":
+        packnet.start_task(task)
+        net.select(task)
+        packnet.set_training(True)
+        optimizer = make(net.parameters())
+        counts = []
+        for _ in range(12):
+            loss = nn.cross_entropy_loss(net(images), labels)
+            optimizer.step(loss)
+            loss.item()
+            counts.append(jt.number_of_lived_ops())
+        assert counts[-1] <= counts[5] + 20, (task, counts)
+
+
 def test_freezing_leaks_no_memory():
     import gc
     def make():
