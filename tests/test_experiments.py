@@ -68,16 +68,16 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
         seed, epoch = 5, 0
 
     selected, log = [], []
-    loaders = {"a": Batches(["a1", "a2", "a3"]), "b": Batches(["b1", "b2"])}
+    loaders = {task: Batches(f"{task}{i}" for i in range(count)) for task, count in (("a", 30), ("b", 20))}
     orders = []
     for epoch in (1, 2, 1):
         mixture = baselines.Mixture(loaders, selected.append)
         mixture.epoch = epoch
         log = [(selected[-1], batch) for batch in mixture]
-        assert len(mixture) == 5 and sorted(batch for _, batch in log) == ["a1", "a2", "a3", "b1", "b2"]
+        assert len(mixture) == 50 and sorted(batch for _, batch in log) == sorted([*loaders["a"], *loaders["b"]])
         assert all(task == batch[0] for task, batch in log) and loaders["a"].epoch == loaders["b"].epoch == epoch
-        orders.append([batch for _, batch in log])
-    assert orders[0] == orders[2]
+        orders.append([batch[0] for _, batch in log])
+    assert orders[0] == orders[2] != orders[1] and orders[0] != sorted(orders[0])
 
 
 @pytest.mark.parametrize("method, rates, warm_up, decay", [
