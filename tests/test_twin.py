@@ -1,0 +1,24 @@
+"""The whole sequence of tasks beside the same in PyTorch, written the authors' way (benchmarks/torch_twin.py): a few steps of
+every phase, in which rounding does not grow yet."""
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+pytest.importorskip("torch")
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import twin  # noqa: E402
+
+
+def test_four_tasks_take_the_same_steps_in_both(monkeypatch):
+    monkeypatch.setattr(twin, "TRAIN", 16)
+    monkeypatch.setattr(twin, "TEST", 4)
+    result = twin.run(0, epochs=2)
+    losses = np.array(result["losses"])  # [steps, (ours, PyTorch, control)]
+    assert len(losses) == 10 + 3 * 16 and np.abs(losses[:, 0] - losses[:, 1]).max() < 1e-3
+    assert [prune["task"] for prune in result["prunes"]] == twin.TASKS
+    assert all(prune["different"] <= 1e-3 * prune["owned"] for prune in result["prunes"])
+    for row in result["top1"]:
+        for ours, theirs, _ in row:
+            assert abs(ours - theirs) <= 100 / 32  # one image
