@@ -64,6 +64,9 @@ why = ""  # this device, in one line
 part, parts = 0, 1
 
 
+interrupted = False  # by Ctrl-C. Where C code called Python, the KeyboardInterrupt itself can get lost.
+
+
 class ToolchainError(RuntimeError):
     """Something Jittor needs is missing. The message is one or two lines that say what to do."""
 
@@ -109,8 +112,8 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
         sys.excepthook = _fail
     handler = signal.getsignal(signal.SIGINT)
     jittor = _import_jittor()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process on Ctrl-C before anyone can react
+    if threading.current_thread() is threading.main_thread():  # Jittor's own ends the process before anyone can react
+        signal.signal(signal.SIGINT, _interrupt if handler is signal.default_int_handler else handler)
     device, why = "cuda" if nvcc else "cpu", toolkit.why
     if nvcc:
         jittor.flags.use_cuda = 1
@@ -119,6 +122,12 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
         # task's logits would change by rounding from one run to the next.
         jittor.cudnn.set_algorithm_cache_size(0)
     return jittor
+
+
+def _interrupt(*_) -> None:
+    global interrupted
+    interrupted = True
+    raise KeyboardInterrupt
 
 
 def cache_folder() -> Path:

@@ -222,12 +222,15 @@ class Run:
 
     def go(self) -> dict:
         """Carry out the rest of the plan. Returns the content of results.json."""
+        toolchain.interrupted = False
         while self.position < len(self.steps):
             step, *arguments = self.steps[self.position]
             getattr(self, step)(*arguments)
             self.position += 1
             if step in ("epoch", "finish", "finish_baseline") and self._saving_pays():
                 self.save_state()
+            if toolchain.interrupted:
+                raise KeyboardInterrupt
         self.save_results(finished=True)
         if not toolchain.RANK:
             (self.folder / STATE).unlink(missing_ok=True)  # results and checkpoint are complete

@@ -181,8 +181,8 @@ def compare(ours: Ours, other, before: tuple, others_before: tuple, task: str) -
         different, owned = mine != theirs[name], owners[name] == k
         count, total = count + int((different & owned).sum()), total + int(owned.sum())
         freed = (mine == FREE) & owned
-        if freed.any() and different.any():
-            cutoff = np.abs(weights[name][freed]).max()
+        cutoff = np.abs(weights[name][freed]).max(initial=0)
+        if cutoff > 0 and different.any():
             farthest = max(farthest, float(np.abs(np.abs(weights[name][different]) - cutoff).max() / cutoff))
         apart = max(apart, float(np.abs(weights[name] - others_weights[name]).max()))
     return dict(task=task, owned=total, different=count, farthest_from_cutoff=farthest, weights_apart=apart)
