@@ -1,4 +1,5 @@
 """Stopped at any moment and resumed, a run ends as if nothing had happened; nothing that was saved is ever lost."""
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,8 @@ from conftest import ROOT, jt
 
 import demo
 import main
+import toolchain
+import training
 from weights import load_checkpoint, save_checkpoint
 
 ARGUMENTS = ["--demo", "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
@@ -136,7 +139,6 @@ def test_killed_at_random_moments(data, undisturbed, tmp_path):
 
 def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    import training
     train_epoch, calls = training.train_epoch, []
 
     def interrupted(*arguments):
@@ -168,6 +170,22 @@ def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_pat
     assert main.main(["--resume", "--output-dir", "out"]) == 0
     assert "is finished; nothing is changed" in capsys.readouterr().out
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
+
+
+def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(data, tmp_path, monkeypatch, capsys):
+    """C code that calls Python may drop what it raises."""
+    monkeypatch.chdir(tmp_path)
+    train_epoch = training.train_epoch
+
+    def lost(*arguments):
+        with contextlib.suppress(KeyboardInterrupt):
+            toolchain._interrupt()
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(training, "train_epoch", lost)
+    assert main.main(command(data)) == 130
+    assert "goes on after the last finished epoch" in capsys.readouterr().err
+    assert (tmp_path / "out/log.txt").read_text().count("train 1/2") == 1 and "train 2/2" not in (tmp_path / "out/log.txt").read_text()
 
 
 def test_ctrl_c_is_one_line_and_130(data, tmp_path):
@@ -225,7 +243,6 @@ def test_a_loss_that_is_nan_keeps_the_last_good_state(data, tmp_path, monkeypatc
 def half_done(data, tmp_path, monkeypatch):
     """A run that stopped after its first epochs, in the current directory."""
     monkeypatch.chdir(tmp_path)
-    import training
     with monkeypatch.context() as patch:
         patch.setattr(training.Run, "prune", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main.main(command(data)) == 130
