@@ -105,7 +105,8 @@ class Page:
         self.folder.mkdir(parents=True, exist_ok=True)
         style = ("body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
                  "table{border-collapse:collapse;margin:.5rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;"
-                 "text-align:right;white-space:nowrap}.words{text-align:left;white-space:normal}thead th{border-bottom:2px solid #888}h1,h2,h3{line-height:1.2;margin-top:2rem}pre{background:#f4f4f4;padding:.6rem;overflow-x:auto}"
+                 "text-align:right;white-space:nowrap}.words{text-align:left;white-space:normal}thead th{border-bottom:2px solid #888;"
+                 "white-space:normal;vertical-align:bottom;max-width:8rem}h1,h2,h3{line-height:1.2;margin-top:2rem}pre{background:#f4f4f4;padding:.6rem;overflow-x:auto}"
                  ".wide{overflow-x:auto}.pictures img{max-width:32%;min-width:18rem;vertical-align:top;margin:.3rem}")
         page = ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
                 f"<title>PackNet in Jittor: report</title><style>{style}</style></head><body>\n" + "\n".join(self.html)
@@ -236,7 +237,7 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
         folder = everything[0][0]
         page.pictures([folder / "plots" / "error_as_tasks_are_added.png", folder / "plots" / "capacity.png",
                        folder / "plots" / "forgetting.png", *sorted((folder / "plots").glob("training_*.png"))])
-        page.text(f"{len(everything)} runs, {sum(results['seconds'] for _, results in everything):,.0f} s in all. "
+        page.text(f"{len(everything)} run{'s' * (len(everything) > 1)}, {sum(results['seconds'] for _, results in everything):,.0f} s in all. "
                   f"{everything[0][1]['toolchain']}. Network: {everything[0][1]['arch']}.")
         if experiment:
             page.code(f"python main.py --experiment {name.removeprefix('demo-')}{' --demo' if demo else ''}")
