@@ -13,7 +13,7 @@ from pathlib import Path
 import common
 
 STEPS = """
-import time, sys
+import time
 start = time.perf_counter()
 import toolchain
 jt = toolchain.start("cpu")
