@@ -9,38 +9,155 @@
     joint        one network trained on all tasks at once: the upper bound, which needs all data at all times
 
 Each task trains `num_epochs_per_task` epochs at `initial_lr`, divided by 10 every `lr_decay_every` epochs (the authors'
-release: 20, 1e-3, 10), on every weight it may move; none is pruned. As a plan of epochs: schedule.py.
+release: 20, 1e-3, 10), on every weight it may move; none is pruned.
 """
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 import toolchain
+import training
 from dataset import Loader
 from networks import MultiHead, assign, build
+from packing.loops import predict
 from pruning import PackNet
-from schedule import Phase
+from runs.results import Score
+from runs.run import Run, Step
+from settings.config import Config
+from training import Loss, Phase, cross_entropy
 
 jt = toolchain.start()
-from jittor import nn  # noqa: E402
+from jittor import nn
 
+ALL = "all tasks"  # what joint training calls its one task
+NEVER = 10**9  # epochs
+LWF_WEIGHT_DECAY = 5e-4  # the authors' release: there, and nowhere else
 TEMPERATURE = 2  # of Learning without Forgetting, section 3.1 of that paper
 
-Loss = Callable[[jt.Var, jt.Var], tuple[jt.Var, jt.Var]]
+
+# ------------------------------------------------------------------------------------------------ the plan
+
+def compared(steps: Iterable[Step], c: Config) -> Iterator[Step]:
+    """PackNet's `steps`, in which the base network is kept before its prune, and after them those of the baselines."""
+    for function, *arguments in steps:
+        keeps = c.baselines and function is training.prune and arguments[0] == c.base_task
+        yield keep_and_prune if keeps else function, *arguments
+    for method in c.baselines:
+        for task in [ALL] if method == "joint" else c.task_list:
+            yield start, method, task
+            for phase in phases(c, method):
+                for number in range(phase.epochs):
+                    yield epoch, method, task, phase, number
+            yield finish, method, task
 
 
-def cross_entropy(net: nn.Module) -> Loss:
-    """The loss of everything else: (images, labels) -> (loss, logits)."""
-    return lambda images, labels: (nn.cross_entropy_loss(logits := net(images), labels), logits)
+def phases(c: Config, method: str) -> list[Phase]:
+    """How a method trains each of its tasks."""
+    warm_up = c.num_epochs_per_task // 4 if method == "lwf" else 0  # the release: 5 of 20
+    every = NEVER if method == "classifier" else c.lr_decay_every
+    decay = LWF_WEIGHT_DECAY if method == "lwf" else c.weight_decay
+    return [Phase("warm-up", warm_up, c.initial_lr, every, decay),
+            Phase("train", c.num_epochs_per_task - warm_up, c.initial_lr, every, decay, before=warm_up)]
 
 
-def without_forgetting(net: MultiHead, teacher: MultiHead, old_tasks: list[str]) -> Loss:
-    """The loss of Learning without Forgetting for the selected head: (images, labels) -> (loss, logits).
+# ------------------------------------------------------------------------------------------------ the steps
+
+def keep_and_prune(run: Run, task: str, ratio: float) -> None:
+    run.kept["dense"] = parameters(run.net)
+    training.prune(run, task, ratio)
+
+
+def start(run: Run, method: str, task: str) -> None:
+    """The network that the method trains next: the base network, or where it goes on with one, that; and a new head."""
+    base = run.config.base_task
+    first = method not in run.results.baselines
+    if first:
+        run.results.baseline_started(method, [base] * run.has_base_data + run.config.task_list)
+    net = run.net
+    if first or method == "individual":
+        net = build(run.config.arch)
+        net.add_head(base, run.results.stages[0]["num_classes"])
+        assign(net, run.kept["dense"], "the base network")
+    run.kept["teacher"] = parameters(net) if method == "lwf" else {}
+    run.packnet = PackNet(net)
+    for name in run.config.task_list if task == ALL else [task]:
+        run.add_head(name)
+    if method == "classifier":
+        run.packnet.start_task(base)  # which owns every weight, for good
+    run.packnet.start_task(task)
+
+
+def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
+    """Train one epoch what the method may move, and test."""
+    begin = time.monotonic()
+    if task == ALL:
+        loader = Mixture({name: loader for (name, split), loader in run.loaders.items() if split == "train"}, run.net.select)
+        tested = run.config.task_list
+    else:
+        run.net.select(task)
+        loader, tested = run.loaders[task, "train"], [task]
+    title, lr = f"{method}: {task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
+    loader.epoch = run.position
+    optimizer = run.begin_epoch(movable(method, phase, run.packnet, task), lr, phase.weight_decay, goes_on=number > 0)
+    loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
+    loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
+    test_top1 = float(np.mean([score(run, name).top1 for name in tested]))
+    run.results.epoch_line(title, lr, loss, train_top1, test_top1, time.monotonic() - begin)
+
+
+def finish(run: Run, method: str, task: str) -> None:
+    """Test every task so far; with networks of their own, earlier tasks keep their figures."""
+    names = run.results.baselines[method]["tasks"]
+    tested = [task] if method == "individual" else names[:names.index(task) + 1] if task in names else names
+    scores = {name: score(run, name) for name in tested}
+    top1, top5 = ({name: getattr(figure, key) for name, figure in scores.items()} for key in ("top1", "top5"))
+    if method == "individual" and run.has_base_data:
+        top1[run.config.base_task] = run.results.stages[0]["top1_before_prune"]  # of the base network itself
+    run.results.baseline_tested(method, task, top1, top5)
+    run.end_optimizer()
+
+
+def parameters(net: MultiHead) -> dict[str, np.ndarray]:
+    return {name: parameter.numpy() for name, parameter in net.state_dict().items()}
+
+
+def score(run: Run, task: str) -> Score:
+    """Of the network as it is: nothing is hidden from a task."""
+    run.packnet.set_training(False)
+    run.net.select(task)
+    return Score.of(*predict(run.net, run.loaders[task, "test"], f"{task}, test"))
+
+
+def movable(method: str, phase: Phase, packnet: PackNet, task: str) -> dict[str, jt.Var]:
+    """What a step on `task` may move, by name."""
+    if method in ("finetune", "individual"):
+        return packnet.trainable()
+    head_only = method == "classifier" or phase.name == "warm-up"
+    return {name: parameter for name, parameter in packnet.model.named_parameters()
+            if not parameter.is_stop_grad() and (not head_only or name.startswith(f"heads.{task}."))}
+
+
+# ------------------------------------------------------------------------------------------------ their parts
+
+def lwf_loss(run: Run) -> Loss:
+    """Of the run's network as it was before the task at hand, and all tasks but that."""
+    teacher = build(run.config.arch)
+    old_tasks = [task for task in run.net.heads.keys() if task != run.net.task]
+    for task in old_tasks:
+        teacher.add_head(task, run.net.num_classes(task))
+    assign(teacher, run.kept["teacher"], "the network before this task")
+    teacher.eval()
+    return without_forgetting(teacher, old_tasks)
+
+
+def without_forgetting(teacher: MultiHead, old_tasks: list[str]) -> Loss:
+    """The loss of Learning without Forgetting for the selected head.
 
     The cross-entropy on the new task, and for every old head the cross-entropy with the teacher's probabilities, both
     softened by the temperature; all with weight 1.
     """
-    def loss(images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
+    def loss(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
         features = net.trunk(images)
         logits = net.heads[net.task](features)
         total = nn.cross_entropy_loss(logits, labels)
@@ -54,34 +171,12 @@ def without_forgetting(net: MultiHead, teacher: MultiHead, old_tasks: list[str])
     return loss
 
 
-def loss_of(phase: Phase, net: MultiHead, arch: str, teacher: dict[str, np.ndarray]) -> Loss:
-    """What a step of this phase lowers. `teacher`: for "lwf", the parameters of `net` before the task at hand, by name."""
-    if phase.method != "lwf":
-        return cross_entropy(net)
-    before = build(arch)
-    old_tasks = [task for task in net.heads.keys() if task != net.task]
-    for task in old_tasks:
-        before.add_head(task, net.num_classes(task))
-    assign(before, teacher, "the network before this task")
-    before.eval()
-    return without_forgetting(net, before, old_tasks)
-
-
-def trainable(phase: Phase, packnet: PackNet, task: str) -> dict[str, jt.Var]:
-    """What a step on `task` may move, by name."""
-    if phase.method in ("", "finetune", "individual"):
-        return packnet.trainable()
-    head_only = phase.method == "classifier" or phase.name == "warm-up"
-    return {name: parameter for name, parameter in packnet.model.named_parameters()
-            if not parameter.is_stop_grad() and (not head_only or name.startswith(f"heads.{task}."))}
-
-
 class Mixture:
     """An epoch of several training loaders at once: every batch is of one task, in an order drawn from seed and epoch;
-    `select(task)` is called before a batch is handed out."""
+    `select(task)` is called before a batch is handed out. `part` as of dataset.Loader."""
 
     def __init__(self, loaders: dict[str, Loader], select: Callable[[str], None]) -> None:
-        self.loaders, self.select, self.epoch = loaders, select, 0
+        self.loaders, self.select, self.epoch, self.part = loaders, select, 0, (0, 1)
 
     def __len__(self) -> int:
         return sum(map(len, self.loaders.values()))
@@ -94,4 +189,6 @@ class Mixture:
         batches = {task: iter(loader) for task, loader in self.loaders.items()}
         for task in tasks:
             self.select(str(task))
-            yield next(batches[task])
+            batch = next(batches[task])
+            self.part = getattr(self.loaders[task], "part", self.part)
+            yield batch

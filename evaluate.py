@@ -10,10 +10,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import toolchain
-from config import CHECKPOINT
-from main import complain
+from images.folders import DataError
+from images.preprocess import preparation, preprocess
+from runs.folder import CHECKPOINT
+from settings.command_line import complain
+from settings.config import Config
+from storage.checkpoint import WeightsError
+from storage.files import replacing
+from storage.packed import Packed, load_packed, other_content
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,35 +38,40 @@ def main(arguments: list[str] | None = None) -> int:
         return complain("--predict: --task must say which task's classes the images are to be told apart by")
 
     try:
-        toolchain.start(options.device)
-    except toolchain.ToolchainError as error:
-        return complain(error)
-    from dataset import DataError
-    from training import load_packed
-    from weights import WeightsError
-    try:
-        packnet, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
-        tasks = {task["name"]: task for task in metadata["tasks"]}
+        packed, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
+        tasks = [task["name"] for task in metadata["tasks"]]
         for name in filter(None, (options.task, options.export and options.export[0])):
             if name not in tasks:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
+        toolchain.start(options.device)
+        packnet = unpack(packed, metadata, Path(options.output_dir) / CHECKPOINT)
         if options.export:
             export(packnet, metadata, *options.export)
         elif options.predict:
             predict_images(packnet, metadata, options.task, options.predict)
         else:
             evaluate(packnet, metadata, options)
-    except (DataError, WeightsError) as error:
+    except (DataError, WeightsError, toolchain.ToolchainError) as error:
         return complain(error)
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
     return 0
 
 
+def unpack(packed: Packed, metadata: dict, path: Path):
+    """The PackNet of a packed file, ready to evaluate. Raises WeightsError."""
+    from runs.network import rebuild
+    try:
+        heads = {task["name"]: task["num_classes"] for task in metadata["tasks"]}
+        return rebuild(metadata["arch"], heads, packed, Config(**metadata["config"]).packnet_options(), path, list(heads))
+    except (KeyError, TypeError, ValueError) as error:
+        raise other_content(path, error) from error
+
+
 def evaluate(packnet, metadata: dict, options: argparse.Namespace) -> None:
     """Print every task's accuracy on its test split beside the one the run recorded."""
-    from dataset import DataError, create_dataloader
-    from training import Score
+    from dataset import create_dataloader
+    from runs.results import Score
     config, tasks = metadata["config"], {task["name"]: task for task in metadata["tasks"]}
     print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
     for name in [options.task] if options.task else tasks:
@@ -80,9 +92,9 @@ def evaluate(packnet, metadata: dict, options: argparse.Namespace) -> None:
 
 def predict_images(packnet, metadata: dict, task: str, paths: list[str]) -> None:
     """Print the five likeliest classes of each image with their probabilities, preprocessed as the task's test images."""
-    from dataset import RESIZED, preprocess, to_input
+    from dataset import to_input
     classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
-    how = "resize" if task in RESIZED else "centre"
+    how = preparation(task, "test")
     images = np.stack([preprocess(path, how, metadata["image_size"]) for path in paths])
     logits, _ = packnet.predict(task, [(to_input(images, np.zeros(len(images), np.uint8)), np.zeros(len(images), np.int32))])
     for path, row in zip(paths, logits.astype(np.float64)):
@@ -95,9 +107,6 @@ def predict_images(packnet, metadata: dict, task: str, paths: list[str]) -> None
 def export(packnet, metadata: dict, task: str, out: str) -> None:
     """Write the network of `task` as PyTorch's torchvision names it, ready for load_state_dict: its head as last layer, what
     is free or belongs to later tasks as 0."""
-    from safetensors.numpy import save_file
-
-    from files import replacing
     from networks import ARCHITECTURES
     with packnet.task_view(task) as net:
         parameters = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in net.state_dict().items()}

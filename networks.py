@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import toolchain
-from weights import WeightsError, read_pretrained
+from storage.checkpoint import WeightsError
+from storage.pretrained import read_pretrained
 
 jt = toolchain.start()
-from jittor import models, nn  # noqa: E402
+from jittor import models, nn
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ ARCHITECTURES = {
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout; a batch that several processes share is masked as one process would mask it."""
+    """nn.Dropout; a batch of which this process sees one of several equal parts is masked as one process would mask it."""
+    part, parts = 0, 1
 
     def execute(self, x: jt.Var) -> jt.Var:
-        if toolchain.parts == 1 or not self.is_train:
+        if self.parts == 1 or not self.is_train:
             return super().execute(x)
-        kept = jt.random((x.shape[0] * toolchain.parts, *x.shape[1:])) > self.p
-        first = toolchain.part * x.shape[0]
+        kept = jt.random((x.shape[0] * self.parts, *x.shape[1:])) > self.p
+        first = self.part * x.shape[0]
         return x * kept[first:first + x.shape[0]] / (1 - self.p)
 
 
@@ -125,6 +127,12 @@ class MultiHead(nn.Module):
         if task not in self.heads.keys():
             raise ValueError(f"task {task!r} has no head: call add_head({task!r}, num_classes) first")
         self.task = task
+
+    def share_batch(self, part: int, parts: int) -> None:
+        """The next batches are the part `part` of `parts` equal ones; other processes have the rest."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.part, module.parts = part, parts
 
     def execute(self, x: jt.Var) -> jt.Var:
         return self.heads[self.task](self.trunk(x))

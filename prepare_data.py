@@ -28,8 +28,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
-from config import OFFICIAL, dataset_folder
-from files import replacing
+from images.folders import OFFICIAL, dataset_folder
+from settings.command_line import complain
+from storage.files import replacing
 
 JPEG = dict(format="JPEG", quality=100, subsampling=0)  # differences of at most 4 levels: benchmarks/crops.py
 CORES = len(os.sched_getaffinity(0))
@@ -308,11 +309,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.contact_sheet:
             contact_sheet([dataset_folder(name, options.data_root) for name in options.dataset], options.contact_sheet)
     except ArchiveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     except OSError as error:
-        print(f"error: {error.filename or options.data_root}: {error.strerror}", file=sys.stderr)
-        return 2
+        return complain(f"{error.filename or options.data_root}: {error.strerror}")
     return 0
 
 

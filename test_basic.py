@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 import toolchain
-from config import OFFICIAL, dataset_folder, found_datasets
+from images.folders import LARGE, OFFICIAL, dataset_folder, found_datasets, read_split
+from images.preprocess import open_rgb, upright_size
 
 SOURCES = {
     "cubs": "CUB_200_2011.tgz, www.vision.caltech.edu/datasets/cub_200_2011",
@@ -73,7 +74,6 @@ def check_algorithm() -> str:
 
 def check_data(name: str, data_root: str | Path) -> str:
     """Folders, official counts, every header, one whole image of each class and split."""
-    from dataset import CORES, STREAMED, open_rgb, read_split, upright_size
     folder = dataset_folder(name, data_root)
     if not folder.is_dir():
         raise Absent(f"{folder} does not exist. Source: {SOURCES[name]}")
@@ -82,11 +82,11 @@ def check_data(name: str, data_root: str | Path) -> str:
     official = OFFICIAL.get(name)
     assert official in (None, counts), (f"{folder} has {counts[0]} classes, {counts[1]:,} train and {counts[2]:,} test "
                                         f"images; official are {official[0]}, {official[1]:,} and {official[2]:,}")
-    with ThreadPoolExecutor(CORES) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for split in splits:
             files = [split.folder / path for path in split.paths]
             _, firsts = np.unique(split.labels, return_index=True)
-            for check, chosen, title in ((upright_size, [] if name in STREAMED else files, "headers"),
+            for check, chosen, title in ((upright_size, [] if name in LARGE else files, "headers"),
                                          (open_rgb, [files[i] for i in firsts], "images")):
                 list(tqdm(pool.map(check, chosen), f"{name}, {split.folder.name}, {title}", total=len(chosen),
                           leave=False, delay=1))

@@ -1,4 +1,4 @@
-"""What the first start costs: Jittor's core and the kernels of the demo's steps compiled, with toolchain.py's precompiled header
+"""What the first start costs: Jittor's core and the kernels of the demo's steps compiled, with our precompiled header
 and without, from empty caches.
 
     python benchmarks/compile.py [--rounds 1]      # about five minutes a round on two cores
@@ -36,7 +36,8 @@ def measure(ours: bool) -> list[float]:
     with tempfile.TemporaryDirectory() as home:
         environment = {name: value for name, value in os.environ.items() if name not in ("cc_flags", "JITTOR_HOME")}
         environment |= dict(HOME=home, XDG_CACHE_HOME=home) | ({} if ours else dict(cc_flags=" "))
-        done = subprocess.run([sys.executable, "-c", STEPS], cwd=common.ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", STEPS], cwd=common.ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+                              check=True)
         size = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file() and not path.is_symlink())
         return [*map(float, done.stdout.split()[-2:]), size / 1e6]
 

@@ -25,8 +25,8 @@ from pathlib import Path
 import common
 import numpy as np
 
-import cuda_toolkit
-from config import OFFICIAL
+from images.folders import OFFICIAL
+from toolchain.base import output
 
 SIDES = ("ours", "torch", "torch-best")
 TARGETS = dict(ratio=1.2, loader=3.0, sequence_minutes=10.0)
@@ -55,7 +55,7 @@ def memory_mb(device: str) -> float:
     """What the process holds at its peak: its allocator keeps what it once had."""
     if device == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    used = cuda_toolkit.output(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]).split()
+    used = output(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]).split()
     return float(used[0]) if used else float("nan")
 
 
@@ -70,11 +70,12 @@ def batches_of(arch: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(options) -> dict:
     import toolchain
     jt = toolchain.start(options.device, options.precision)
-    import networks
     from jittor import nn
+
+    import networks
     from pruning import PackNet
-    from training import packed_tensors
-    from weights import save_checkpoint
+    from runs.network import contents
+    from storage.checkpoint import save_checkpoint
 
     jt.set_global_seed(0)
     net = networks.build(options.arch)
@@ -141,7 +142,7 @@ def ours(options) -> dict:
     result["matmul_tflops"] = 2 * n ** 3 * rate(product, 1, lambda: (jt.sync_all(True), keep.clear()), options.seconds) / 1e12
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        save_checkpoint(Path(folder) / "state", packed_tensors(packnet), {})
+        save_checkpoint(Path(folder) / "state", contents(packnet).tensors(), {})
         result["save_seconds"] = time.perf_counter() - start
     result["loader"] = loader_rate(options, jt)
     return result
@@ -149,8 +150,9 @@ def ours(options) -> dict:
 
 def loader_rate(options, jt) -> float:
     """Images per second that the loader alone delivers to the device, from its cache, in batches of 32."""
-    import dataset
     from loader import draw
+
+    import dataset
     with tempfile.TemporaryDirectory() as root:
         draw(Path(root) / "flowers", options.loader_images, (500, 667))
         loader, _ = dataset.create_dataloader("flowers", root, "train", 32)
@@ -311,13 +313,13 @@ def main() -> None:
         Path(options.out).write_text(json.dumps(ours(options) if options.side == "ours" else torch_side(options)))
         return
 
-    import toolchain
+    from toolchain import ToolchainError, cpu, cuda, gpu
     try:
-        chosen = toolchain._choose(options.device)
-    except toolchain.ToolchainError as error:
-        raise SystemExit(f"error: {error}")
+        chosen = cuda.for_device(options.device)
+    except ToolchainError as error:
+        raise SystemExit(f"error: {error}") from error
     options.device = "cuda" if chosen.nvcc else "cpu"
-    card = toolchain.gpu_name() if chosen.nvcc else toolchain.cpu_name()
+    card = gpu.gpu_name() if chosen.nvcc else cpu.cpu_name()
     sides = SIDES if common.installed("torch") else SIDES[:1]
     if len(sides) == 1:
         print("PyTorch is not installed: only ours is measured")

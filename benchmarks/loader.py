@@ -9,15 +9,17 @@ first, from the cache. The files have the usual sizes: cropped birds and cars ab
 import argparse
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import common
 import numpy as np
 from PIL import Image
 
-import dataset
-
-jt = dataset.jt
+from dataset import Loader, create_dataloader
+from images.cache import CORES
+from images.folders import read_split
+from images.preprocess import preprocess
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -36,17 +38,17 @@ class Decoding:
 
     def __init__(self, files: list[Path], how: str, size: int) -> None:
         self.files, self.how, self.size = files, how, size
-        self.pool = ThreadPoolExecutor(dataset.CORES)
+        self.pool = ThreadPoolExecutor(CORES)
 
     def one(self, i: int) -> np.ndarray:
-        image = dataset.preprocess(self.files[i], self.how, self.size)
+        image = preprocess(self.files[i], self.how, self.size)
         return image if self.how == "resize" else image[:, 5:5 + self.size, 5:5 + self.size]
 
     def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice) -> np.ndarray:
         return np.stack(list(self.pool.map(self.one, indices[mine])))
 
 
-def epoch(loader: dataset.Loader) -> None:
+def epoch(loader: Loader) -> None:
     for images, _ in loader:
         images.sync()
 
@@ -56,16 +58,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    for name, folder, size, how in (("cubs", "cubs_cropped", (300, 220), "resize"), ("flowers", "flowers", (500, 667), "short_side")):
+    sets = (("cubs", "cubs_cropped", (300, 220), "resize"), ("flowers", "flowers", (500, 667), "short_side"))
+    for name, folder, size, how in sets:
         with tempfile.TemporaryDirectory() as root:
             draw(Path(root) / folder, options.images, size)
-            ours, _ = dataset.create_dataloader(name, root, "train", 32)
-            split = dataset.read_split(name, root, "train")
+            ours, _ = create_dataloader(name, root, "train", 32)
+            split = read_split(name, root, "train")
             images = Decoding([split.folder / path for path in split.paths], how, 224)
-            theirs = dataset.Loader(images, split, 32, True, 0)
+            theirs = Loader(images, split, 32, True, 0)
             epoch(ours), epoch(theirs)  # warm-up
-            a, b = common.alternate(lambda: epoch(ours), lambda: epoch(theirs), options.rounds)
-        common.report(f"{name}: an epoch of {options.images} images {size[0]}x{size[1]} on {dataset.CORES} cores", a, b,
+            a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
+        common.report(f"{name}: an epoch of {options.images} images {size[0]}x{size[1]} on {CORES} cores", a, b,
                       "decoding")
         print(f"  ours {options.images / min(a):,.0f} images/s at best, decoding {options.images / min(b):,.0f}")
 

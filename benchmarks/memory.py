@@ -13,9 +13,8 @@ import numpy as np
 
 def measure(arch: str, batch_size: int, what: str) -> None:
     import networks
-    from baselines import cross_entropy
     from pruning import PackNet
-    from training import train_epoch
+    from training import cross_entropy, train_epoch
     jt, shape = networks.jt, networks.ARCHITECTURES[arch]
     side = shape.pooled * 2 ** shape.convolutions.count("M")
     net = networks.build(arch)
@@ -30,7 +29,7 @@ def measure(arch: str, batch_size: int, what: str) -> None:
     if what == "training":
         optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
         packnet.set_training(True)
-        train_epoch(cross_entropy(net), [batch] * 4, optimizer, "training")
+        train_epoch(net, cross_entropy, [batch] * 4, optimizer, "training")
     else:
         packnet.predict("base", [batch] * 4)
     print(f"{arch}, batch {batch_size}, {what}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB at most")

@@ -15,7 +15,7 @@ from pruning import PackNet
 try:
     import torch
 except ImportError:
-    raise SystemExit("this benchmark compares with PyTorch, which is not installed")
+    raise SystemExit("this benchmark compares with PyTorch, which is not installed") from None
 
 jt = networks.jt
 

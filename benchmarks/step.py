@@ -14,7 +14,7 @@ import networks
 from pruning import PackNet
 
 jt = networks.jt
-from jittor import nn  # noqa: E402
+from jittor import nn
 
 
 def jittor_step(arch: str, x: np.ndarray, y: np.ndarray, frozen: bool):

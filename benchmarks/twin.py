@@ -19,18 +19,19 @@ import numpy as np
 import torch
 from torch_twin import FREE, Twin
 
-import demo
 import toolchain
-from config import Config
 from dataset import create_dataloader
-from main import DEMO
+from images import drawings
 from networks import assign, build
 from pruning import PackNet
-from schedule import Phase
-from training import seed
+from runs.run import seed
+from settings.config import Config
+from settings.experiments import DEMO
+from toolchain.cpu import cpu_name
+from training import Phase
 
 jt = toolchain.start("cpu")
-from jittor import nn  # noqa: E402
+from jittor import nn
 
 TASKS = [DEMO["base_task"], *DEMO["task_list"]]
 TRAIN, TEST = 80, 100  # images per class: the demo's to train; more to test, so that an accuracy is known to half a point
@@ -49,7 +50,7 @@ def phases(task: str) -> list[tuple[str, Phase]]:
 class Ours:
     def __init__(self, classes: dict[str, int], number: int, tensors: dict[str, np.ndarray] | None = None) -> None:
         """`number`: the seed. `tensors`: start from these, times 1 ± 1e-7, instead of at random."""
-        seed(Config(seed=number))
+        seed(number)
         self.net = build(DEMO["arch"])
         for task, count in classes.items():
             self.net.add_head(task, count)
@@ -126,7 +127,7 @@ class Theirs:
 def run(number: int, epochs: int | None) -> dict:
     """`number`: the seed. `epochs` caps those of every phase."""
     with tempfile.TemporaryDirectory() as root:
-        demo.draw(root, train=TRAIN, test=TEST)
+        drawings.draw(root, train=TRAIN, test=TEST)
         loaders = {(task, split): create_dataloader(task, root, split, 32, seed=number, image_size=DEMO["image_size"])[0]
                    for task in TASKS for split in ("train", "test")}
         classes = {task: len(loaders[task, "test"].classes) for task in TASKS}
@@ -193,7 +194,7 @@ def lines(result: dict) -> list[str]:
     losses = np.array(result["losses"])  # [steps, (ours, PyTorch, control)]
     apart = np.abs(losses[:, :1] - losses[:, 1:])
     first, seconds = result["prunes"][0], result["seconds"]
-    return [f"Jittor {jt.__version__} and PyTorch {torch.__version__}, {toolchain.cpu_name()}; the demo's data, dropout off. "
+    return [f"Jittor {jt.__version__} and PyTorch {torch.__version__}, {cpu_name()}; the demo's data, dropout off. "
             "Control: ours again, from weights that differ by one part in 10 million.",
             f"Losses of the first 100 steps differ by {apart[:100, 0].max():.1e} at most (control: {apart[:100, 1].max():.1e}); in the "
             f"median of all {len(losses):,} steps by {np.median(apart[:, 0]):.1e} (control: {np.median(apart[:, 1]):.1e}).",

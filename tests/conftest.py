@@ -10,11 +10,16 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import toolchain  # noqa: E402
+import toolchain
 
 jt = toolchain.start()
 # Jittor ends the process when a child of it is killed. The tests that kill processes on purpose would not survive.
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def prunable_weights(model) -> dict:
+    from pruning import prunable_layers
+    return {name: layer.weight for name, layer in prunable_layers(model).items()}
 
 
 @pytest.fixture(autouse=True)

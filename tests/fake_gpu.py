@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import cuda_toolkit  # noqa: E402
+from toolchain import cuda, gpu
 
 # What must answer with more than success.
 ANSWERS = r"""
@@ -115,8 +115,8 @@ def environment(folder: Path) -> dict[str, str]:
     driver = folder / "libcuda.so.1"
     if not driver.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        cuda_toolkit.driver = lambda: ((13, 0), 1)
-        toolkit = cuda_toolkit.choose(folder)
+        gpu.driver = lambda: ((13, 0), 1)
+        toolkit = cuda.choose(folder)
         assert toolkit.nvcc, toolkit.why
         lib64, silent = toolkit.folder / "lib64", ""  # in C, without the headers, so that the declarations do not matter
         for library in LIBRARIES:

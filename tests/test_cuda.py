@@ -11,9 +11,7 @@ import fake_gpu
 import pytest
 from conftest import ROOT, executable
 
-import cuda_toolkit
-import toolchain
-from toolchain import ToolchainError
+from toolchain import ToolchainError, cuda, cuda_folder, gpu
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +19,11 @@ def nothing_of_the_machine(monkeypatch, tmp_path):
     """No nvcc, no wheels, a driver for CUDA 13 and one GPU."""
     monkeypatch.delenv("nvcc_path", raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(cuda_toolkit, "SYSTEM_NVCC", ())
+    monkeypatch.setattr(cuda, "SYSTEM_NVCC", ())
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr(cuda_toolkit, "SYSTEM_LIBRARIES", str(tmp_path / "usr-lib"))
-    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((13, 0), 1))
-    monkeypatch.setattr(cuda_toolkit, "_version", lambda wheel: "")
+    monkeypatch.setattr(cuda_folder, "SYSTEM_LIBRARIES", str(tmp_path / "usr-lib"))
+    monkeypatch.setattr(gpu, "driver", lambda: ((13, 0), 1))
+    monkeypatch.setattr(cuda_folder, "version", lambda wheel: "")
 
 
 def fake_toolkit(folder: Path, version="12.4", runtime=True, cudnn=True) -> str:
@@ -39,7 +37,7 @@ def fake_toolkit(folder: Path, version="12.4", runtime=True, cudnn=True) -> str:
 
 
 def system_nvcc(monkeypatch, *paths: str) -> None:
-    monkeypatch.setattr(cuda_toolkit, "SYSTEM_NVCC", paths)
+    monkeypatch.setattr(cuda, "SYSTEM_NVCC", paths)
 
 
 WHEELS = {"nvidia-cuda-nvcc": "13.0.88", "nvidia-cuda-crt": "13.0.88", "nvidia-nvvm": "13.0.88", "nvidia-cuda-cccl": "13.0.85",
@@ -78,7 +76,7 @@ extern "C" inline cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, i
             return root / name
 
     versions = dict(WHEELS)
-    monkeypatch.setattr(cuda_toolkit, "_version", lambda wheel: versions.get(wheel, ""))
+    monkeypatch.setattr(cuda_folder, "version", lambda wheel: versions.get(wheel, ""))
     monkeypatch.setattr("importlib.metadata.distribution", lambda wheel: Distribution)
     return versions
 
@@ -92,12 +90,12 @@ extern "C" inline cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, i
     (dict(cudnn=False), "cuDNN 8 is missing"),
 ])
 def test_which_toolkits_can_be_used(tmp_path, options, problem):
-    assert problem in cuda_toolkit.toolkit_problem(fake_toolkit(tmp_path, **options))
-    assert bool(cuda_toolkit.toolkit_problem(fake_toolkit(tmp_path / "again", **options))) == bool(problem)
+    assert problem in cuda.toolkit_problem(fake_toolkit(tmp_path, **options))
+    assert bool(cuda.toolkit_problem(fake_toolkit(tmp_path / "again", **options))) == bool(problem)
 
 
 def test_an_nvcc_that_is_no_program(tmp_path):
-    assert "is no program" in cuda_toolkit.toolkit_problem(str(tmp_path / "nvcc"))
+    assert "is no program" in cuda.toolkit_problem(str(tmp_path / "nvcc"))
 
 
 # ---- the order of the choice
@@ -106,22 +104,22 @@ def test_what_the_user_set_comes_first(monkeypatch, tmp_path, wheels):
     mine, other = fake_toolkit(tmp_path / "mine"), fake_toolkit(tmp_path / "other")
     system_nvcc(monkeypatch, other)
     monkeypatch.setenv("nvcc_path", mine)
-    chosen = cuda_toolkit.choose(tmp_path)
+    chosen = cuda.choose(tmp_path)
     assert chosen.nvcc == mine and chosen.why == f"nvcc_path toolkit {tmp_path}/mine, as it is"
 
 
 def test_what_the_user_set_is_never_replaced_in_silence(monkeypatch, tmp_path, wheels):
     monkeypatch.setenv("nvcc_path", fake_toolkit(tmp_path / "mine", version="10.2"))
-    chosen = cuda_toolkit.choose(tmp_path)
+    chosen = cuda.choose(tmp_path)
     assert chosen.nvcc == "" and "wants a CUDA 11 or 12 toolkit" in chosen.why
     monkeypatch.setenv("nvcc_path", "")
-    assert cuda_toolkit.choose(tmp_path) == cuda_toolkit.Toolkit("", "nvcc_path is set to nothing in the environment")
+    assert cuda.choose(tmp_path) == cuda.Toolkit("", "nvcc_path is set to nothing in the environment")
 
 
 def test_a_system_toolkit_as_it_is_comes_before_the_wheels(monkeypatch, tmp_path, wheels):
     broken, good = fake_toolkit(tmp_path / "broken", runtime=False), fake_toolkit(tmp_path / "good")
     system_nvcc(monkeypatch, broken, good)
-    chosen = cuda_toolkit.choose(tmp_path)
+    chosen = cuda.choose(tmp_path)
     assert chosen.nvcc == good and chosen.why == f"the system's toolkit {tmp_path}/good, as it is"
 
 
@@ -130,28 +128,28 @@ def test_a_system_toolkit_without_cudnn_is_completed_from_its_wheel(monkeypatch,
     cudnn = tmp_path / "site-packages/nvidia/cudnn/lib/libcudnn_ops_infer.so.8"
     cudnn.touch()
     wheels["nvidia-cudnn-cu12"] = "8.9.7.29"
-    chosen = cuda_toolkit.choose(tmp_path / "cache")
+    chosen = cuda.choose(tmp_path / "cache")
     assert chosen.why == (f"the system's toolkit of {tmp_path}/system/bin/nvcc (CUDA 12.4), completed with cuDNN 8.9.7.29 of "
                           "nvidia-cudnn-cu12")
     lib64 = chosen.folder / "lib64"
     assert (lib64 / "libcudart.so").resolve() == tmp_path / "system/lib64/libcudart.so"
     assert (lib64 / "libcudnn_ops_infer.so").resolve() == (lib64 / "libcudnn_ops_infer.so.8").resolve() == cudnn
     assert (chosen.folder / "include/cuda_runtime.h").resolve() == tmp_path / "system/include/cuda_runtime.h"
-    assert cuda_toolkit.cuda_version(chosen.nvcc) == (12, 4) and cuda_toolkit.toolkit_problem(chosen.nvcc) == ""
+    assert cuda.cuda_version(chosen.nvcc) == (12, 4) and cuda.toolkit_problem(chosen.nvcc) == ""
 
 
 def test_wheels_of_cudnn_9_do_not_complete_a_cuda_12_toolkit(monkeypatch, tmp_path):
     system_nvcc(monkeypatch, fake_toolkit(tmp_path / "system", version="11.8", cudnn=False))
-    monkeypatch.setattr(cuda_toolkit, "_version", lambda wheel: "9.10.2.21" if wheel == "nvidia-cudnn-cu11" else "")
-    chosen = cuda_toolkit.choose(tmp_path)
+    monkeypatch.setattr(cuda_folder, "version", lambda wheel: "9.10.2.21" if wheel == "nvidia-cudnn-cu11" else "")
+    chosen = cuda.choose(tmp_path)
     assert chosen.nvcc == "" and 'pip install "nvidia-cudnn-cu11==8.9.*"' in chosen.why
 
 
 def test_the_wheels_come_last_and_then_the_cpu(tmp_path, wheels):
-    chosen = cuda_toolkit.choose(tmp_path)
+    chosen = cuda.choose(tmp_path)
     assert chosen.why == "CUDA 13.0 put together from PyPI's wheels, cuDNN 9.20.0.48" and Path(chosen.nvcc).exists()
     wheels.clear()
-    assert cuda_toolkit.choose(tmp_path) == cuda_toolkit.Toolkit(
+    assert cuda.choose(tmp_path) == cuda.Toolkit(
         "", "CUDA 13 is not installed as wheels: `pip install -r requirements-cuda.txt`")
 
 
@@ -165,51 +163,51 @@ def test_the_wheels_come_last_and_then_the_cpu(tmp_path, wheels):
 ])
 def test_incomplete_wheels_are_named_with_what_mends_them(tmp_path, wheels, change, says):
     wheels |= change
-    chosen = cuda_toolkit.choose(tmp_path)
+    chosen = cuda.choose(tmp_path)
     assert chosen.nvcc == "" and says in chosen.why
 
 
 def test_an_old_driver_is_named(monkeypatch, tmp_path, wheels):
-    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((12, 4), 1))
+    monkeypatch.setattr(gpu, "driver", lambda: ((12, 4), 1))
     assert "the driver supports CUDA 12.4 at most, and the wheels' CUDA 13 wants a driver of version 580" in \
-        cuda_toolkit.choose(tmp_path).why
+        cuda.choose(tmp_path).why
 
 
 def test_the_device(monkeypatch, tmp_path, wheels):
-    monkeypatch.setattr(toolchain, "cache_folder", lambda: tmp_path)
-    assert toolchain._choose("auto") == toolchain._choose("cuda") and toolchain._choose("auto").nvcc
-    assert toolchain._choose("cpu").nvcc == ""
-    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((13, 0), 0))
-    assert toolchain._choose("auto") == cuda_toolkit.Toolkit("", "the NVIDIA driver reports no usable GPU (see nvidia-smi)")
-    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((0, 0), 0))
+    monkeypatch.setattr(cuda, "cache_folder", lambda: tmp_path)
+    assert cuda.for_device("auto") == cuda.for_device("cuda") and cuda.for_device("auto").nvcc
+    assert cuda.for_device("cpu").nvcc == ""
+    monkeypatch.setattr(gpu, "driver", lambda: ((13, 0), 0))
+    assert cuda.for_device("auto") == cuda.Toolkit("", "the NVIDIA driver reports no usable GPU (see nvidia-smi)")
+    monkeypatch.setattr(gpu, "driver", lambda: ((0, 0), 0))
     with pytest.raises(ToolchainError, match="--device cuda cannot be used: no NVIDIA driver is installed"):
-        toolchain._choose("cuda")
+        cuda.for_device("cuda")
 
 
 # ---- the folder
 
 def test_the_folder_is_laid_out_as_jittor_expects_it(tmp_path, wheels):
-    folder = cuda_toolkit.choose(tmp_path / "cache").folder
+    folder = cuda.choose(tmp_path / "cache").folder
     lib64 = folder / "lib64"
     assert (lib64 / "libcudart.so").resolve().name == "libcudart.so.13" and (lib64 / "libcudart.so.13").exists()
     for old, new in (("ops_infer", "ops"), ("ops_train", "ops"), ("cnn_infer", "cnn"), ("cnn_train", "cnn")):
         assert (lib64 / f"libcudnn_{old}.so").resolve().name == f"libcudnn_{new}.so.9"
     assert (folder / "include/cub/cub.cuh").exists() and (folder / "include/cublas_v2.h").exists()
     assert (lib64 / "libcudadevrt.a").exists()
-    assert cuda_toolkit.nccl(cuda_toolkit.choose(tmp_path / "cache")) == (str(folder / "include"), str(lib64))
+    assert cuda.nccl(cuda.choose(tmp_path / "cache")) == (str(folder / "include"), str(lib64))
     copied = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert {path.name for path in copied} == {"nvcc", "cuda_runtime.h", "cudnn.h", "npp.h", "assembled.json"}
-    assert cuda_toolkit.toolkit_problem(str(folder / "bin/nvcc")) == ""  # a child process is given it as nvcc_path
+    assert cuda.toolkit_problem(str(folder / "bin/nvcc")) == ""  # a child process is given it as nvcc_path
 
 
 def test_the_nvcc_translates(tmp_path, wheels):
-    nvcc = cuda_toolkit.choose(tmp_path).nvcc
+    nvcc = cuda.choose(tmp_path).nvcc
     done = subprocess.run([nvcc, "a b.cu", "-std=c++14", "-arch=compute_90", "-code=sm_90", '-I"x"'], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["a b.cu", "-std=c++17", "-arch=compute_90", "-code=sm_90,compute_90", '-I"x"']
 
 
 def test_the_headers_give_back_what_was_dropped(tmp_path, wheels):
-    folder = cuda_toolkit.choose(tmp_path).folder
+    folder = cuda.choose(tmp_path).folder
     source = tmp_path / "program.cc"
     source.write_text("""#include <cuda_runtime.h>
 #include <cuda_runtime.h>
@@ -229,12 +227,12 @@ int main() {
 
 
 def test_the_folder_is_kept_and_follows_the_versions(tmp_path, wheels):
-    first = cuda_toolkit.choose(tmp_path / "cache")
+    first = cuda.choose(tmp_path / "cache")
     before = (first.folder / "assembled.json").stat().st_mtime_ns
-    assert cuda_toolkit.choose(tmp_path / "cache") == first
+    assert cuda.choose(tmp_path / "cache") == first
     assert (first.folder / "assembled.json").stat().st_mtime_ns == before
     wheels["nvidia-cudnn-cu13"] = "9.26.0.51"
-    second = cuda_toolkit.choose(tmp_path / "cache")
+    second = cuda.choose(tmp_path / "cache")
     assert second.nvcc != first.nvcc
     assert json.loads((second.folder / "assembled.json").read_text())["versions"]["nvidia-cudnn-cu13"] == "9.26.0.51"
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([first.folder.name, second.folder.name])
@@ -249,7 +247,7 @@ def test_a_process_that_was_slower_leaves_nothing_behind(monkeypatch, tmp_path, 
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    chosen = cuda_toolkit.choose(tmp_path / "cache")
+    chosen = cuda.choose(tmp_path / "cache")
     assert Path(chosen.nvcc).exists() and [path.name for path in (tmp_path / "cache").iterdir()] == [chosen.folder.name]
 
 
@@ -260,32 +258,32 @@ def test_wheels_in_two_environments_are_joined(monkeypatch, tmp_path, wheels):
     (root / "nvidia/cu13/bin").rename(other / "nvidia/cu13/bin")
     monkeypatch.setattr("importlib.metadata.distribution", lambda wheel: type("Distribution", (), dict(
         locate_file=staticmethod(lambda name: (other if wheel == "nvidia-cuda-nvcc" else root) / name))))
-    chosen = cuda_toolkit.choose(tmp_path / "cache")
-    assert cuda_toolkit.cuda_version(chosen.nvcc) == (13, 0) and (chosen.folder / "include/cublas_v2.h").exists()
+    chosen = cuda.choose(tmp_path / "cache")
+    assert cuda.cuda_version(chosen.nvcc) == (13, 0) and (chosen.folder / "include/cublas_v2.h").exists()
 
 
 def test_a_toolkit_whose_wheels_are_gone_is_not_used(monkeypatch, tmp_path, wheels):
-    nvcc = cuda_toolkit.choose(tmp_path / "cache").nvcc
+    nvcc = cuda.choose(tmp_path / "cache").nvcc
     (tmp_path / "site-packages/nvidia/cu13/bin/nvcc").unlink()
-    assert "leads nowhere" in cuda_toolkit.toolkit_problem(nvcc)
+    assert "leads nowhere" in cuda.toolkit_problem(nvcc)
 
 
 def test_precision_and_processes_decide_the_environment(monkeypatch, tmp_path, wheels):
-    toolkit = cuda_toolkit.choose(tmp_path)
+    toolkit = cuda.choose(tmp_path)
     for name in ("NVIDIA_TF32_OVERRIDE", "use_nccl", "use_cutt", "use_cutlass", "nccl_lib_path", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.setenv(name, "before")
         monkeypatch.delenv(name)
-    toolchain._set_cuda(toolkit, "fp32")
+    cuda.set_environment(toolkit, "fp32")
     assert (os.environ["NVIDIA_TF32_OVERRIDE"], os.environ["use_nccl"], os.environ["use_cutt"]) == ("0", "0", "0")
-    toolchain._set_cuda(toolkit, "tf32")
+    cuda.set_environment(toolkit, "tf32")
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    toolchain._set_cuda(toolkit, "fp32")
+    cuda.set_environment(toolkit, "fp32")
     assert os.environ["nccl_lib_path"] == str(toolkit.folder / "lib64")
     monkeypatch.delenv("nccl_lib_path")
-    monkeypatch.setattr(cuda_toolkit, "nccl", lambda toolkit: None)
+    monkeypatch.setattr(cuda, "nccl", lambda toolkit: None)
     with pytest.raises(ToolchainError, match="several GPUs need NCCL.*pip install -r requirements-cuda.txt"):
-        toolchain._set_cuda(toolkit, "fp32")
+        cuda.set_environment(toolkit, "fp32")
 
 
 # ---- the real wheels
@@ -294,8 +292,8 @@ def test_precision_and_processes_decide_the_environment(monkeypatch, tmp_path, w
 def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, tmp_path):
     """Everything but the numbers: the real nvcc and headers, every kernel of a run, what the libraries export."""
     monkeypatch.undo()
-    if cuda_toolkit.wheels_problem():
-        pytest.skip(cuda_toolkit.wheels_problem())
+    if cuda_folder.wheels_problem():
+        pytest.skip(cuda_folder.wheels_problem())
     environment = dict(os.environ, HOME=str(tmp_path))
     for name in ("nvcc_path", "cache_name", "python_config_path", "use_mpi"):
         environment.pop(name, None)

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dataset
-from dataset import MEAN, STD, DataError, create_dataloader, open_rgb, random_resized_crop, short_side_size
+import images.cache
+from dataset import MEAN, STD, create_dataloader
+from images.folders import DataError
+from images.preprocess import open_rgb, random_resized_crop, short_side_size, upright_size
 
 
 def one_image(root, name, pixels_or_image, split_folders=("train", "test"), file="x.png", **save):
@@ -128,7 +131,7 @@ def test_greyscale_cmyk_palette_16_bit_alpha_and_rotated_files(tmp_path):
     exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
     turned = saved(image.transpose(Image.ROTATE_90), "turned.png", exif=exif)
     assert turned.shape == rgb.shape and (turned == rgb).all()
-    assert dataset.upright_size(tmp_path / "turned.png") == rgb.shape[:2]
+    assert upright_size(tmp_path / "turned.png") == rgb.shape[:2]
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0 broken"], ids=["empty", "text", "header"])
@@ -239,8 +242,8 @@ def test_an_epoch_shows_every_image_once(image_root, monkeypatch, ahead):
 
 def test_images_are_decoded_once_and_again_when_they_change(image_root, monkeypatch):
     calls = []
-    original = dataset.preprocess
-    monkeypatch.setattr(dataset, "preprocess", lambda *a: calls.append(a) or original(*a))
+    original = images.cache.preprocess
+    monkeypatch.setattr(images.cache, "preprocess", lambda *a: calls.append(a) or original(*a))
     first = epoch(create_dataloader("cubs", image_root, "test", 8)[0])
     assert len(calls) == 6
     assert equal(epoch(create_dataloader("cubs", image_root, "test", 8)[0]), first) and len(calls) == 6
@@ -265,7 +268,7 @@ def test_a_cache_that_cannot_be_written_is_named(image_root, tmp_path):
 def test_a_full_disk_leaves_no_half_written_cache(image_root, monkeypatch):
     def full(fd, data, offset):
         raise OSError(28, os.strerror(28))
-    monkeypatch.setattr(dataset.os, "pwrite", full)
+    monkeypatch.setattr(images.cache.os, "pwrite", full)
     with pytest.raises(DataError, match="No space left on device.*GB are needed"):
         create_dataloader("cubs", image_root, "train", 4)
     assert not list((image_root / ".cache").iterdir())

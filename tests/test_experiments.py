@@ -9,16 +9,15 @@ import pytest
 from conftest import ROOT, jt
 
 import baselines
-import demo
 import evaluate
 import main
 import networks
 import pruning
 import report
-import schedule
 import training
-from config import Config
-from experiments import EXPERIMENTS
+from images import drawings
+from settings.config import Config
+from settings.experiments import EXPERIMENTS
 
 nn = jt.nn
 SHORT = ["--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1", "--num-epochs-finetune", "1",
@@ -31,7 +30,7 @@ COMPARED = [*SHORT, "--num-epochs-per-task", "4", "--baselines", "classifier", "
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    demo.draw(root, train=4, test=2)
+    drawings.draw(root, train=4, test=2)
     return root
 
 
@@ -46,7 +45,7 @@ def test_the_loss_of_learning_without_forgetting_is_the_papers():
         net.eval()
     student.select("new")
     images, labels = rng.normal(size=(6, 3, 48, 48)).astype(np.float32), rng.integers(0, 5, 6)
-    loss, logits = baselines.without_forgetting(student, teacher, ["old", "older"])(jt.array(images), jt.array(labels))
+    loss, logits = baselines.without_forgetting(teacher, ["old", "older"])(student, jt.array(images), jt.array(labels))
 
     def outputs(net, task):
         net.select(task)
@@ -85,11 +84,12 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
     ("finetune", [1e-3] * 10 + [1e-4] * 10, 0, 0.0), ("joint", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
     ("lwf", [1e-3] * 10 + [1e-4] * 10, 5, 5e-4)])
 def test_the_baselines_follow_the_schedule_of_the_release(method, rates, warm_up, decay):
-    steps = schedule.plan(Config(baselines=[method]), base_data=False)
-    begin = next(number for number, step in enumerate(steps) if step[0] == "start_baseline")
-    end = next(number for number, step in enumerate(steps) if step[0] == "finish_baseline")
+    config = Config(baselines=[method])
+    steps = list(baselines.compared(training.packnet(config), config))
+    begin = next(number for number, step in enumerate(steps) if step[0] is baselines.start)
+    end = next(number for number, step in enumerate(steps) if step[0] is baselines.finish)
     epochs = steps[begin + 1:end]
-    assert all(step == "epoch" and phase.method == method for step, _, phase, _ in epochs)
+    assert all(step is baselines.epoch and its_method == method for step, its_method, *_ in epochs)
     assert [phase.lr_at(epoch) for *_, phase, epoch in epochs] == pytest.approx(rates)
     assert [phase.name for *_, phase, _ in epochs] == ["warm-up"] * warm_up + ["train"] * (20 - warm_up)
     assert {phase.weight_decay for *_, phase, _ in epochs} == {decay}
@@ -103,7 +103,7 @@ def test_what_a_baseline_may_move():
     packnet.start_task("new")
 
     def moved(method, name="train"):
-        return set(baselines.trainable(schedule.Phase(name, 1, 0.1, 1, method=method), packnet, "new"))
+        return set(baselines.movable(method, training.Phase(name, 1, 0.1, 1), packnet, "new"))
 
     everything = {name for name in net.state_dict() if "running" not in name}
     head = {"heads.new.weight", "heads.new.bias"}
@@ -116,21 +116,21 @@ def compared(data, tmp_path_factory):
     """A run with all baselines; with it, every network as its baseline finished a task, and the base network."""
     out = tmp_path_factory.mktemp("compared") / "run"
     seen = {}
-    finish, epoch = training.Run.finish_baseline, training.Run.epoch
+    finish, epoch = baselines.finish, baselines.epoch
 
-    def watched(self, method, task):
-        finish(self, method, task)
-        seen[method, task] = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
-        seen["base"] = self.dense
+    def watched(run, method, task):
+        finish(run, method, task)
+        seen[method, task] = {name: parameter.numpy() for name, parameter in run.net.state_dict().items()}
+        seen["base"] = run.kept["dense"]
 
-    def watched_epoch(self, task, phase, number):
-        epoch(self, task, phase, number)
+    def watched_epoch(run, method, task, phase, number):
+        epoch(run, method, task, phase, number)
         if phase.name == "warm-up":
-            seen[phase.name, task] = {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+            seen[phase.name, task] = {name: parameter.numpy() for name, parameter in run.net.state_dict().items()}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Run, "finish_baseline", watched)
-        patch.setattr(training.Run, "epoch", watched_epoch)
+        patch.setattr(baselines, "finish", watched)
+        patch.setattr(baselines, "epoch", watched_epoch)
         assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED]) == 0
     return out, json.loads((out / "results.json").read_text()), seen
 
@@ -152,7 +152,7 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
     assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
     assert not changed(base, seen["warm-up", "demo_birds"], "") and changed(base, seen["lwf", "demo_birds"], "heads.demo_base.")
-    joint = seen["joint", schedule.ALL]
+    joint = seen["joint", baselines.ALL]
     assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
     assert changed(base, joint, "heads.demo_base.")
 
@@ -177,14 +177,14 @@ def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(compared, data,
     out, expected, _ = compared
     train_epoch, stops = training.train_epoch, ["joint: all tasks, train 3/4", "lwf: demo_cars, train 1/3"]
 
-    def interrupted(loss, loader, optimizer, title):
+    def interrupted(net, loss, loader, optimizer, title):
         if title in stops:
             stops.remove(title)
             raise KeyboardInterrupt
-        return train_epoch(loss, loader, optimizer, title)
+        return train_epoch(net, loss, loader, optimizer, title)
 
     monkeypatch.setattr(training, "train_epoch", interrupted)
-    monkeypatch.setattr(training, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr("runs.carry_out.SAVING_SHARE", 1e9)
     command = ["--demo", "--data-root", str(data), "--output-dir", str(tmp_path / "run"), "--resume", *COMPARED]
     assert [main.main(command), main.main(command), main.main(command)] == [130, 130, 0]
     assert json.loads((tmp_path / "run/results.json").read_text())["baselines"] == expected["baselines"]
@@ -199,7 +199,7 @@ def runs(data, tmp_path_factory):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, capsys):
-    monkeypatch.setattr("plots.draw", lambda results, folder: [])  # seconds a run; the page's test has real ones
+    monkeypatch.setattr("reporting.plots.draw", lambda results, folder: [])  # seconds a run; the page's test has real ones
     seeds = ["--seeds", "2"] if name == "seeds" else ["--seeds", "1"]
     command = ["--experiment", name, "--demo", "--data-root", str(data), "--output-dir", str(runs), *SHORT, *seeds]
     assert main.main(command) == 0
@@ -224,7 +224,8 @@ def test_the_readme_lists_every_experiment_with_its_time(readme):
         assert re.search(rf"^\| `{re.escape(name)}` \| .+ \| {experiment.hours:g} h \|$", text, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("arguments", [["--experiment", "seed", "--seeds", "0"], ["--experiment", "seed", "--seeds", "-1"], ["--seeds", "3"]])
+@pytest.mark.parametrize("arguments", [
+    ["--experiment", "seed", "--seeds", "0"], ["--experiment", "seed", "--seeds", "-1"], ["--seeds", "3"]])
 def test_seeds_that_mean_nothing_are_refused(arguments, capsys):
     assert main.main(arguments) == 2
     assert f"--seeds {arguments[-1]}: must be at least 1" in capsys.readouterr().err
@@ -277,7 +278,7 @@ def test_predicting_classes_by_name(compared, data, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[6] == image and lines[1:6] == lines[7:]
     shares = [float(line.split()[0]) for line in lines[1:6]]
-    assert shares == sorted(shares, reverse=True) and all(line.split()[2] in demo.DATASETS["demo_birds"] for line in lines[1:6])
+    assert shares == sorted(shares, reverse=True) and all(line.split()[2] in drawings.DATASETS["demo_birds"] for line in lines[1:6])
 
 
 @pytest.mark.parametrize("arguments, says", [

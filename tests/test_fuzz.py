@@ -12,11 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_weights import TENSORS, WRITERS
+from test_storage import TENSORS, WRITERS
 
-from config import Config, ConfigError
-from dataset import DataError, open_rgb, read_split, upright_size
-from weights import WeightsError, load_checkpoint, load_metadata, read_pretrained, save_checkpoint
+from images.folders import DataError, read_split
+from images.preprocess import open_rgb, upright_size
+from runs.folder import resumed
+from settings.config import Config, ConfigError
+from storage.checkpoint import WeightsError, load_checkpoint, load_metadata, save_checkpoint
+from storage.pretrained import read_pretrained
 
 
 def cases(count):
@@ -111,7 +114,7 @@ def test_results_of_earlier_runs(tmp_path_factory, value, apply, bytewise, name)
     good = {"config": Config().asdict(), "finished": False}
     path.write_bytes(apply(json.dumps(good).encode()) if bytewise else
                      json.dumps({"config": good["config"] | {name: value}, "finished": False}).encode())
-    unchanged(path, lambda: Config(output_dir=str(folder)).resumed({}), ConfigError)
+    unchanged(path, lambda: resumed(Config(output_dir=str(folder)), {}), ConfigError)
 
 
 names = st.text(st.sampled_from(string.ascii_letters + " .%é鸟'\"$-"), min_size=1, max_size=12).filter(
@@ -155,7 +158,7 @@ def test_no_loader_executes_a_pickle(tmp_path):
     for name, load, error in (("w.pth", read_pretrained, WeightsError), ("w.pkl", read_pretrained, WeightsError),
                               ("packnet.safetensors", load_checkpoint, WeightsError),
                               ("state.safetensors", load_metadata, WeightsError), ("x.jpg", open_rgb, DataError),
-                              ("results.json", lambda path: Config(output_dir=str(path.parent)).resumed({}), ConfigError)):
+                              ("results.json", lambda path: resumed(Config(output_dir=str(path.parent)), {}), ConfigError)):
         (tmp_path / name).write_bytes(evil)
         with pytest.raises(error, match=name):
             load(tmp_path / name)

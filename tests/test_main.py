@@ -7,13 +7,15 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, write_images
-from test_weights import pretrained_tensors, torch_zip
+from test_storage import pretrained_tensors, torch_zip
 
-import demo
 import evaluate
 import main
-import report
-from weights import load_checkpoint, unpack_owners
+from images import drawings
+from reporting.summary import summary
+from storage.checkpoint import load_checkpoint
+from storage.packed import unpack_owners
+from toolchain import gpu
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     log = (output / "log.txt").read_text()
     assert "not re-trained on imagenet" in log and "last epoch" in log
     assert "24.95" not in log  # the paper's VGG-16 is no match for a slim one
-    assert any("24.95" in line and line.startswith("cubs") for line in report.summary(results | dict(arch="vgg16")))
+    assert any("24.95" in line and line.startswith("cubs") for line in summary(results | dict(arch="vgg16")))
     assert len(re.findall(r"trunk\.\S+ +owned .* freed .* kept", log)) == 6 * 4
     assert sorted(path.name for path in (output / "plots").iterdir()) == [
         "capacity.png", "error_as_tasks_are_added.png", "training_cars.png", "training_cubs.png", "training_flowers.png"]
@@ -134,7 +136,8 @@ def test_places365_is_a_task_like_any_other(image_root, tmp_path, pretrained):
     """Its test split is called val, and it trains on random resized crops."""
     for split, count in (("train", 6), ("val", 3)):
         write_images(image_root / "places" / split, {name: count for name in ("airfield", "alley", "zen_garden")})
-    assert main.main(options(image_root, tmp_path / "out", pretrained, "--task-list", "places", "cubs", "--pruning-ratios", "0.5", "0")) == 0
+    more = ("--task-list", "places", "cubs", "--pruning-ratios", "0.5", "0")
+    assert main.main(options(image_root, tmp_path / "out", pretrained, *more)) == 0
     places, cubs = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]
     assert (places["name"], places["num_classes"], places["max_logit_change"]) == ("places", 3, 0.0)
     assert "places, test: 9 images, 3 classes" in (tmp_path / "out" / "log.txt").read_text()
@@ -142,7 +145,7 @@ def test_places365_is_a_task_like_any_other(image_root, tmp_path, pretrained):
 
 def test_a_small_demo(tmp_path, monkeypatch):
     """The demo's own path with fewer images and epochs: base from scratch, sequential fine-tuning, its plot."""
-    demo.draw(tmp_path / "data", train=4, test=2)
+    drawings.draw(tmp_path / "data", train=4, test=2)
     arguments = ["--demo", "--data-root", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out"),
                  "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
                  "--num-epochs-finetune", "1"]
@@ -209,7 +212,7 @@ WRONG = [
 
 @pytest.mark.parametrize("more, message", WRONG, ids=[" ".join(more)[:40] for more, _ in WRONG])
 def test_wrong_options_end_with_code_2_before_anything_is_written(image_root, tmp_path, pretrained, more, message, capsys):
-    if more == ["--device", "cuda"] and not __import__("cuda_toolkit").gpu_problem():
+    if more == ["--device", "cuda"] and not gpu.gpu_problem():
         pytest.skip("this machine has a GPU")
     try:
         code = main.main(options(image_root, tmp_path / "out", pretrained, *more))

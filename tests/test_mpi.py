@@ -18,43 +18,43 @@ import sys
 import numpy as np
 import toolchain
 jt = toolchain.start("cpu")
-from baselines import cross_entropy
-from config import Config
 from dataset import create_dataloader
 from networks import build
 from jittor import nn
 from pruning import PackNet
-from training import seed, train_epoch
+from runs.run import seed
+from toolchain.processes import RANK
+from training import cross_entropy, train_epoch
 
 out, root = sys.argv[1:]
-seed(Config(), 0)
+seed(0, 0)
 net = build("vgg-slim")
 net.add_head("birds", 4)
 net.select("birds")
 packnet = PackNet(net)
 packnet.start_task("birds")
-train, _ = create_dataloader("birds", root, "train", 8, image_size=48, cache_dir=f"{out}.cache{toolchain.RANK}")
-test, _ = create_dataloader("birds", root, "test", 8, image_size=48, cache_dir=f"{out}.cache{toolchain.RANK}")
+train, _ = create_dataloader("birds", root, "train", 8, image_size=48, cache_dir=f"{out}.cache{RANK}")
+test, _ = create_dataloader("birds", root, "test", 8, image_size=48, cache_dir=f"{out}.cache{RANK}")
 losses = []
 optimizer = nn.SGD(list(packnet.trainable().values()), 0.01, momentum=0.9, weight_decay=1e-3)
 for epoch in range(4):
-    seed(Config(), epoch)
+    seed(0, epoch)
     packnet.set_training(True)
-    losses.append(train_epoch(cross_entropy(net), train, optimizer, "train"))
+    losses.append(train_epoch(net, cross_entropy, train, optimizer, "train"))
     if epoch == 1:
         packnet.prune("birds", 0.5)
 logits, labels = packnet.predict("birds", test)
 arrays = {f"w.{name}": weight.numpy() for name, weight in packnet.weights.items()}
 arrays |= {f"owner.{name}": owner.numpy() for name, owner in packnet.owners.items()}
-np.savez(f"{out}.{toolchain.RANK}.npz", losses=np.array(losses), logits=logits, labels=labels, **arrays)
+np.savez(f"{out}.{RANK}.npz", losses=np.array(losses), logits=logits, labels=labels, **arrays)
 """
 
 
 def mpirun(count: int, *command) -> subprocess.CompletedProcess:
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
     environment.pop("use_mpi", None)
-    return subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable, *map(str, command)], cwd=ROOT,
-                          env=environment, capture_output=True, text=True)
+    program = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable]
+    return subprocess.run([*program, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -1,10 +1,11 @@
 """The paper's networks: their prunable weights, their logits against PyTorch, and old tasks that stay to the bit in each."""
 import numpy as np
 import pytest
-from conftest import jt
+from conftest import jt, prunable_weights
 
 import networks
-from pruning import PackNet, prunable_weights
+from pruning import PackNet
+from runs.network import contents
 
 nn = jt.nn
 SLIM = ["vgg-slim", "vgg-bn-slim", "resnet-slim", "densenet-slim"]
@@ -203,16 +204,14 @@ def test_what_a_task_has_of_its_own_is_trained_stored_and_put_back(options, own)
     for name in others:
         assert np.array_equal(net.state_dict()[name].numpy(), first[name]), f"{name} is shared and moved"
 
-    from training import packed_tensors
-    tensors = packed_tensors(packnet)
+    packed = contents(packnet)
     again = PackNet(random_network("vgg-bn-slim"), 0.5, **options)
-    networks.assign(again.model, {name: array for name, array in tensors.items() if not name.startswith(("owner.", "private."))}, "x")
-    private = {"a": {name.removeprefix("private.a."): array for name, array in tensors.items() if name.startswith("private.a.")}}
-    again.restore(["a", "b"], {name: owner.numpy() for name, owner in packnet.owners.items()}, private=private)
+    networks.assign(again.model, packed.parameters, "x")
+    again.restore(["a", "b"], packed.owners, private=packed.private)
     for task in "ab":
         assert np.array_equal(again.predict(task, batches(9))[0], packnet.predict(task, batches(9))[0])
     with pytest.raises(ValueError, match="has of its own are missing"):
-        again.restore(["a", "b"], {name: owner.numpy() for name, owner in packnet.owners.items()})
+        again.restore(["a", "b"], packed.owners)
 
 
 def test_free_weights_start_from_zero_or_at_random():

@@ -82,7 +82,9 @@ def make_cubs(folder, classes=3, train=2, test=1, content=None):
 
 def car_rows(classes, train, test):
     """(class 1.., is test) of every image, in the order of a data set of `classes` classes."""
-    expand = lambda n: n if isinstance(n, list) else [n] * classes
+    def expand(n):
+        return n if isinstance(n, list) else [n] * classes
+
     return [(c + 1, t) for t, counts in ((0, expand(train)), (1, expand(test))) for c in range(classes) for _ in range(counts[c])]
 
 

@@ -3,12 +3,13 @@ import math
 
 import numpy as np
 import pytest
-from conftest import jt
+from conftest import jt, prunable_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import networks
-from pruning import PackNet, PackNetPruning, capacity_table, cutoff, freeze, free_smallest, prunable_weights
+from packing.capacity import capacity_table
+from pruning import PackNet, PackNetPruning, cutoff, free_smallest, freeze
 
 nn = jt.nn
 LONG = settings(deadline=None, max_examples=60)

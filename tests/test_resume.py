@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, jt
 
-import demo
 import main
-import toolchain
 import training
-from weights import load_checkpoint, save_checkpoint
+from images import drawings
+from storage.checkpoint import load_checkpoint, save_checkpoint
 
 ARGUMENTS = ["--demo", "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
              "--num-epochs-finetune", "1", "--task-list", "demo_birds", "demo_cars", "--pruning-ratios", "0.75", "0.5"]
@@ -27,7 +26,7 @@ ARGUMENTS = ["--demo", "--num-epochs-base", "2", "--num-epochs-base-finetune", "
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    demo.draw(root, train=8, test=4)
+    drawings.draw(root, train=8, test=4)
     return root
 
 
@@ -69,23 +68,26 @@ def undisturbed(data, tmp_path_factory):
 
 KILL = "def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
 # Where the process kills itself: each kind of step at its start, and inside the writing of files.
-PLACES = {step: KILL + f"import toolchain; toolchain.start(); import training; training.Run.{step} = kill" for step in
-          ("start", "prune", "finish", "report", "save_state", "save_results", "_save_checkpoint", "start_baseline",
-           "finish_baseline")} | {
+PLACES = {name: f"{KILL}import {module}; {module}.{name} = kill" for module, name in (
+    ("training", "start"), ("training", "prune"), ("training", "finish"), ("runs.carry_out", "report"),
+    ("runs.run", "Run.save_state"), ("runs.run", "Run.save_results"), ("runs.run", "Run.save_packed"),
+    ("baselines", "keep_and_prune"))} | {
+    name: f"{KILL}import baselines; baselines.{step} = kill" for name, step in (
+        ("start_baseline", "start"), ("finish_baseline", "finish"))} | {
     "third epoch": KILL + """
-import toolchain; toolchain.start(); import training
+import training
 train_epoch, calls = training.train_epoch, []
 def third(*a):
     calls.append(1)
     return kill() if len(calls) == 3 else train_epoch(*a)
 training.train_epoch = third""",
     "evaluation": KILL + """
-import toolchain; toolchain.start(); import pruning
-predict, calls = pruning.predict, []
+from packing import loops
+predict, calls = loops.predict, []
 def fourth(*a):
     calls.append(1)
     return kill() if len(calls) == 4 else predict(*a)
-pruning.predict = fourth""",
+loops.predict = fourth""",
     "half a checkpoint": KILL + """
 import safetensors.numpy as s
 save, calls = s.save_file, []
@@ -97,7 +99,6 @@ def half(tensors, path, metadata):
         kill()
 s.save_file = half""",
     "before the rename": KILL + """
-import files
 replace, calls = os.replace, []
 def fifth(*a):
     calls.append(1)
@@ -179,7 +180,7 @@ def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(data, tmp
 
     def lost(*arguments):
         with contextlib.suppress(KeyboardInterrupt):
-            toolchain._interrupt()
+            signal.raise_signal(signal.SIGINT)
         return train_epoch(*arguments)
 
     monkeypatch.setattr(training, "train_epoch", lost)
@@ -201,7 +202,7 @@ def test_ctrl_c_is_one_line_and_130(data, tmp_path):
 
 
 def test_a_second_process_is_refused(data, tmp_path):
-    waits = "import time, toolchain; toolchain.start(); import training; training.Run.start = lambda *a: time.sleep(600)"
+    waits = "import time, training; training.start = lambda *a: time.sleep(600)"
     first = start(tmp_path, command(data), waits)
     while not (tmp_path / "out/results.json").exists():
         time.sleep(0.05)
@@ -218,12 +219,12 @@ def test_a_second_process_is_refused(data, tmp_path):
 def test_a_full_disk_keeps_the_last_state_and_names_the_need(data, tmp_path):
     """A limit on the size of files stands for the full disk."""
     limit = """
-import resource, toolchain; toolchain.start(); import training
-begin = training.Run.start
-def limited(self, task):
+import resource, training
+begin = training.start
+def limited(run, task):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-    begin(self, task)
-training.Run.start = limited"""
+    begin(run, task)
+training.start = limited"""
     code, _, error = finish(start(tmp_path, command(data), limit))
     assert code == 1 and "Traceback" not in error, error
     assert re.search(r"error: out/state.safetensors: cannot be written \(.*\); [\d,]{7,} bytes are needed", error)
@@ -244,7 +245,7 @@ def half_done(data, tmp_path, monkeypatch):
     """A run that stopped after its first epochs, in the current directory."""
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "prune", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(training, "prune", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main.main(command(data)) == 130
     return tmp_path / "out"
 
@@ -298,9 +299,8 @@ def test_results_of_another_version_are_refused(half_done, capsys):
 def test_memory_does_not_grow():
     """1,000 steps of a tiny network with frozen weights: resident memory is flat after warm-up."""
     import networks
-    from baselines import cross_entropy
     from pruning import PackNet
-    from training import train_epoch
+    from training import cross_entropy, train_epoch
 
     def resident():
         return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -316,7 +316,7 @@ def test_memory_does_not_grow():
     batch = [(jt.array(rng.normal(size=(4, 3, 48, 48)).astype(np.float32)), jt.array(rng.integers(0, 4, 4)))]
     optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
     packnet.set_training(True)
-    train_epoch(cross_entropy(net), batch * 300, optimizer, "warm-up")
+    train_epoch(net, cross_entropy, batch * 300, optimizer, "warm-up")
     before = resident()
-    train_epoch(cross_entropy(net), batch * 1000, optimizer, "1,000 steps")
+    train_epoch(net, cross_entropy, batch * 1000, optimizer, "1,000 steps")
     assert resident() - before < 10e6

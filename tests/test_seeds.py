@@ -35,7 +35,7 @@ def test_first_document_pruning():
 
 
 def test_first_document_settings():
-    from config import Config
+    from settings.config import Config
     self = Config()
     assert self.initial_lr == 0.001 and self.batch_size == 32 and self.num_epochs_finetune == 10
     assert self.num_epochs_per_task == 20  # the seed's log and the authors; its README says 50

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, executable, jt
 
-import cuda_toolkit
 import toolchain
-from toolchain import ToolchainError
+from toolchain import ToolchainError, base, compiling, cpu, cuda, doctor, gpu
 
 
 def python(code, **environment):
@@ -79,13 +78,13 @@ def test_gxx_takes_the_precompiled_header_with_jittors_own_flags(tmp_path):
 def test_without_gxx_or_space_there_is_no_precompiled_header(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("cc_path", str(executable(tmp_path / "clang", 'echo "clang version 15"')))
-    assert toolchain._precompiled_header() == ""
+    assert compiling.precompiled_header() == ""
     monkeypatch.setenv("cc_path", str(executable(tmp_path / "g++", 'echo "g++ Free Software Foundation"; test "$1" = --version')))
-    assert toolchain._precompiled_header() == "" and not list(tmp_path.glob("packnet-jittor/*"))
+    assert compiling.precompiled_header() == "" and not list(tmp_path.glob("packnet-jittor/*"))
 
 
 def test_compiler_flags_of_the_user_are_kept():
-    code = "import os, sys, toolchain; toolchain._import_jittor = lambda: sys.exit(os.environ['cc_flags']); toolchain.start('cpu')"
+    code = "import os, sys, toolchain; toolchain.compiling.import_jittor = lambda: sys.exit(os.environ['cc_flags']); toolchain.start('cpu')"
     assert python(code, cc_flags="-DMINE=1").stderr == "-DMINE=1\n"
     assert python(code, cc_flags=None).stderr.startswith('-include "')
 
@@ -100,29 +99,29 @@ def test_no_compiler(tmp_path):
 def test_no_python_headers(monkeypatch, tmp_path):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     with pytest.raises(ToolchainError, match=rf"apt install python3.{sys.version_info.minor}-dev"):
-        toolchain._python_config()
+        cpu.python_config()
 
 
 def test_no_onednn(monkeypatch, tmp_path):
     monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
     monkeypatch.setattr("importlib.metadata.files", lambda name: [])
     with pytest.raises(ToolchainError, match="onednn-cpu-gomp.*pip install -r requirements.txt"):
-        toolchain._link_onednn()
+        cpu.link_onednn()
 
 
 def test_onednn_links_are_made_and_mended(monkeypatch, tmp_path):
     monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
-    folder = tmp_path / ".cache/jittor/mkl" / toolchain.ONEDNN_FOLDER
-    toolchain._link_onednn()
+    folder = tmp_path / ".cache/jittor/mkl" / cpu.ONEDNN_FOLDER
+    cpu.link_onednn()
     library = (folder / "lib" / "libmkldnn.so").resolve()
     assert library.is_file() and (folder / "lib" / "libdnnl.so.2").exists() and (folder / "include/dnnl.hpp").exists()
     (folder / "lib" / "libmkldnn.so").unlink()
     (folder / "lib" / "libmkldnn.so").symlink_to(tmp_path / "environment-that-was-deleted")
-    toolchain._link_onednn()
+    cpu.link_onednn()
     assert (folder / "lib" / "libmkldnn.so").resolve() == library
     (folder / "lib" / "libmkldnn.so").unlink()
     (folder / "lib" / "libmkldnn.so").write_text("Jittor's own download")
-    toolchain._link_onednn()
+    cpu.link_onednn()
     assert (folder / "lib" / "libmkldnn.so").read_text() == "Jittor's own download"
 
 
@@ -139,17 +138,17 @@ def test_the_python_config_answers_for_this_interpreter():
 def test_jittors_home_is_found_as_jittor_finds_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("JITTOR_HOME", raising=False)
-    assert toolchain._jittor_home() == tmp_path
+    assert base.jittor_home() == tmp_path
     (tmp_path / ".cache/jittor").mkdir(parents=True)
     (tmp_path / ".cache/jittor/config.json").write_text(json.dumps({"JITTOR_HOME": "/saved"}))
-    assert toolchain._jittor_home() == Path("/saved")
+    assert base.jittor_home() == Path("/saved")
     monkeypatch.setenv("JITTOR_HOME", "/set")
-    assert toolchain._jittor_home() == Path("/set")
+    assert base.jittor_home() == Path("/set")
 
 
 # ---- CPU or CUDA (which toolkit: test_cuda.py)
 
-@pytest.mark.skipif(not cuda_toolkit.gpu_problem(), reason="this machine has a GPU")
+@pytest.mark.skipif(not gpu.gpu_problem(), reason="this machine has a GPU")
 def test_device_cuda_without_a_gpu_is_one_sentence():
     done = python(SAY.format("cuda"))
     assert done.stdout.startswith("SAID --device cuda cannot be used: ") and done.stdout.count("\n") == 1
@@ -158,8 +157,8 @@ def test_device_cuda_without_a_gpu_is_one_sentence():
 # ---- the doctor
 
 def test_the_doctor_says_what_will_be_used(capsys, monkeypatch):
-    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((0, 0), 0))
-    assert toolchain.main([]) == 0
+    monkeypatch.setattr(gpu, "driver", lambda: ((0, 0), 0))
+    assert doctor.main([]) == 0
     out = capsys.readouterr().out
     assert f"Python                   {sys.version.split()[0]} with headers in" in out
     assert "will be used             the CPU: no NVIDIA driver is installed" in out and "MISSING" not in out
@@ -167,27 +166,27 @@ def test_the_doctor_says_what_will_be_used(capsys, monkeypatch):
 
 def test_the_doctor_names_what_is_missing(capsys, monkeypatch):
     monkeypatch.setenv("cc_path", "/no/such/g++")
-    assert toolchain.main(["--check"]) == 2
+    assert doctor.main(["--check"]) == 2
     assert "MISSING: the C++ compiler /no/such/g++ was not found: install it with `sudo apt install g++`" in capsys.readouterr().out
 
 
 def test_the_doctor_says_why_a_gpu_is_not_used(capsys, monkeypatch):
-    monkeypatch.setattr(cuda_toolkit, "driver", lambda: ((12, 4), 1))
-    monkeypatch.setattr(cuda_toolkit, "gpus", lambda: ["Some GPU, 8192 MiB, driver 550.1"])
-    monkeypatch.setattr(cuda_toolkit, "choose", lambda cache: cuda_toolkit.Toolkit("", "this is why"))
-    assert toolchain.main([]) == 0
+    monkeypatch.setattr(gpu, "driver", lambda: ((12, 4), 1))
+    monkeypatch.setattr(gpu, "gpus", lambda: ["Some GPU, 8192 MiB, driver 550.1"])
+    monkeypatch.setattr(cuda, "choose", lambda cache: cuda.Toolkit("", "this is why"))
+    assert doctor.main([]) == 0
     out = capsys.readouterr().out
     assert "supports CUDA 12.4" in out and "Some GPU" in out and "MISSING: this is why" in out
     assert "will be used             the CPU: this is why" in out
 
 
 def test_the_check_computes_and_notices_a_wrong_result(capsys, monkeypatch):
-    assert toolchain.main(["--check", "--device", "cpu"]) == 0
+    assert doctor.main(["--check", "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count(" right: largest error ") == 4
     jt = toolchain.start()
     conv2d = jt.nn.conv2d
     monkeypatch.setattr(jt.nn, "conv2d", lambda *a, **k: conv2d(*a, **k) * 1.001)
-    assert toolchain.main(["--check", "--device", "cpu"]) == 1
+    assert doctor.main(["--check", "--device", "cpu"]) == 1
     assert capsys.readouterr().out.count(" WRONG: largest error ") == 3
 
 

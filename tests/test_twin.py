@@ -8,7 +8,7 @@ from conftest import ROOT
 
 pytest.importorskip("torch")
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import twin  # noqa: E402
+import twin
 
 
 def test_four_tasks_take_the_same_steps_in_both(monkeypatch):

@@ -1,31 +1,21 @@
-"""Find, or put together, a CUDA toolkit that Jittor 1.3.11 can use. Needs neither Jittor nor a GPU.
+"""A CUDA toolkit put together from PyPI's wheels, or a system's completed with them: a folder of links.
 
-Jittor wants a CUDA 11 or 12 toolkit with cuDNN 8; today's machines have CUDA 12 or 13 with cuDNN 9, or a driver alone.
-`choose` takes the first of these that is there, and says in one line which and why:
-
-1. the toolkit of the nvcc in the environment variable `nvcc_path`;
-2. a CUDA 11 or 12 toolkit of the system with cuDNN 8, as it is;
-3. such a toolkit without cuDNN 8, completed with the cuDNN 8.9 of PyPI (nvidia-cudnn-cu11, nvidia-cudnn-cu12);
-4. the CUDA 13 toolkit of requirements-cuda.txt, or those of its wheels that PyTorch for CUDA 13 has brought already.
-
-3 and 4 become a folder of links in the user's cache, laid out as Jittor expects a toolkit (bin/nvcc, include/,
-lib64/). For CUDA 13 and cuDNN 9 it also holds an nvcc that turns C++14 into C++17, and three small headers for what
-these releases have dropped. Nothing is copied, and nothing in site-packages or in Jittor is changed.
+It lies in the user's cache and is laid out as Jittor expects a toolkit (bin/nvcc, include/, lib64/). For CUDA 13 and
+cuDNN 9 it also holds an nvcc that turns C++14 into C++17, and three small headers for what these releases have dropped.
+Nothing is copied, and nothing in site-packages or in Jittor is changed.
 """
-import ctypes
-import glob
 import hashlib
 import importlib.metadata
 import json
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain.base import output
+
 SYSTEM_LIBRARIES = "/usr/lib/x86_64-linux-gnu"
-SYSTEM_NVCC = ("/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc")
 MARK = "assembled.json"  # in a folder that we put together: which versions
 
 # CUDA 13: the wheels, by what a program that was built elsewhere must match (the compiler's parts) and what it need not.
@@ -40,7 +30,7 @@ OLD_CUDNN = {"ops_infer": "ops", "ops_train": "ops", "cnn_infer": "cnn", "cnn_tr
 # -std: the headers of CUDA 13 refuse C++14. -code: Jittor knows no card after sm_90 and would build for sm_90 alone,
 # which newer ones cannot run; the PTX that is added here they can compile.
 NVCC_13 = """#!/bin/sh
-# Written by cuda_toolkit.py: nvcc as Jittor 1.3.11 calls it, on to CUDA 13.
+# Written by toolchain/cuda_folder.py: nvcc as Jittor 1.3.11 calls it, on to CUDA 13.
 for argument in "$@"; do
     shift
     case "$argument" in
@@ -52,11 +42,12 @@ done
 exec "{nvcc}" "$@"
 """
 NVCC = """#!/bin/sh
-# Written by cuda_toolkit.py
+# Written by toolchain/cuda_folder.py
 exec "{nvcc}" "$@"
 """
 
-CUDA_RUNTIME_H = """// Written by cuda_toolkit.py. Jittor 1.3.11 (helper_cuda.h) reads two fields that CUDA 13 has taken out of cudaDeviceProp.
+CUDA_RUNTIME_H = """// Written by toolchain/cuda_folder.py.
+// Jittor 1.3.11 (helper_cuda.h) reads two fields that CUDA 13 has taken out of cudaDeviceProp.
 #include "{header}"
 #if defined(__cplusplus) && !defined(PACKNET_DEVICE_PROP)
 #define PACKNET_DEVICE_PROP
@@ -73,8 +64,8 @@ static inline cudaError_t cudaGetDeviceProperties(DevicePropOfCuda12* prop, int 
 #endif
 """
 
-CUDNN_H = """// Written by cuda_toolkit.py. Jittor 1.3.11's recurrent operators name calls that cuDNN 9 no longer has. They compile with
-// these, and fail with NOT_SUPPORTED if used.
+CUDNN_H = """// Written by toolchain/cuda_folder.py.
+// Jittor 1.3.11's recurrent operators name calls that cuDNN 9 no longer has. They compile with these, and fail with NOT_SUPPORTED if used.
 #include "{header}"
 #if defined(__cplusplus) && !defined(PACKNET_CUDNN_RNN)
 #define PACKNET_CUDNN_RNN
@@ -85,7 +76,7 @@ OLD_RNN = ("cudnnSetRNNDescriptor_v6", "cudnnGetRNNParamsSize", "cudnnGetRNNWork
            "cudnnRNNBackwardWeights", "cudnnGetRNNLinLayerMatrixParams", "cudnnGetRNNLinLayerBiasParams")
 
 # Jittor takes the limits of the integers from NVIDIA's image library, which would be another 134 MB.
-NPP_H = """// Written by cuda_toolkit.py
+NPP_H = """// Written by toolchain/cuda_folder.py
 #pragma once
 #include <climits>
 #define NPP_MIN_32U 0u
@@ -110,87 +101,6 @@ class Toolkit:
         return Path(self.nvcc).parent.parent
 
 
-# ------------------------------------------------------------------------------------------------ driver and GPU
-
-def driver() -> tuple[tuple[int, int], int]:
-    """((major, minor) of the newest CUDA the driver supports, number of GPUs); (0, 0) without a driver."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return (0, 0), 0
-    version, count = ctypes.c_int(), ctypes.c_int()
-    if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return (0, 0), 0
-    if library.cuInit(0) != 0 or library.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        count.value = 0
-    return (version.value // 1000, version.value % 1000 // 10), count.value
-
-
-def gpu_problem() -> str:
-    """Why no CUDA GPU can be used, "" if one can. Asks the driver, so it needs no toolkit."""
-    version, count = driver()
-    if version == (0, 0):
-        return "no NVIDIA driver is installed (libcuda.so.1 not found)"
-    return "" if count else "the NVIDIA driver reports no usable GPU (see nvidia-smi)"
-
-
-def gpus() -> list[str]:
-    """Name, memory and driver of each GPU."""
-    if not shutil.which("nvidia-smi"):
-        return ["NVIDIA GPU"]
-    text = output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
-    return [", driver ".join(line.rsplit(", ", 1)) for line in text.splitlines()] or ["NVIDIA GPU"]
-
-
-# ------------------------------------------------------------------------------------------------ the choice
-
-def choose(cache: Path) -> Toolkit:
-    """The toolkit to use, put together below `cache` where it must be. Looks for no GPU."""
-    given = os.environ.get("nvcc_path")
-    if given == "":
-        return Toolkit("", "nvcc_path is set to nothing in the environment")
-    problems = []
-    found = list(dict.fromkeys(filter(None, (shutil.which("nvcc"), *filter(os.path.exists, SYSTEM_NVCC)))))
-    name, candidates = ("nvcc_path", [given]) if given else ("the system's", found)
-    for nvcc in candidates:
-        problem = toolkit_problem(nvcc)
-        if not problem:
-            made = assembled_from(nvcc)
-            return Toolkit(nvcc, made or f"{name} toolkit {os.path.dirname(os.path.dirname(nvcc))}, as it is")
-        problems.append(problem)
-    for nvcc in candidates:
-        if cuda_version(nvcc)[0] in (11, 12) and runtime_folder(nvcc):
-            major = cuda_version(nvcc)[0]
-            wheel, version = f"nvidia-cudnn-cu{major}", _version(f"nvidia-cudnn-cu{major}")
-            if version.startswith("8.9"):
-                return _complete(nvcc, wheel, version, cache)
-            problems.append(f"`pip install \"{wheel}==8.9.*\"` would complete it")
-    if given:
-        return Toolkit("", "; ".join(problems))
-    wheels = wheels_problem() or driver_problem()
-    if not wheels:
-        return _assemble_wheels(cache)
-    return Toolkit("", "; ".join([*problems[:2], wheels]))
-
-
-def toolkit_problem(nvcc: str) -> str:
-    """Why Jittor 1.3.11 cannot use the CUDA toolkit of this nvcc, "" if it can: it wants CUDA 11 or 12, cuDNN 8."""
-    if not os.access(nvcc, os.X_OK):
-        return f"no CUDA toolkit found ({nvcc} is no program)"
-    if assembled_from(nvcc):
-        return "" if cuda_version(nvcc)[0] else f"{nvcc} leads nowhere: the wheels it was put together from are gone"
-    lib = runtime_folder(nvcc)
-    if not lib:
-        return f"{nvcc} has no CUDA runtime beside it (no libcudart.so in ../lib64)"
-    major, _ = cuda_version(nvcc)
-    if major not in (11, 12):
-        return f"Jittor 1.3.11 wants a CUDA 11 or 12 toolkit, {nvcc} is CUDA {major or 'unknown'}"
-    folders = [lib, os.path.join(lib, "../targets/x86_64-linux/lib"), SYSTEM_LIBRARIES, "/usr/lib"]
-    if not any(glob.glob(os.path.join(folder, "libcudnn_ops_infer.so*")) for folder in folders):
-        return f"cuDNN 8 is missing from the CUDA toolkit of {nvcc} (libcudnn_ops_infer.so not found)"
-    return ""
-
-
 def runtime_folder(nvcc: str) -> str:
     """Where Jittor looks for the CUDA runtime of this nvcc; "" if it is not there."""
     lib = SYSTEM_LIBRARIES if nvcc == "/usr/bin/nvcc" else os.path.join(os.path.dirname(os.path.realpath(nvcc)), "../lib64")
@@ -202,37 +112,11 @@ def cuda_version(nvcc: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def cudnn(toolkit: Toolkit) -> str:
-    """The version of the cuDNN that Jittor will load with this toolkit."""
-    for folder in (toolkit.folder / "lib64", toolkit.folder / "targets/x86_64-linux/lib", Path(SYSTEM_LIBRARIES), Path("/usr/lib")):
-        for path in sorted(folder.glob("libcudnn.so*"), key=lambda path: len(path.name)):
-            try:
-                return str(ctypes.CDLL(str(path)).cudnnGetVersion())
-            except (OSError, AttributeError):
-                return f"{path} (cannot be loaded)"
-    return "not found"
-
-
-def nccl(toolkit: Toolkit) -> tuple[str, str] | None:
-    """(folder of nccl.h, folder of libnccl.so), in the toolkit or in the system; None if there is none."""
-    for include, lib in ((toolkit.folder / "include", toolkit.folder / "lib64"), (Path("/usr/include"), Path(SYSTEM_LIBRARIES))):
-        if (include / "nccl.h").exists() and (lib / "libnccl.so").exists():
-            return str(include), str(lib)
-    return None
-
-
-def output(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    except OSError:
-        return ""
-
-
 # ------------------------------------------------------------------------------------------------ wheels
 
 def wheels_problem() -> str:
     """Why no CUDA 13 toolkit can be put together from the installed wheels, with the command that mends it."""
-    versions = {wheel: _version(wheel) for wheel in (*COMPILER, *LIBRARIES)}
+    versions = {wheel: version(wheel) for wheel in (*COMPILER, *LIBRARIES)}
     runtime = ".".join(versions["nvidia-cuda-runtime"].split(".")[:2])
     if not any(versions.values()):
         return f"CUDA 13 is not installed as wheels: `{INSTALL}`"
@@ -250,14 +134,7 @@ def wheels_problem() -> str:
     return ""
 
 
-def driver_problem() -> str:
-    version, _ = driver()
-    return "" if version >= (13, 0) or version == (0, 0) else (  # without a driver the folder can be made all the same
-        f"the driver supports CUDA {version[0]}.{version[1]} at most, and the wheels' CUDA 13 wants a driver of version 580 "
-        "or newer: update it, or install a CUDA 12 toolkit with cuDNN 8")
-
-
-def _version(wheel: str) -> str:
+def version(wheel: str) -> str:
     try:
         return importlib.metadata.version(wheel)
     except importlib.metadata.PackageNotFoundError:
@@ -267,15 +144,15 @@ def _version(wheel: str) -> str:
 def _roots(wheels: tuple[str, ...], *inside: str) -> list[Path]:
     """The folders that these wheels were unpacked to. PyTorch's may be in another environment's site-packages."""
     found = (Path(importlib.metadata.distribution(wheel).locate_file("nvidia")) / name
-             for wheel in wheels if _version(wheel) for name in inside)
+             for wheel in wheels if version(wheel) for name in inside)
     return sorted({path.resolve() for path in found if path.is_dir()})
 
 
 # ------------------------------------------------------------------------------------------------ a folder of links
 
-def _assemble_wheels(cache: Path) -> Toolkit:
+def from_wheels(cache: Path) -> Toolkit:
     """The CUDA 13 toolkit of the wheels."""
-    versions = {wheel: _version(wheel) for wheel in (*COMPILER, *LIBRARIES, NCCL)}
+    versions = {wheel: version(wheel) for wheel in (*COMPILER, *LIBRARIES, NCCL)}
     roots = _roots((*COMPILER, *LIBRARIES, NCCL), "cu13", "cudnn", "nccl")
     nvcc = next(root / "bin/nvcc" for root in roots if (root / "bin/nvcc").exists())
     links = _links_to(*roots)
@@ -294,7 +171,7 @@ def _assemble_wheels(cache: Path) -> Toolkit:
                      versions, links, files)
 
 
-def _complete(nvcc: str, wheel: str, version: str, cache: Path) -> Toolkit:
+def complete(nvcc: str, wheel: str, version: str, cache: Path) -> Toolkit:
     """A CUDA 11 or 12 toolkit of the system with the cuDNN 8 of a wheel."""
     if nvcc == "/usr/bin/nvcc":  # Debian's package spreads the toolkit over /usr
         links = {f"lib64/{path.name}": path for pattern in ("libcu*.so*", "libnv*.so*")

@@ -1,4 +1,4 @@
-"""The experiments of the paper, of the authors' release, of the first seed, and ours: each is one command.
+"""The demo, and the experiments of the paper, of the authors' release, of the first seed, and ours: each is one command.
 
     python main.py --experiment release-vgg16          # its runs, one after another, into checkpoints/release-vgg16/
     python main.py --experiment release-vgg16 --demo   # the same on the demo's data with slim networks
@@ -15,7 +15,7 @@ TASKS = ["cubs", "cars", "flowers"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """`runs`: {label: settings that differ from the defaults}. `published`: the columns of report.PUBLISHED to stand beside.
+    """`runs`: {label: settings that differ from the defaults}. `published`: the columns of reporting.published to stand beside.
     `hours`: on one H100, estimated from the operations at half of its fp32 rate, not measured."""
     title: str
     runs: dict[str, dict]
@@ -64,20 +64,26 @@ EXPERIMENTS = {
                                {"zero": dict(free_weights="zero"), "init": dict(free_weights="init")}, seeds=5, hours=7.0),
 }
 
-# Stand-ins on the demo's data.
+# main.py --demo: small drawn data sets and a slim network.
+DEMO = dict(
+    data_root="data/demo", output_dir="checkpoints/demo", task_list=["demo_birds", "demo_cars", "demo_flowers"],
+    base_task="demo_base", arch="vgg-slim", image_size=48, num_epochs_base=15, base_lr=0.02,
+    num_epochs_base_finetune=4, base_finetune_lr=5e-3, initial_lr=0.02, num_epochs_per_task=24, finetune_lr=5e-3,
+    num_epochs_finetune=8, lr_decay_every=16, baselines=["finetune"])
+# What stands for what where an experiment runs on the demo's data.
 DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flowers", "places": "demo_cars"}
 DEMO_ARCHS = {"vgg16": "vgg-slim", "vgg16-bn": "vgg-bn-slim", "resnet50": "resnet-slim", "densenet121": "densenet-slim"}
 
 
-def runs(name: str, demo: dict | None = None, seeds: int | None = None) -> list[tuple[str, dict]]:
-    """(name of the run's folder, its settings) of an experiment; `demo`: main.py's settings of the demo, for its data."""
+def runs(name: str, demo: bool = False, seeds: int | None = None) -> list[tuple[str, dict]]:
+    """(name of the run's folder, its settings) of an experiment; `demo`: on the demo's data, with slim networks."""
     experiment = EXPERIMENTS[name]
     result = []
     for label, settings in experiment.runs.items():
-        if demo is not None:
+        if demo:
             settings = dict(settings, arch=DEMO_ARCHS[settings.get("arch", "vgg16")],
                             task_list=[DEMO_TASKS[task] for task in settings.get("task_list", TASKS)])
-            settings = demo | dict(baselines=[]) | {key: value for key, value in settings.items()
+            settings = DEMO | dict(baselines=[]) | {key: value for key, value in settings.items()
                                                     if key not in ("num_epochs_per_task", "lr_decay_every")}
         for seed in range(seeds or experiment.seeds):
             result.append((f"{label}-seed{seed}", settings | dict(seed=seed)))

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import networks
-from weights import WeightsError, download, load_checkpoint, read_pretrained, save_checkpoint
+from storage.checkpoint import WeightsError, load_checkpoint, save_checkpoint
+from storage.pretrained import download, read_pretrained
 
 rng = np.random.default_rng(0)
 TENSORS = {"features.0.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
@@ -156,10 +157,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("weights.JITTOR_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("storage.pretrained.JITTOR_URL", "http://127.0.0.1:9/")
     with pytest.raises(WeightsError, match="--pretrained"):
-        download("vgg16.pkl")
+        download("vgg16.pkl", tmp_path / "packnet-jittor")
     assert not list((tmp_path / "packnet-jittor").iterdir())
 
 
@@ -281,7 +281,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
 
 
 def test_another_format_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("weights.CHECKPOINT_FORMAT", "packnet-jittor 0")
+    monkeypatch.setattr("storage.checkpoint.CHECKPOINT_FORMAT", "packnet-jittor 0")
     save_checkpoint(tmp_path / "old", TENSORS, {"n": 1})
     monkeypatch.undo()
     with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 2'"):
@@ -297,7 +297,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize("largest, bits", [(1, 1), (2, 2), (3, 2), (4, 3), (255, 8)])
 def test_owner_maps_take_as_few_bits_as_they_need(largest, bits):
-    from weights import pack_owners, unpack_owners
+    from storage.packed import pack_owners, unpack_owners
     owner = np.random.default_rng(0).integers(0, largest + 1, (7, 3, 3, 3)).astype(np.uint8)
     owner.flat[0] = largest
     packed = pack_owners(owner, largest)

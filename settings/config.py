@@ -1,15 +1,15 @@
-"""The settings of a run, their defaults, and their check before anything is written.
+"""The settings of a run, their defaults and what they may be.
 
 The names are those of the first seed (initial_lr, num_epochs_per_task, pruning_ratios, ...); each has a flag on
 main.py's command line (--initial-lr, ...). The defaults are the paper's, from the authors' release where the paper
 is silent. Nothing here needs Jittor, so that a wrong option is answered at once.
 """
 import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from images.folders import dataset_folder
 from toolchain import DEVICES, PRECISIONS
 
 # Networks, and the least image size that leaves something to their last layers.
@@ -17,13 +17,6 @@ ARCHS = {"vgg16": 224, "vgg16-bn": 224, "resnet50": 32, "densenet121": 32, "vgg1
          "resnet-slim": 32, "densenet-slim": 32}
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
 PUBLISHED_WEIGHTS = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
-FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
-# Official counts: classes, train images, test images.
-OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
-CHECKPOINT = "packnet.safetensors"  # file names within the output directory
-STATE = "state.safetensors"
-RESULTS = "results.json"
-LOG = "log.txt"
 MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained")  # settings that a resumed run may change
 
 
@@ -87,14 +80,9 @@ class Config:
     def __post_init__(self) -> None:
         self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)
 
-    def check(self) -> None:
-        """check_values, then check_folders."""
-        self.check_values()
-        self.check_folders()
-
     def check_values(self) -> None:
         """Raise ConfigError for the first setting that cannot be used, whatever the disk holds."""
-        need = self._need
+        need = self.need
         need(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
         need(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
@@ -126,27 +114,10 @@ class Config:
         need(self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None or self.num_epochs_base > 0, "arch",
              "has no published weights: give --pretrained FILE or --num-epochs-base N")
 
-    def check_folders(self, resume: bool = False) -> None:
-        """Raise ConfigError where a file or folder is missing or in the way. Writes nothing."""
-        need = self._need
-        output = Path(self.output_dir)
-        need(output.is_dir() or not output.exists(), "output_dir", "is a file")
-        for name in () if resume else (RESULTS, CHECKPOINT, STATE, LOG):
-            need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten. "
-                 "Go on with it by --resume, choose another folder, or move this one away.")
-        need(self.pretrained is None or (output / STATE).exists() or Path(self.pretrained).is_file(), "pretrained",
-             "no such file")
-        need(Path(self.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
-        for task in self.task_list:
-            need(self.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {self.folder(task)}. "
-                 f"Found in {self.data_root}: {', '.join(found_datasets(self.data_root)) or 'none'}. "
-                 "README.md says where the data come from; `python main.py --demo` needs none.")
-        need(self.num_epochs_base == 0 or self.has_data(self.base_task), "num_epochs_base",
-             f"the base network trains on {self.folder(self.base_task)}, which does not exist")
-
-    def _need(self, good: bool, name: str, rule: str) -> None:
+    def need(self, good: bool, name: str, rule: str) -> None:
+        """Raise ConfigError for the setting `name` unless it is good."""
         if not good:
-            raise ConfigError(f"--{name.replace('_', '-')} {_shown(getattr(self, name))}: {rule}")
+            raise ConfigError(f"--{name.replace('_', '-')} {shown(getattr(self, name))}: {rule}")
 
     def folder(self, task: str) -> Path:
         return dataset_folder(task, self.data_root)
@@ -157,44 +128,10 @@ class Config:
     def asdict(self) -> dict:
         return dataclasses.asdict(self)
 
-    def resumed(self, given: dict) -> "tuple[Config, dict | None]":
-        """(the settings to go on with, the results so far) for the run in output_dir; results are None where there is
-        nothing to go on with.
-
-        `given` are the settings the user named; they must be those of the run, but for where things are. Raises
-        ConfigError.
-        """
-        path = Path(self.output_dir) / RESULTS
-        if not path.exists():
-            return self, None
-        try:
-            results = json.loads(path.read_text(encoding="utf8"))
-            saved, finished = results["config"], results["finished"]
-            if set(saved) != {field.name for field in dataclasses.fields(self)} or not isinstance(finished, bool):
-                raise ValueError("its settings are not those of this version")
-            moved = {name: value for name, value in given.items() if name in MAY_MOVE}
-            config = Config(**saved | moved | dict(output_dir=self.output_dir))
-            config.check_values()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
-            raise ConfigError(f"{path}: not the results of a run of this version, so that it cannot go on "
-                              f"({type(error).__name__}: {error})") from error
-        differences = [f"--{name.replace('_', '-')} was {_shown(saved[name])} and is now {_shown(value)}"
-                       for name, value in given.items() if name not in MAY_MOVE and value != saved[name]]
-        if differences:
-            raise ConfigError(f"--resume: the run in {self.output_dir} has other settings, and the result would be neither "
-                              f"run: {'; '.join(differences)}. Leave them out, or choose another --output-dir.")
-        return config, results
+    def packnet_options(self) -> dict:
+        """The options of the run's pruning.PackNet."""
+        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights == "init")
 
 
-def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:
-    return Path(data_root) / FOLDERS.get(dataset_name, dataset_name)
-
-
-def found_datasets(data_root: str | Path) -> list[str]:
-    """Names of the data sets in the data root: its folders that hold a train folder."""
-    names = {folder: name for name, folder in FOLDERS.items()}
-    return sorted(names.get(path.name, path.name) for path in Path(data_root).iterdir() if (path / "train").is_dir())
-
-
-def _shown(value) -> str:
+def shown(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

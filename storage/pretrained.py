@@ -1,44 +1,30 @@
-"""Weight files: reading pretrained weights without executing code, and the checkpoint.
+"""Pretrained weights: a .pth or .pkl file to named arrays, without executing anything from it.
 
     tensors = read_pretrained("vgg16-397923af.pth")           # torchvision's .pth (both formats) or Jittor's .pkl
-    save_checkpoint(path, tensors, metadata)                  # one safetensors file, written atomically
-    tensors, metadata = load_checkpoint(path)
 
-.pth and .pkl files are pickles, and a pickle may name any function to be called. The reader here knows the few
-names that weight files use, each replaced by a stand-in of its own; any other name is refused.
+These files are pickles, and a pickle may name any function to be called. The reader here knows the few names that weight
+files use, each replaced by a stand-in of its own; any other name is refused.
 """
 import collections
-import contextlib
 import hashlib
 import io
-import json
 import os
 import pickle
 import struct
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-import toolchain
-from files import replacing
-
-Tensors = dict[str, np.ndarray]
+from storage.checkpoint import Tensors, WeightsError
+from storage.files import replacing
 
 JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
-CHECKPOINT_FORMAT = "packnet-jittor 2"  # change it when the content changes
 
-
-class WeightsError(Exception):
-    """A weight file cannot be used. The message names the file, what is wrong with it, and what to do."""
-
-
-# ------------------------------------------------------------------------------------------------ pretrained weights
 
 def read_pretrained(path: str | Path) -> Tensors:
     """{parameter name: float32 array} of a torchvision .pth or Jittor .pkl file. Raises WeightsError."""
@@ -62,9 +48,9 @@ def read_pretrained(path: str | Path) -> Tensors:
         raise WeightsError(f"{path}: not a readable .pth or .pkl file; it may be truncated ({error})") from error
 
 
-def download(name: str) -> Path:
-    """A file of Jittor's model zoo, such as "vgg16.pkl", kept in the user's cache. Raises WeightsError."""
-    path = toolchain.cache_folder() / name
+def download(name: str, folder: Path) -> Path:
+    """A file of Jittor's model zoo, such as "vgg16.pkl", kept in `folder`. Raises WeightsError."""
+    path = folder / name
     if path.exists():
         return path
     try:
@@ -224,82 +210,3 @@ def _read_jittor(f: BinaryIO):
     if stream.read(1):
         raise WeightsError("truncated, or not a file of Jittor: bytes are left over after its content")
     return content
-
-
-# ------------------------------------------------------------------------------------------------ the checkpoint
-
-def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
-    """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header, and a
-    checksum of each. Raises OSError naming the file and the bytes needed where it cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    text = json.dumps(metadata)
-    sums = {name: _checksum(array) for name, array in tensors.items()} | {"": hashlib.sha256(text.encode()).hexdigest()}
-    header = json.dumps({"format": CHECKPOINT_FORMAT, "metadata": text, "checksums": sums})
-    try:
-        with replacing(path) as temporary:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # safetensors would make it for the owner only
-            save_file(tensors, temporary, {"packnet": header})  # one entry: the order of several is not fixed
-            temporary.chmod(mode)
-    except (OSError, SafetensorError) as error:
-        need = sum(array.nbytes for array in tensors.values()) + len(text)
-        raise OSError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
-                      f"{need:,} bytes are needed on the disk") from error
-
-
-def load_checkpoint(path: str | Path) -> tuple[Tensors, dict]:
-    """(tensors, metadata) of a file of save_checkpoint. Raises WeightsError."""
-    path = Path(path)
-    with _open_checkpoint(path) as (f, metadata, sums):
-        tensors = {name: f.get_tensor(name) for name in f.keys()}
-        damaged = sorted(tensors.keys() ^ (sums.keys() - {""})) or \
-            [name for name, array in tensors.items() if _checksum(array) != sums[name]]
-        if damaged:
-            raise WeightsError(f"{path}: damaged: the checksum of {damaged[0]} does not match")
-        return tensors, metadata
-
-
-def load_metadata(path: str | Path) -> dict:
-    """The metadata of a file of save_checkpoint, without its tensors. Raises WeightsError."""
-    with _open_checkpoint(Path(path)) as (_, metadata, _):
-        return metadata
-
-
-@contextlib.contextmanager
-def _open_checkpoint(path: Path) -> Iterator[tuple]:
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(path, framework="numpy") as f:
-            header = json.loads((f.metadata() or {}).get("packnet", "{}"))
-            if header.get("format") != CHECKPOINT_FORMAT:
-                raise WeightsError(f"{path}: not a checkpoint of this version of the program: its format is "
-                                   f"{header.get('format')!r}, not {CHECKPOINT_FORMAT!r}")
-            text, sums = header["metadata"], header["checksums"]
-            if sums[""] != hashlib.sha256(text.encode()).hexdigest():
-                raise WeightsError(f"{path}: damaged: the checksum of its metadata does not match")
-            yield f, json.loads(text), sums
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a readable checkpoint; it may be truncated ({error})") from error
-
-
-def pack_owners(owner: np.ndarray, largest: int) -> np.ndarray:
-    """An owner map (uint8, any shape) in as few bits as owners up to `largest` need: uint8 [bits, ceil(n / 8)]."""
-    return np.stack([np.packbits(owner.ravel() >> bit & 1) for bit in range(max(1, largest.bit_length()))])
-
-
-def unpack_owners(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 owner map of pack_owners. Raises ValueError where it does not fit the shape."""
-    count = int(np.prod(shape))
-    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-count // 8):
-        raise ValueError(f"an owner map of {list(packed.shape)} does not fit weights of {list(shape)}")
-    return sum(np.unpackbits(plane, count=count) << bit for bit, plane in enumerate(packed)).reshape(shape)
-
-
-def _checksum(array: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(array.reshape(-1).view(np.uint8))
-    return digest.hexdigest()

@@ -1,14 +1,14 @@
 """The pictures of a run, drawn from the content of results.json; each can go into a report as it is.
 
-    python -c "import json, plots; plots.draw(json.load(open('RUN/results.json')), 'RUN/plots')"
+    python -c "import json; from reporting import plots; plots.draw(json.load(open('RUN/results.json')), 'RUN/plots')"
 """
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
 
 COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3", "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
 FREE_COLOUR = "#E6E6E6"

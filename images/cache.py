@@ -1,0 +1,123 @@
+"""The pixels of a split: decoded once into a file, or, where they are too many, as they are asked for.
+
+The file may be deleted at any time. Measured with benchmarks/loader.py.
+"""
+import errno
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from images.folders import DataError, Split
+from images.preprocess import preprocess, random_resized_crop, short_side_size, upright_size
+from storage.files import replacing
+
+CORES = len(os.sched_getaffinity(0))
+
+
+class CachedImages:
+    """A split, decoded once: `crops(indices, rng)` gives uint8 [B, 3, size, size].
+
+    The file holds the sizes (npy, int32 [N, 2]) and the planes of all images one after another. Its name holds a
+    fingerprint of the sources (path, bytes, time of change) and of the preprocessing.
+    """
+
+    def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path) -> None:
+        self.size = size
+        stem = f"{name}-{split.folder.name}-{how}{size}-"
+        path = cache_dir / f"{stem}{_fingerprint(split, how, size)}.pixels"
+        if not path.exists():
+            self._build(split, how, path)
+            for old in set(cache_dir.glob(f"{stem}{'?' * 16}.pixels")) - {path}:
+                old.unlink(missing_ok=True)  # the sources have changed since
+        with open(path, "rb") as f:
+            self.sizes = np.load(f)
+            self.pixels = np.asarray(np.memmap(f, np.uint8, "r", offset=f.tell()))
+        self.starts = np.concatenate([[0], np.cumsum(3 * np.prod(self.sizes, axis=1, dtype=np.int64))])
+        # All of one size: [N, 3, size, size], so that a batch is one gather.
+        self.uniform = self.pixels.reshape(-1, 3, size, size) if (self.sizes == size).all() else None
+
+    def _build(self, split: Split, how: str, path: Path) -> None:
+        files = [split.folder / name for name in split.paths]
+        label = f"{split.folder.parent.name}/{split.folder.name}"
+        sizes = np.full((len(files), 2), self.size, np.int32)
+        with ThreadPoolExecutor(CORES) as pool:
+            originals = _collect(pool.map(_attempt(upright_size), files), files, f"Checking {label}")
+            if how == "short_side":
+                sizes = np.array([short_side_size(original, self.size) for original in originals], np.int32)
+            lengths = 3 * np.prod(sizes, axis=1, dtype=np.int64)
+            starts = np.cumsum(lengths) - lengths
+            try:
+                with replacing(path) as temporary, open(temporary, "wb") as f:
+                    np.save(f, sizes)
+                    offset = f.tell()
+                    f.flush()
+
+                    def store(i: int) -> None:
+                        pixels = preprocess(files[i], how, self.size).tobytes()
+                        if os.pwrite(f.fileno(), pixels, offset + int(starts[i])) != lengths[i]:
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+                    _collect(pool.map(_attempt(store), range(len(files))), files, f"Decoding {label}, once")
+            except OSError as error:
+                need = f", {lengths.sum() / 1e9:.2f} GB are needed" if error.errno == errno.ENOSPC else ""
+                raise DataError(f"{path.parent}: cannot write the cache of {label} ({error.strerror}{need}). "
+                                "Choose another folder with --cache-dir.") from error
+
+    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+        """The images `indices[mine]`; what is drawn from `rng` is drawn for all of `indices`."""
+        if self.uniform is not None:
+            return self.uniform[indices[mine]]
+        room = self.sizes[indices] - self.size + 1
+        corners = rng.integers(0, room)[mine]
+        batch = np.empty((len(corners), 3, self.size, self.size), np.uint8)
+        for row, (i, (top, left)) in enumerate(zip(indices[mine], corners)):
+            height, width = self.sizes[i]
+            image = self.pixels[self.starts[i]:self.starts[i + 1]].reshape(3, height, width)
+            batch[row] = image[:, top:top + self.size, left:left + self.size]
+        return batch
+
+
+class StreamedImages:
+    """A split too large to keep: random resized crops, decoded when asked for."""
+
+    def __init__(self, split: Split, size: int) -> None:
+        self.size = size
+        self.files = [split.folder / name for name in split.paths]
+        self.pool = ThreadPoolExecutor(CORES)
+        _collect(self.pool.map(_attempt(upright_size), self.files), self.files, f"Checking {split.folder}")
+
+    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+        rngs = rng.spawn(len(indices))
+        return np.stack(list(self.pool.map(
+            lambda i, rng: random_resized_crop(self.files[i], self.size, rng), indices[mine], rngs[mine])))
+
+
+def _fingerprint(split: Split, how: str, size: int) -> str:
+    digest = hashlib.sha256(f"1 {how} {size}".encode())
+    for path in split.paths:
+        status = os.stat(split.folder / path)
+        digest.update(f"\n{path}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _attempt(function):
+    """`function`, returning a DataError instead of raising it, so that one pass finds every broken file."""
+    def attempt(argument):
+        try:
+            return function(argument)
+        except DataError as error:
+            return error
+    return attempt
+
+
+def _collect(results, files: list[Path], title: str) -> list:
+    results = list(tqdm(results, title, total=len(files), unit="image", leave=False, delay=1))
+    broken = [result for result in results if isinstance(result, DataError)]
+    if broken:
+        more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise DataError("; ".join(str(error) for error in broken[:3]) + more + ". Replace or remove.")
+    return results

@@ -1,0 +1,96 @@
+"""Where a data set's images are, and what its folders must hold.
+
+Layout: `<data_root>/<folder>/{train,test}/<class>/<image>`; ImageNet and Places365 have `val` for `test`. The folder is
+cubs_cropped, stanford_cars_cropped or flowers for the three data sets of the paper, and the data set's own name
+for any other. Labels follow the sorted class names.
+"""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
+LARGE = ("imagenet", "places")  # their test split is called val, and their training split is decoded as it is needed
+# Official counts: classes, train images, test images.
+OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
+IGNORED = ("Thumbs.db", "desktop.ini")  # and names that begin with a dot
+
+
+class DataError(Exception):
+    """The data are not as they must be. The message names the file or folder and says what to do."""
+
+
+def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:
+    return Path(data_root) / FOLDERS.get(dataset_name, dataset_name)
+
+
+def found_datasets(data_root: str | Path) -> list[str]:
+    """Names of the data sets in the data root: its folders that hold a train folder."""
+    names = {folder: name for name, folder in FOLDERS.items()}
+    return sorted(names.get(path.name, path.name) for path in Path(data_root).iterdir() if (path / "train").is_dir())
+
+
+@dataclass(frozen=True)
+class Split:
+    """The files of one split: `paths` relative to `folder`, `labels` int32 [N], and all `classes`, sorted."""
+    folder: Path
+    classes: list[str]
+    paths: list[str]
+    labels: np.ndarray
+
+
+def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
+    """List one split. Raises DataError for whatever would make a class or an image vanish in silence."""
+    if split not in ("train", "test"):
+        raise DataError(f"split {split!r} is unknown: train or test")
+    folder = dataset_folder(dataset_name, data_root)
+    test = "val" if dataset_name in LARGE else "test"
+    if not folder.is_dir():
+        raise DataError(f"{dataset_name}: the folder {folder} does not exist. "
+                        f"It must hold train/<class>/<image> and {test}/<class>/<image>.")
+    found = {name: _read_classes(folder / name) for name in ("train", test)}
+    for here, there in (("train", test), (test, "train")):
+        missing = sorted(found[here].keys() - found[there].keys())
+        if missing:
+            raise DataError(f"{folder}: {_several(missing, 'class', 'classes')} in {here}/ but not in {there}/. "
+                            "Both must hold the same classes.")
+    chosen = found["train" if split == "train" else test]
+    classes = sorted(chosen)
+    paths = [f"{name}/{file}" for name in classes for file in chosen[name]]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(chosen[name]) for name in classes])
+    return Split(folder / ("train" if split == "train" else test), classes, paths, labels)
+
+
+def _read_classes(folder: Path) -> dict[str, list[str]]:
+    """{class name: sorted file names} of one split's folder."""
+    if not folder.is_dir():
+        raise DataError(f"the folder {folder} does not exist. It must hold one folder of images per class.")
+    classes: dict[str, list[str]] = {}
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            raise DataError(f"{entry.path}: a file among the class folders. Move it into its class, or away.")
+        files = _entries(Path(entry.path))
+        nested = [file.name for file in files if file.is_dir()]
+        if nested:
+            raise DataError(f"{entry.path}: holds the folder {nested[0]!r}, but classes must not be nested. A slash in a "
+                            f"class name does this (\"Ram C/V Cargo Van\"): rename it, to {entry.name}-{nested[0]!s}.")
+        if not files:
+            raise DataError(f"{entry.path}: this class has no images.")
+        classes[entry.name] = [file.name for file in files]
+    if not classes:
+        raise DataError(f"{folder}: this split is empty. It must hold one folder of images per class.")
+    return classes
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in IGNORED]
+
+
+def _several(names: list[str], one: str, many: str) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return f"{one} {shown} is" if len(names) == 1 else f"{len(names)} {many} ({shown}{', ...' * (len(names) > 3)}) are"

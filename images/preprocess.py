@@ -1,0 +1,92 @@
+"""One image file to uint8 pixels, as the paper and the release prepare them (paper, section 4).
+
+CUBS and Cars are resized to 224x224. Flowers, and data sets of your own, have their short side resized to 256 and are
+cropped to 224x224, at random to train and in the centre to test. ImageNet and Places365 train on random resized crops.
+"""
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from images.folders import LARGE, DataError
+
+RESIZED = ("cubs", "cars")
+SHORT_SIDE = 256 / 224  # of the crop's side
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random resized crops
+
+
+def preparation(dataset_name: str, split: str) -> str:
+    """How the images of a split are prepared: "resize" to size x size; "short_side", the whole image at the size it is
+    cropped from at random; "centre", the crop from its centre; "random", a resized crop of its own each time."""
+    if dataset_name in LARGE and split == "train":
+        return "random"
+    return "resize" if dataset_name in RESIZED else "short_side" if split == "train" else "centre"
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """Decode an image file to RGB, upright. Raises DataError with the path for a file that cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):  # 16-bit grey: Pillow would clip it to white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            return image.convert("RGB")
+    except Exception as error:  # Pillow raises many kinds for broken files
+        raise DataError(f"{path}: cannot be decoded as an image ({error})") from error
+
+
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) after EXIF rotation, from the file's header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(0x0112, 1) in (5, 6, 7, 8) else (height, width)
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def short_side_size(size: tuple[int, int], crop: int) -> tuple[int, int]:
+    """(height, width) with the short side at 256/224 of the crop, the long side in proportion, as torchvision's."""
+    height, width = size
+    short = round(crop * SHORT_SIDE)
+    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+
+def planes(image: Image.Image) -> np.ndarray:
+    """uint8 [3, H, W]: the order the network wants; from planes, mirroring and normalising vectorise."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def preprocess(path: str | Path, how: str, size: int) -> np.ndarray:
+    """The part of the preprocessing that is the same every time: uint8 [3, H, W].
+
+    `how`: one of `preparation`, but "random". Bilinear, as Pillow does it.
+    """
+    image = open_rgb(path)
+    if how == "resize":
+        return planes(image.resize((size, size), Image.BILINEAR))
+    height, width = short_side_size(image.size[::-1], size)
+    image = image.resize((width, height), Image.BILINEAR)
+    if how == "centre":
+        top, left = round((height - size) / 2), round((width - size) / 2)
+        image = image.crop((left, top, left + size, top + size))
+    return planes(image)
+
+
+def random_resized_crop(path: str | Path, size: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [3, size, size]: 8-100 % of the area, aspect 3/4 to 4/3, as in the authors' ImageNet training."""
+    image = open_rgb(path)
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(*CROP_SCALE)
+        ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            break
+    else:  # a very long image: the largest crop in the centre with an allowed aspect
+        ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
+        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    return planes(image.resize((size, size), Image.BILINEAR, box=(left, top, left + w, top + h)))

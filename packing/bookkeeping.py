@@ -1,0 +1,113 @@
+"""What a packed network holds, and what can be done with it beside the rules of pruning.py."""
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+import toolchain
+from packing import loops
+from packing.capacity import counted
+from packing.private import check
+
+jt = toolchain.start()
+from jittor import nn
+
+
+class Bookkeeping:
+    """The part of pruning.PackNet that is no rule of the paper.
+
+    Attributes: `tasks` (names in the order they were added; the k-th has owner k), `owners` ({parameter name:
+    uint8 Var in the weight's shape}), `ratios` ({task: the ratio it was pruned with}), `layers` ({name of its weight: layer}
+    of all that is packed), `private_names` (parameters of which each task has its own) and `private` ({task: {parameter
+    name: Var}} of all tasks but the last, whose are in the model).
+    """
+
+    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], private_names: set[str]) -> None:
+        self.model, self.layers, self.private_names = model, layers, private_names
+        self.owners = {name: jt.zeros(layer.weight.shape, "uint8").stop_grad() for name, layer in layers.items()}
+        self.tasks: list = []
+        self.ratios: dict = {}
+        self.private: dict = {}
+
+    @property
+    def weights(self) -> dict[str, jt.Var]:
+        """The packed weights, {parameter name: float32 Var}."""
+        return {name: layer.weight for name, layer in self.layers.items()}
+
+    @property
+    def masks(self) -> dict:
+        """{task: {parameter name: bool Var, True where the task owns the weight}}. Computed when read."""
+        return {task: {name: owner == k for name, owner in self.owners.items()}
+                for k, task in enumerate(self.tasks, start=1)}
+
+    def live(self) -> dict[str, jt.Var]:
+        """The private parameters of the last task, by name."""
+        return {name: parameter for name, parameter in self.model.state_dict().items() if name in self.private_names}
+
+    def owner_of(self, task) -> int:
+        """The owner that weights of `task` have. Raises ValueError for a task that was never started."""
+        if task not in self.tasks:
+            raise ValueError(f"task {task!r} was never started; known tasks: {self.tasks}")
+        return self.tasks.index(task) + 1
+
+    def check_open(self, task) -> None:
+        """Raise ValueError unless `task` is the one that was started last."""
+        self.owner_of(task)
+        if task != self.tasks[-1]:
+            raise ValueError(f"task {task!r} is frozen for good: {self.tasks[-1]!r} was started after it")
+
+    def is_head(self, name: str, task) -> bool:
+        """Whether the parameter `name` belongs to the head of `task`."""
+        return f".heads.{task}." in f".{name}"
+
+    def select(self, task) -> None:
+        """Let the model use the head of `task`, where it has heads."""
+        if hasattr(self.model, "select"):
+            self.model.select(task)
+
+    def capacity(self) -> list[dict]:
+        """What the tasks own, expected beside counted: packing.capacity.counted."""
+        return counted(self.owners, {task: self.ratios.get(task, 0.0) for task in self.tasks})
+
+    def train_task(self, task, train_loader: Iterable, epochs: int, device: str | None = None,
+                   lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        """Train `task` with SGD: a new task on all free weights, the current one on the weights it owns.
+
+        `train_loader` yields (images float32 [B, ...], labels int [B]). `device` is Jittor's one device and can
+        be left out; "cuda" on a CPU start raises ToolchainError. Raises ValueError for a task that is frozen
+        because a later one has started.
+        """
+        toolchain.start(device)
+        if task not in self.tasks:
+            self.start_task(task)
+        self.check_open(task)
+        self.select(task)
+        self.set_training(True)
+        loops.train(self.model, list(self.trainable().values()), train_loader, epochs, str(task), lr=lr, momentum=momentum,
+                    weight_decay=weight_decay)
+
+    def predict(self, task, loader: Iterable, title: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """(logits float32 [N, classes], labels int [N]) of `task` over one pass of `loader`."""
+        with self.task_view(task) as model:
+            return loops.predict(model, loader, title or f"{task}, test")
+
+    def evaluate_task(self, task, test_loader: Iterable) -> float:
+        """Top-1 accuracy of `task`, in percent."""
+        logits, labels = self.predict(task, test_loader)
+        return 100 * float((logits.argmax(1) == labels).mean())
+
+    def restore(self, tasks: list, owners: Mapping[str, np.ndarray], ratios: Mapping | None = None,
+                private: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> None:
+        """Take over what an earlier PackNet of the same network held: `tasks`, `owners` (uint8 arrays by parameter name),
+        `ratios` and `private`. Raises ValueError where one of them is missing or does not fit."""
+        private = {task: (private or {}).get(task, {}) for task in tasks[:-1]}
+        check(private, self.live())
+        for name, owner in self.owners.items():
+            array = owners.get(name)
+            if array is None or list(array.shape) != list(owner.shape) or array.dtype != np.uint8 \
+                    or array.max(initial=0) > len(tasks):
+                raise ValueError(f"the owner map of {name} is missing or does not fit the network")
+            owner.assign(jt.array(array).stop_grad())
+        self.private = {task: {name: jt.array(array).stop_grad() for name, array in arrays.items()}
+                        for task, arrays in private.items()}
+        self.tasks, self.ratios = list(tasks), dict(ratios or {})
+        self.freeze_the_others()

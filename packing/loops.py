@@ -1,0 +1,33 @@
+"""The plain loops of a library user: some epochs of SGD, and a pass over test images."""
+from collections.abc import Iterable
+
+import numpy as np
+from tqdm import tqdm
+
+import toolchain
+
+jt = toolchain.start()
+from jittor import nn
+
+
+def train(model: nn.Module, parameters: list[jt.Var], loader: Iterable, epochs: int, title: str, *, lr: float, momentum: float,
+          weight_decay: float) -> None:
+    """`epochs` passes of SGD over `loader`, which yields (images float32 [B, ...], labels int [B])."""
+    optimizer = nn.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    for epoch in range(epochs):
+        for images, labels in tqdm(loader, desc=f"{title}: epoch {epoch + 1}/{epochs}", leave=False, delay=1):
+            optimizer.step(nn.cross_entropy_loss(model(images), labels))
+    jt.sync_all()
+
+
+def predict(model: nn.Module, loader: Iterable, title: str = "test") -> tuple[np.ndarray, np.ndarray]:
+    """(logits float32 [N, classes], labels int [N]) of the model as it is, over one pass of `loader`. Under mpirun the
+    processes share a dataset.Loader's batches, and each gets all results."""
+    logits, targets = [], []
+    with jt.no_grad():
+        for images, labels in tqdm(loader, title, unit="batch", leave=False, delay=1):
+            logits.append(model(images))
+            targets.append(labels)
+            jt.sync_all()  # compute; a GPU goes on with the next batch meanwhile
+    results = np.concatenate([batch.numpy() for batch in logits]), np.concatenate([np.asarray(batch) for batch in targets])
+    return tuple(map(loader.gather, results)) if hasattr(loader, "gather") else results

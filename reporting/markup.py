@@ -1,0 +1,61 @@
+"""A page that is written as Markdown and as HTML from the same blocks."""
+import base64
+import html
+from pathlib import Path
+
+from storage import files
+
+
+class Page:
+    """Blocks written once, as Markdown and as HTML."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.markdown, self.html = folder, [], []
+
+    def heading(self, text: str, level: int = 2) -> None:
+        self.markdown.append(f"{'#' * level} {text}")
+        self.html.append(f"<h{level}>{html.escape(text)}</h{level}>")
+
+    def text(self, text: str) -> None:
+        self.markdown.append(text)
+        self.html.append(f"<p>{html.escape(text)}</p>")
+
+    def code(self, text: str) -> None:
+        self.markdown.append(f"```bash\n{text}\n```")
+        self.html.append(f"<pre>{html.escape(text)}</pre>")
+
+    def table(self, head: list[str], rows: list[list[str]]) -> None:
+        lines = [head, ["---"] * len(head), *rows]
+        self.markdown.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
+        words = [not all(row[column][:1] in "+-" or row[column][:1].isdigit() for row in rows) for column in range(len(head))]
+
+        def line(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}{' class=words' * word}>{html.escape(cell)}</{tag}>"
+                                    for cell, word in zip(cells, words)) + "</tr>\n"
+
+        cells, body = line(head, "th"), "".join(line(row, "td") for row in rows)
+        self.html.append(f"<div class=wide><table><thead>{cells}</thead>\n<tbody>{body}</tbody></table></div>")
+
+    def pictures(self, paths: list[Path]) -> None:
+        paths = [path for path in paths if path.exists()]
+        for path in paths:
+            place = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
+            self.markdown.append(f"![{path.stem}]({place})")
+        images = "".join(f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+                         for path in paths)
+        self.html.append(f"<div class=pictures>{images}</div>")
+
+    def write(self) -> list[Path]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        style = ("body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+                 "table{border-collapse:collapse;margin:.5rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;"
+                 "text-align:right;white-space:nowrap}.words{text-align:left;white-space:normal}thead th{border-bottom:2px solid #888;"
+                 "white-space:normal;vertical-align:bottom;max-width:8rem}h1,h2,h3{line-height:1.2;margin-top:2rem}pre{background:#f4f4f4;padding:.6rem;overflow-x:auto}"
+                 ".wide{overflow-x:auto}.pictures img{max-width:32%;min-width:18rem;vertical-align:top;margin:.3rem}")
+        page = ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+                f"<title>PackNet in Jittor: report</title><style>{style}</style></head><body>\n" + "\n".join(self.html)
+                + "\n</body></html>\n")
+        paths = [self.folder / "report.md", self.folder / "report.html"]
+        files.write(paths[0], ("\n\n".join(self.markdown) + "\n").encode())
+        files.write(paths[1], page.encode())
+        return paths

@@ -1,0 +1,171 @@
+"""The page of everything that was run, beside the published figures."""
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from reporting.markup import Page
+from reporting.published import METHODS, PUBLISHED
+from runs.folder import RESULTS
+from settings.experiments import EXPERIMENTS
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
+    """{experiment: {label: [(folder, results), one per seed]}} of the finished runs below `folder`. A run that is of no
+    experiment is an experiment of its own."""
+    found: dict = {}
+    for path in sorted(folder.rglob(RESULTS)):
+        try:
+            results = json.loads(path.read_text(encoding="utf8"))
+            if not results["finished"]:
+                print(f"{path.parent}: not finished, left out", file=sys.stderr)
+                continue
+            results["storage"], results["baselines"], results["tasks"][0]["still_zero"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
+            continue
+        label, _, seed = path.parent.name.rpartition("-seed")
+        name = path.parent.parent.name
+        if not label or not seed.isdigit() or name.removeprefix("demo-") not in EXPERIMENTS:
+            name, label = path.parent.name, "packnet"
+        found.setdefault(name, {}).setdefault(label, []).append((path.parent, results))
+    order = list(EXPERIMENTS)
+
+    def place(name: str) -> tuple:
+        base = name.removeprefix("demo-")
+        return (order.index(base) if base in EXPERIMENTS else len(order), name)
+
+    def labels(name: str) -> dict:
+        known = list(EXPERIMENTS[name.removeprefix("demo-")].runs) if name.removeprefix("demo-") in EXPERIMENTS else []
+        return {label: found[name][label] for label in sorted(found[name], key=lambda label: known.index(label) if label in known else 0)}
+
+    return {name: labels(name) for name in sorted(found, key=place)}
+
+
+def spread(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"
+
+
+def errors_table(page: Page, labels: dict, published: tuple[str, ...]) -> None:
+    """A row per task: ours for every label, then the published figures and our difference from them."""
+    first = next(iter(labels.values()))[0][1]
+    names = list(dict.fromkeys(task["name"] for runs in labels.values() for _, results in runs
+                               for task in (results["base"], *results["tasks"]) if task["top1_final"] is not None))
+    columns = published or [source for source, (arch, _) in PUBLISHED.items() if arch == first["arch"]]
+    columns = [source for source in columns if any(name in PUBLISHED[source][1] for name in names)]
+    head = ["top-1 error, %", *(f"ours, {label}" if len(labels) > 1 else "ours" for label in labels)]
+    if len(labels) == 1:
+        head += ["best epoch", "before prune", "of the weights", "still 0 before its prune", "logit change"]
+    head += [cell for source in columns for cell in (source, "difference")]
+    rows = []
+    for name in names:
+        row, mean = [name], None
+        for runs in labels.values():
+            tasks = [task for _, results in runs for task in (results["base"], *results["tasks"])
+                     if task["name"] == name and task["top1_final"] is not None]
+            mean = statistics.mean(100 - task["top1_final"] for task in tasks) if tasks else None
+            row.append(spread([100 - task["top1_final"] for task in tasks]) if tasks else "-")
+        if len(labels) == 1:
+            row += [spread([100 - task["top1_best_epoch"] for task in tasks]), spread([100 - task["top1_before_prune"] for task in tasks]),
+                    f"{100 * statistics.mean(task['owned_fraction'] for task in tasks):.2f} %",
+                    spread([100 * task["still_zero"] for task in tasks]) + " %",
+                    f"{max(task['max_logit_change'] for task in tasks):g}"]
+        for source in columns:
+            figure = PUBLISHED[source][1].get(name)
+            apart = f"{mean - figure:+.2f}" if figure and mean is not None and len(labels) == 1 else "-"
+            row += [f"{figure:.2f}" if figure else "-", apart]
+        rows.append(row)
+    page.table(head, rows)
+
+
+def baselines_table(page: Page, runs: list[tuple[Path, dict]], published: tuple[str, ...]) -> None:
+    results = [results for _, results in runs]
+    names = next(iter(results[0]["baselines"].values()))["tasks"]
+
+    def final(table: list[list]) -> list:
+        return table[-1]
+
+    rows = []
+    for method in results[0]["baselines"]:
+        errors = [[100 - top1 for top1 in final(run["baselines"][method]["top1_by_stage"])] for run in results]
+        rows.append([METHODS[method], *(spread(list(column)) for column in zip(*errors))])
+    packed = {name: [100 - task["top1_final"] for run in results for task in (run["base"], *run["tasks"]) if task["name"] == name]
+              for name in names}
+    rows.append(["PackNet", *(spread(packed[name]) for name in names)])
+    for source in published:
+        figures = PUBLISHED[source][1]
+        rows.append([f"published: {source}", *(f"{figures[name]:.2f}" if name in figures else "-" for name in names)])
+    page.text("Baselines, top-1 error in % after all tasks:")
+    page.table(["method", *names], rows)
+
+
+def write_page(runs_folder: Path, out: Path) -> list[Path]:
+    """report.md and report.html in `out`, of the runs below `runs_folder`. Returns their paths."""
+    found = find_runs(runs_folder)
+    page = Page(out)
+    page.heading("PackNet in Jittor: what was run", 1)
+    page.text("Top-1 errors in percent on the test split after the last epoch, beside the published ones. ± is the standard "
+              "deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by all later tasks: "
+              "PackNet's promise is 0.")
+    for name, labels in found.items():
+        experiment_section(page, name, labels)
+    twin_section(page)
+    missing = [name for name in EXPERIMENTS if name not in found and f"demo-{name}" not in found]
+    page.heading("Not run yet" if missing else "Every experiment was run")
+    if missing:
+        rows = [[EXPERIMENTS[name].title, f"python main.py --experiment {name}", f"{EXPERIMENTS[name].hours:g} h"] for name in missing]
+        page.table(["experiment", "command", "on one H100 (estimated)"], rows)
+    return page.write()
+
+
+def experiment_section(page: Page, name: str, labels: dict) -> None:
+    """Accuracies, baselines, storage, pictures and command of one experiment. `labels`: as find_runs has them."""
+    experiment = EXPERIMENTS.get(name.removeprefix("demo-"))
+    demo = name.startswith("demo-") and experiment
+    page.heading(f"{experiment.title}{' (on the demo data, slim network)' if demo else ''}" if experiment else f"Run {name}")
+    published = () if demo or not experiment else experiment.published
+    errors_table(page, labels, published)
+    if name.endswith("free-weights"):
+        still_zero_table(page, labels)
+    for runs in labels.values():
+        if runs[0][1]["baselines"]:
+            baselines_table(page, runs, published)
+    page.text("Storage in MB, measured:")
+    page.table(["run", "packed file", "owner maps in it", "as separate networks", "ratio"],
+               [[label, *(f"{results['storage'][key] / 1e6:.2f}" for key in ("packed_file", "owner_maps", "separate_networks")),
+                 f"{results['storage']['separate_networks'] / results['storage']['packed_file']:.2f}"]
+                for label, [(_, results), *_] in labels.items()])
+    everything = [run for runs in labels.values() for run in runs]
+    folder, first = everything[0]
+    plots = folder / "plots"
+    page.pictures([plots / "error_as_tasks_are_added.png", plots / "capacity.png", plots / "forgetting.png",
+                   *sorted(plots.glob("training_*.png"))])
+    seconds = sum(results["seconds"] for _, results in everything)
+    page.text(f"{len(everything)} run{'s' * (len(everything) > 1)}, {seconds:,.0f} s in all. {first['toolchain']}. "
+              f"Network: {first['arch']}.")
+    if experiment:
+        page.code(f"python main.py --experiment {name.removeprefix('demo-')}{' --demo' if demo else ''}")
+
+
+def still_zero_table(page: Page, labels: dict) -> None:
+    page.text("Of the weights a task took over, still 0 when it is pruned, in %:")
+    tasks = [task["name"] for task in next(iter(labels.values()))[0][1]["tasks"]]
+    page.table(["task", *labels], [
+        [task, *(spread([100 * results["tasks"][number]["still_zero"] for _, results in runs]) for runs in labels.values())]
+        for number, task in enumerate(tasks)])
+
+
+def twin_section(page: Page) -> None:
+    """What benchmarks/twin.py has found, where it was run."""
+    if not (BENCHMARKS / "twin.json").exists():
+        return
+    result = json.loads((BENCHMARKS / "twin.json").read_text())
+    page.heading("The same run in Jittor and in PyTorch: same initial weights, batches and rules")
+    for line in result["lines"]:
+        page.text(line)
+    sides = ("Jittor", "PyTorch", "control: Jittor, started 1e-7 apart")
+    page.table(["top-1 after all tasks, %", *result["tasks"]],
+               [[side, *(f"{pair[index]:.2f}" for pair in result["top1"][-1])] for index, side in enumerate(sides)])

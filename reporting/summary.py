@@ -1,0 +1,28 @@
+"""The table at the end of a log."""
+from reporting.published import METHODS, PUBLISHED
+
+
+def summary(results: dict) -> list[str]:
+    """The lines at the end of the log. Errors in percent."""
+    tasks = [result for result in (results["base"], *results["tasks"]) if result["top1_final"] is not None]
+    columns = {source: figures for source, (arch, figures) in PUBLISHED.items()
+               if arch == results["arch"] and any(task["name"] in figures for task in tasks)}
+    lines = ["Top-1 error in %, last epoch; the authors keep the epoch that is best on the test set (in brackets).",
+             f"{'task':14} {'ours':>16} {'before prune':>13} {'of weights':>11} {'logit change':>13}"
+             + "".join(f"  {source:>{len(source)}}" for source in columns)]
+    for task in tasks:
+        error, best = 100 - task["top1_final"], 100 - task["top1_best_epoch"]
+        lines.append(f"{task['name']:14} {f'{error:.2f} ({best:.2f})':>16} {100 - task['top1_before_prune']:13.2f} "
+                     f"{100 * task['owned_fraction']:9.2f} % {task['max_logit_change']:13g}"
+                     + "".join(f"  {figures.get(task['name'], '-'):>{len(source)}}" for source, figures in columns.items()))
+    for method, figures in results["baselines"].items():
+        errors = ", ".join(f"{name} {100 - top1:.2f}" for name, top1 in zip(figures["tasks"], figures["top1_by_stage"][-1]))
+        lines.append(f"{METHODS[method]}: {errors}")
+    lines += ["", "Capacity: fraction of all prunable weights, expected and (counted)"]
+    for row in results["capacity"]:
+        lines.append(f"  {row['task']:14} available {row['available']:.4f} ({row['measured_available']:.4f}), "
+                     f"used {row['used']:.4f} ({row['measured_used']:.4f})")
+    packed, apart = results["storage"]["packed_file"], results["storage"]["separate_networks"]
+    lines += ["", f"Storage: one file of {packed / 1e6:.1f} MB (owner maps {results['storage']['owner_maps'] / 1e6:.2f} MB of it) for "
+              f"{len(results['tasks']) + 1} tasks; as networks of their own {apart / 1e6:.1f} MB, {apart / packed:.2f} times as much"]
+    return lines

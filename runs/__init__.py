@@ -1,0 +1,1 @@
+"""What carries a run out, and what it records."""

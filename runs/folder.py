@@ -1,0 +1,59 @@
+"""The folder of a run: its files, whether it is free, and the settings of the run that is in it. Needs no Jittor."""
+import dataclasses
+import json
+from pathlib import Path
+
+from images.folders import found_datasets
+from settings.config import MAY_MOVE, Config, ConfigError, shown
+
+CHECKPOINT = "packnet.safetensors"
+STATE = "state.safetensors"
+RESULTS = "results.json"
+LOG = "log.txt"
+
+
+def check_folders(config: Config, resume: bool = False) -> None:
+    """Raise ConfigError where a file or folder is missing or in the way. Writes nothing."""
+    need, output = config.need, Path(config.output_dir)
+    need(output.is_dir() or not output.exists(), "output_dir", "is a file")
+    for name in () if resume else (RESULTS, CHECKPOINT, STATE, LOG):
+        need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten. "
+             "Go on with it by --resume, choose another folder, or move this one away.")
+    need(config.pretrained is None or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
+         "no such file")
+    need(Path(config.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
+    for task in config.task_list:
+        need(config.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {config.folder(task)}. "
+             f"Found in {config.data_root}: {', '.join(found_datasets(config.data_root)) or 'none'}. "
+             "README.md says where the data come from; `python main.py --demo` needs none.")
+    need(config.num_epochs_base == 0 or config.has_data(config.base_task), "num_epochs_base",
+         f"the base network trains on {config.folder(config.base_task)}, which does not exist")
+
+
+def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
+    """(the settings to go on with, the results so far) for the run in config.output_dir; results are None where there is
+    nothing to go on with.
+
+    `given` are the settings the user named; they must be those of the run, but for where things are. Raises
+    ConfigError.
+    """
+    path = Path(config.output_dir) / RESULTS
+    if not path.exists():
+        return config, None
+    try:
+        results = json.loads(path.read_text(encoding="utf8"))
+        saved, finished = results["config"], results["finished"]
+        if set(saved) != {field.name for field in dataclasses.fields(config)} or not isinstance(finished, bool):
+            raise ValueError("its settings are not those of this version")
+        moved = {name: value for name, value in given.items() if name in MAY_MOVE}
+        going_on = Config(**saved | moved | dict(output_dir=config.output_dir))
+        going_on.check_values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise ConfigError(f"{path}: not the results of a run of this version, so that it cannot go on "
+                          f"({type(error).__name__}: {error})") from error
+    differences = [f"--{name.replace('_', '-')} was {shown(saved[name])} and is now {shown(value)}"
+                   for name, value in given.items() if name not in MAY_MOVE and value != saved[name]]
+    if differences:
+        raise ConfigError(f"--resume: the run in {config.output_dir} has other settings, and the result would be neither "
+                          f"run: {'; '.join(differences)}. Leave them out, or choose another --output-dir.")
+    return going_on, results

@@ -1,0 +1,49 @@
+"""The network of a run: the base it starts from, and a packed one from its arrays and back."""
+from pathlib import Path
+
+import numpy as np
+
+import toolchain
+from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
+from pruning import PackNet
+from settings.config import Config, ConfigError
+from storage.packed import Packed
+from storage.pretrained import download
+
+
+def base_network(config: Config, classes: int | None) -> MultiHead:
+    """The network with the head of the base task: pretrained weights, or random ones where it is to be trained from scratch.
+
+    `classes`: of the base task's data set, None where it is not there. Raises ConfigError and WeightsError.
+    """
+    net, shape = build(config.arch), ARCHITECTURES[config.arch]
+    if config.num_epochs_base:
+        net.add_head(config.base_task, classes)
+        return net
+    load_pretrained(net, config.pretrained or download(shape.pretrained, toolchain.cache_folder()), config.base_task, shape.last)
+    if classes and classes != net.num_classes(config.base_task):
+        raise ConfigError(f"{config.folder(config.base_task)} has {classes} classes, the pretrained network "
+                          f"{net.num_classes(config.base_task)}: they must be the same")
+    return net
+
+
+def contents(packnet: PackNet) -> Packed:
+    """All arrays of a packed network."""
+    def arrays(variables: dict) -> dict[str, np.ndarray]:
+        return {name: variable.numpy() for name, variable in variables.items()}
+
+    return Packed(arrays(packnet.model.state_dict()), arrays(packnet.owners),
+                  {task: arrays(values) for task, values in packnet.private.items()})
+
+
+def rebuild(arch: str, heads: dict[str, int], packed: Packed, options: dict, source: str | Path, tasks: list[str],
+            ratios: dict[str, float] | None = None) -> PackNet:
+    """The packed network of these arrays. `heads`: {task: classes}, `tasks`: those that were started, in order, `options`: of
+    PackNet, `source`: the file, for messages. Raises WeightsError and ValueError where something does not fit."""
+    net = build(arch)
+    for task, classes in heads.items():
+        net.add_head(task, classes)
+    assign(net, packed.parameters, source)
+    packnet = PackNet(net, **options)
+    packnet.restore(tasks, packed.owners, ratios, packed.private)
+    return packnet

@@ -1,0 +1,31 @@
+"""The settings as flags of a command line, and the one way to say what is wrong with the input."""
+import argparse
+import dataclasses
+import sys
+import typing
+
+from settings.config import Config
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of Config; one that is not given leaves no attribute behind."""
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        text = field.metadata["text"].replace("%", "%%")
+        if "(default" not in text:
+            text += f" (default: {' '.join(default) if isinstance(default, list) else default})"
+        kind = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
+        if isinstance(default, bool):
+            how = dict(action=argparse.BooleanOptionalAction)
+        elif isinstance(default, list):
+            how = dict(nargs="*" if not default else "+", type=kind)
+        else:
+            how = dict(type=kind)
+        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **how)
+
+
+def complain(error: Exception | str) -> int:
+    """Say what is wrong with the input; the exit code for it."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,43 @@
+"""The state of a stopped run on disk: state.safetensors, everything that its remaining steps need.
+
+Tensors: those of the network at hand as in packed.py, its owner maps as they are; `momentum.<parameter name>` of the
+optimizer; and the arrays that steps have asked to keep: `reference.<task>`, a frozen task's test logits, and for the
+baselines `dense.<parameter name>` and `teacher.<parameter name>`. Everything else is in the metadata.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.checkpoint import Tensors, WeightsError, load_checkpoint, save_checkpoint
+from storage.packed import Packed, take
+
+KEPT = ("reference", "dense", "teacher")
+
+
+@dataclass
+class State:
+    """`values` are plain: position, seconds, data, log_length, heads, packed_tasks, ratios, options and results."""
+    packed: Packed
+    kept: dict[str, Tensors]
+    momentum: Tensors
+    values: dict
+
+    def save(self, path: Path) -> None:
+        """Raises OSError."""
+        tensors = self.packed.tensors() | {f"momentum.{name}": value for name, value in self.momentum.items()}
+        tensors |= {f"{kind}.{name}": array for kind, arrays in self.kept.items() for name, array in arrays.items()}
+        save_checkpoint(path, tensors, self.values)
+
+    @classmethod
+    def load(cls, path: Path) -> "State":
+        """Raises WeightsError."""
+        tensors, values = load_checkpoint(path)
+        try:
+            kept = {kind: take(tensors, f"{kind}.") for kind in KEPT}
+            momentum = take(tensors, "momentum.")
+            return cls(Packed.of(tensors, values["packed_tasks"]), kept, momentum, values)
+        except (KeyError, TypeError) as error:
+            raise other_version(path, error) from error
+
+
+def other_version(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path}: not the state of this version of the program ({type(error).__name__}: {error})")

@@ -1,0 +1,100 @@
+"""Start Jittor on this machine: the one package that knows about compilers, oneDNN and CUDA.
+
+    import toolchain
+    jt = toolchain.start()          # or start("cpu"), start("cuda"); the first call decides
+
+Jittor compiles itself on its first import (about two minutes on two cores, then under a second) and wants
+a few things that are easy to miss. `start` looks for them first and says in one sentence what is missing:
+
+* g++, Python's headers and oneDNN, which Jittor would download from its own server: cpu.py. Without oneDNN a VGG-16 step
+  on the CPU takes about 100 times as long.
+* CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
+  each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
+* Compilation with a progress bar and in half the time: compiling.py. Several processes: processes.py.
+
+`python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
+
+Whatever you set yourself in Jittor's environment variables (nvcc_path, cc_path, cache_name,
+python_config_path, use_mkl, log_silent, log_v, JITTOR_HOME, ...) is kept.
+"""
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+from types import ModuleType
+
+from toolchain import compiling, cpu, cuda, gpu, processes
+from toolchain.base import ToolchainError, cache_folder
+
+DEVICES = ("auto", "cpu", "cuda")
+# On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the tensor cores; fp16 = factors
+# of convolutions and linear layers rounded to half precision. Sums and everything that is stored are float32 in each.
+PRECISIONS = ("fp32", "tf32", "fp16")
+
+device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets both, nobody else
+why = ""  # this device, in one line
+
+__all__ = ["DEVICES", "PRECISIONS", "ToolchainError", "cache_folder", "describe", "device", "processes", "start", "why"]
+
+
+def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
+    """Prepare the environment, import Jittor and return it. Later calls return the same module.
+
+    `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU), "cpu" or
+    "cuda"; None keeps the device that already runs, or means "auto". `precision` (PRECISIONS) counts on CUDA only; the
+    first call decides. Raises ToolchainError where something is missing, where "cuda" has no usable GPU, and
+    where Jittor already runs on the other device.
+    """
+    global device, why
+    if wanted not in (None, *DEVICES):
+        raise ToolchainError(f"device {wanted!r} is unknown: choose one of {', '.join(DEVICES)}")
+    if "jittor" in sys.modules:
+        import jittor
+        if device is None:  # the caller imported Jittor before us, and made these choices
+            device = "cuda" if jittor.flags.use_cuda else "cpu"
+        if wanted in ("cpu", "cuda") and wanted != device:
+            raise ToolchainError(f"Jittor already runs on {device} in this process: start a new one for {wanted}")
+        return jittor
+
+    toolkit = cuda.for_device(wanted or "auto")
+    cpu.check_compiler()
+    nvcc = os.environ["nvcc_path"] = toolkit.nvcc
+    if "python_config_path" not in os.environ:
+        os.environ["python_config_path"] = str(cpu.python_config())
+    os.environ.setdefault("cache_name", "packnet-cuda" if nvcc else "packnet-cpu")
+    os.environ.setdefault("log_silent", "1")
+    if nvcc:
+        cuda.set_environment(toolkit, precision)
+    if not processes.in_mpi():
+        os.environ.setdefault("use_mpi", "0")  # with an mpicc on the PATH Jittor would compile its part for nothing
+    elif not shutil.which(os.environ.get("mpicc_path", "mpicc")):
+        raise ToolchainError("mpirun started this process, but Jittor compiles its part of MPI with mpicc, which was not "
+                             "found: `sudo apt install libopenmpi-dev` (Debian, Ubuntu)")
+    if os.environ.get("use_mkl", "1") == "1":
+        cpu.link_onednn()
+    if not nvcc and "cc_flags" not in os.environ:
+        os.environ["cc_flags"] = compiling.precompiled_header()
+    if processes.in_mpi():
+        sys.excepthook = processes.fail
+    handler = signal.getsignal(signal.SIGINT)
+    jittor = compiling.import_jittor()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process before anyone can react
+    device, why = "cuda" if nvcc else "cpu", toolkit.why
+    if nvcc:
+        jittor.flags.use_cuda = 1
+        jittor.flags.use_tensorcore = 3 if precision == "fp16" else 0
+        # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
+        # task's logits would change by rounding from one run to the next.
+        jittor.cudnn.set_algorithm_cache_size(0)
+    return jittor
+
+
+def describe() -> str:
+    """One line for the log: Jittor's version, what it runs on, and why on that."""
+    import jittor
+    where = gpu.gpu_name() if device == "cuda" else f"{cpu.cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    count = f", {jittor.world_size} processes" if jittor.in_mpi else ""
+    return f"Jittor {jittor.__version__} on {device} ({where}{count}; {why}), Python {platform.python_version()}"

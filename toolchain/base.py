@@ -1,0 +1,42 @@
+"""What every room of the toolchain uses: its error, its folders, the output of a program."""
+import json
+import os
+import subprocess
+from pathlib import Path
+
+
+class ToolchainError(RuntimeError):
+    """Something Jittor needs is missing. The message is one or two lines that say what to do."""
+
+
+def cache_folder() -> Path:
+    """This project's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packnet-jittor"
+
+
+def jittor_home() -> Path:
+    """Where Jittor keeps its caches (jittor_utils.home)."""
+    config = Path.home() / ".cache" / "jittor" / "config.json"
+    saved = json.loads(config.read_text()).get("JITTOR_HOME") if config.exists() else None
+    return Path(os.environ.get("JITTOR_HOME") or saved or Path.home())
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolchainError(f"cannot make the folder {folder}: {error.strerror}. Jittor needs a home folder "
+                             "you can write to: set HOME or JITTOR_HOME.") from error
+
+
+def compiler() -> str:
+    """The C++ compiler that Jittor will call."""
+    return os.environ.get("cc_path") or "g++"
+
+
+def output(command: list[str]) -> str:
+    """What a program prints; "" where there is no such program."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except OSError:
+        return ""

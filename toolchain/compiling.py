@@ -1,0 +1,82 @@
+"""Jittor's compilation, made shorter and visible: a precompiled header, one progress bar, and the import itself."""
+import glob
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+from tqdm import tqdm
+
+from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
+from toolchain.cpu import cpu_name, flush_denormals
+
+
+def precompiled_header() -> str:
+    """Compiler flags that spare Jittor most of a kernel's compilation: parsing the same headers again (benchmarks/compile.py).
+
+    g++ takes the parsed form only where compiler and flags are those it was made with, else it reads the header itself, which
+    is slower and gives the same code. "" where it cannot be made.
+    """
+    package, version = importlib.util.find_spec("jittor"), output([compiler(), "--version"])
+    if not package or "Free Software Foundation" not in version:
+        return ""
+    source = Path(package.origin).parent / "src"
+    text = "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
+                                                       "string", "unordered_map", "vector")) + '#include "var.h"\n'
+    language = ["-std=c++14", "-fPIC", "-march=native"]
+    variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O2"]}  # as Jittor 1.3.11 has them
+    key = hashlib.sha256(repr((version, cpu_name(), importlib.metadata.version("jittor"), str(source), text, variants)).encode())
+    folder = cache_folder() / f"headers-{key.hexdigest()[:12]}"
+    header = folder / "jittor.h"
+    if not header.exists():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        try:
+            (partial / "jittor.h.gch").mkdir(parents=True)
+            (partial / "jittor.h").write_text(text)
+            for name, flags in variants.items():
+                subprocess.run([compiler(), *flags, f"-I{source}", f"-I{sysconfig.get_path('include')}", "-x", "c++-header",
+                                partial / "jittor.h", "-o", partial / "jittor.h.gch" / name], check=True, capture_output=True)
+            partial.rename(folder)
+        except (OSError, subprocess.CalledProcessError):  # full disk, another process that was faster, an unknown compiler
+            pass
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return f'-include "{header}"' if header.exists() else ""
+
+
+class CompileBar:
+    """Takes the place of Jittor's own progress line (jittor_utils.DelayProgress): same calls, one tqdm bar."""
+
+    def __init__(self, message: str, total: int) -> None:
+        what = "Jittor's core" if "jittor_core" in message else "oneDNN operators" if "mkl" in message else "operators"
+        self.bar = tqdm(total=total, desc=f"Compiling {what}", unit="file", leave=False, delay=1)
+
+    def update(self, index: int) -> None:
+        self.bar.update()
+        if self.bar.n == self.bar.total:
+            self.bar.close()
+
+
+def import_jittor() -> ModuleType:
+    """The import, once everything it needs is there. Raises ToolchainError."""
+    flush_denormals()
+    try:
+        import jittor_utils
+        jittor_utils.DelayProgress = CompileBar
+        if not glob.glob(os.path.join(jittor_utils.cache_path, "**", "jittor_core*.so"), recursive=True):
+            print("First start in this environment: Jittor compiles itself, once. "
+                  "This takes about two minutes on two cores.", file=sys.stderr, flush=True)
+        import jittor
+    except ModuleNotFoundError as error:
+        raise ToolchainError(f"the package {error.name} is not installed: "
+                             "run `pip install -r requirements.txt`") from error
+    except OSError as error:
+        raise ToolchainError(f"Jittor cannot start: {error}. Its cache is in {jittor_home()}/.cache/jittor "
+                             "(set JITTOR_HOME to a folder you can write to).") from error
+    return jittor

@@ -1,0 +1,105 @@
+"""What Jittor needs on the CPU: g++, Python's headers, oneDNN; each is found or named in one sentence."""
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+from storage.files import replacing
+from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, make_folder
+
+# Where Jittor 1.3.11 looks before it downloads oneDNN (jittor/compile_extern.py, install_mkl).
+ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def check_compiler() -> None:
+    """Raise ToolchainError where the system or its compiler is none that Jittor can use."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise ToolchainError(f"this project runs on Linux x86-64; this is {platform.system()} {platform.machine()}")
+    if not shutil.which(compiler()):
+        raise ToolchainError(f"the C++ compiler {compiler()} was not found: install it with "
+                             "`sudo apt install g++` (Debian, Ubuntu) or `sudo dnf install gcc-c++` (Fedora, RHEL)")
+
+
+def python_config() -> Path:
+    """A script that answers Jittor's two questions (headers, suffix of extensions) for the running Python.
+
+    Jittor looks for a python3.x-config and finds the wrong one, or none, for a Python that is not the system's.
+    """
+    include = sysconfig.get_path("include")
+    if not os.path.exists(os.path.join(include, "Python.h")):
+        v = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise ToolchainError(f"Python's headers were not found (no Python.h in {include}): install them with "
+                             f"`sudo apt install python{v}-dev` (Debian, Ubuntu) or `sudo dnf install python{v}-devel`")
+    text = (f'#!/bin/sh\n# Written by toolchain/{os.path.basename(__file__)}: stands in for python-config of {sys.executable}\n'
+            'case "$1" in\n'
+            f'--includes) echo "-I{include} -I{sysconfig.get_path("platinclude")}" ;;\n'
+            f'--extension-suffix) echo "{sysconfig.get_config_var("EXT_SUFFIX")}" ;;\n'
+            '*) echo "not known here: $1" >&2; exit 1 ;;\nesac\n')
+    script = cache_folder() / f"python-config-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not script.exists():
+        make_folder(script.parent)
+        with replacing(script) as temporary:
+            temporary.write_text(text)
+            temporary.chmod(0o755)
+    return script
+
+
+def link_onednn() -> None:
+    """Put links to the oneDNN of the PyPI wheels where Jittor looks before it downloads."""
+    folder = jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
+    if (folder / "lib" / "libmkldnn.so").exists() and (folder / "include" / "dnnl.hpp").exists():
+        return  # Jittor's own download, or links that still lead somewhere
+    library = _file_of_wheel("onednn-cpu-gomp", "libdnnl.so")
+    header = _file_of_wheel("onednn-devel-cpu-gomp", "dnnl.hpp")
+    soname = _soname(library)
+    make_folder(folder / "lib")
+    for link, target in ((folder / "include", header.parent), (folder / "lib" / "libmkldnn.so", library),
+                         (folder / "lib" / soname, library)):
+        with replacing(link) as temporary:  # another process may be starting too
+            temporary.symlink_to(target)
+
+
+def _file_of_wheel(package: str, name: str) -> Path:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == name:
+            return Path(file.locate()).resolve()
+    raise ToolchainError(f"oneDNN is missing (the package {package} is not installed): "
+                         "run `pip install -r requirements.txt`")
+
+
+def _soname(library: Path) -> str:
+    """The name the dynamic linker will ask for, as in libdnnl.so.2."""
+    versions = sorted(library.parent.glob(library.name + ".*"), key=lambda path: len(path.name))
+    return versions[0].name if versions else library.name
+
+
+def flush_denormals() -> None:
+    """Make the processor treat denormal floats as 0, in this thread and those it starts.
+
+    Jittor's kernels are built with -Ofast, and loading one switches this on for the thread that loads it: which one
+    that is depends on what was compiled before. Switched on here, two runs agree to the bit.
+    """
+    np.finfo(np.float32), np.finfo(np.float64)  # NumPy looks these up once, and would warn afterwards
+    libm, environment = ctypes.CDLL("libm.so.6"), ctypes.create_string_buffer(32)
+    libm.fegetenv(environment)
+    mxcsr = int.from_bytes(environment[28:32], "little") | 0x8040  # flush to zero, denormals are zero
+    environment[28:32] = mxcsr.to_bytes(4, "little")
+    libm.fesetenv(environment)

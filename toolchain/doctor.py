@@ -1,0 +1,107 @@
+"""The doctor: what Jittor needs, what this machine has, and how to get what is missing.
+
+    python -m toolchain             # what was found, what will be used
+    python -m toolchain --check     # and compute: a convolution, its gradients and a matrix product against NumPy
+"""
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from types import ModuleType
+
+import numpy as np
+
+import toolchain
+from toolchain import cuda, gpu
+from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
+from toolchain.cpu import check_compiler, cpu_name, python_config
+
+
+def diagnose() -> list[tuple[str, str, str]]:
+    """(what, what was found, "" or what is wrong and how it is mended) of everything Jittor needs. Imports no Jittor."""
+    def attempt(what: str, found: str, check) -> tuple[str, str, str]:
+        try:
+            check()
+        except ToolchainError as error:
+            return what, "", str(error)
+        return what, found, ""
+
+    rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {len(os.sched_getaffinity(0))} cores", ""),
+            attempt("C++ compiler", output([compiler(), "--version"]).partition("\n")[0], check_compiler),
+            attempt("Python", f"{platform.python_version()} with headers in {sysconfig.get_path('include')}", python_config)]
+    for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp"):
+        try:
+            rows.append((package, importlib.metadata.version(package), ""))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, "", "run `pip install -r requirements.txt`"))
+    version, _ = gpu.driver()
+    problem = gpu.gpu_problem()
+    rows.append(("NVIDIA driver", f"supports CUDA {version[0]}.{version[1]}" if version > (0, 0) else "none", ""))
+    rows.append(("GPU", "none" if problem else "; ".join(gpu.gpus()), ""))
+    toolkit = cuda.choose(cache_folder())
+    rows.append(("CUDA toolkit", toolkit.why if toolkit.nvcc else f"none that Jittor can use: {toolkit.why}",
+                 "" if toolkit.nvcc or problem else toolkit.why))
+    rows.append(("cuDNN", cuda.cudnn(toolkit) if toolkit.nvcc else "none", ""))
+    nccl = toolkit.nvcc and cuda.nccl(toolkit)
+    rows.append(("several GPUs", f"NCCL in {nccl[1]}" if nccl else "no NCCL", ""))
+    rows.append(("several processes", shutil.which("mpicc") or "no mpicc (`sudo apt install openmpi-bin libopenmpi-dev`)", ""))
+    rows.append(("compiled code", f"{jittor_home()}/.cache/jittor", ""))
+    rows.append(("our cache", str(cache_folder()), ""))
+    device = "the GPU (cuda)" if toolkit.nvcc and not problem else f"the CPU: {problem or toolkit.why}"
+    return [*rows, ("will be used", device, "")]
+
+
+def check(jt: ModuleType) -> list[tuple[str, float]]:
+    """(what, largest error relative to the largest value) of a convolution, its two gradients and a matrix product on
+    Jittor's device, against NumPy in float64."""
+    from numpy.lib.stride_tricks import sliding_window_view
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 10, 11)).astype(np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    up = rng.standard_normal((2, 4, 10, 11)).astype(np.float32)
+    a, b = rng.standard_normal((37, 53)).astype(np.float32), rng.standard_normal((53, 29)).astype(np.float32)
+
+    def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+        """[B, C, H, W] with [O, C, 3, 3], one pixel of padding: [B, O, H, W]."""
+        windows = sliding_window_view(np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))
+        return np.einsum("bchwij,ocij->bohw", windows, kernels.astype(np.float64))
+
+    windows = sliding_window_view(np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))
+    expected = {"convolution": correlate(x, w), "its gradient, input": correlate(up, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]),
+                "its gradient, weight": np.einsum("bchwij,bohw->ocij", windows, up.astype(np.float64)),
+                "matrix product": a.astype(np.float64) @ b.astype(np.float64)}
+    images, kernels = jt.array(x), jt.array(w)
+    y = jt.nn.conv2d(images, kernels, padding=1)
+    computed = [y, *jt.grad((y * jt.array(up)).sum(), [images, kernels]), jt.matmul(jt.array(a), jt.array(b))]
+    return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max()))
+            for (what, right), value in zip(expected.items(), computed)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is missing."""
+    parser = argparse.ArgumentParser(description="What Jittor needs and what this machine has.", allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="also compute, and compare with NumPy")
+    parser.add_argument("--device", choices=toolchain.DEVICES, default="auto", help="for --check (default: auto)")
+    parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32", help="for --check on a GPU (default: fp32)")
+    flags = parser.parse_args(arguments)
+    rows = diagnose()
+    for what, found, problem in rows:
+        print(f"{what:24} {found if not problem else f'MISSING: {problem}'}")
+    if any(problem for what, _, problem in rows if what != "CUDA toolkit"):
+        return 2
+    if not flags.check:
+        return 0
+    try:
+        jt = toolchain.start(flags.device, flags.precision)
+    except ToolchainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{toolchain.describe()}")
+    limit = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3}[flags.precision]
+    errors = check(jt)
+    for what, error in errors:
+        print(f"{what:24} {'right' if error < limit else 'WRONG'}: largest error {error:.1e} of the largest value, {limit:.0e} "
+              "allowed")
+    return int(not all(error < limit for _, error in errors))

@@ -1,0 +1,37 @@
+"""Several processes that work as one, started by mpirun: which one this is, waiting, and ending together."""
+import functools
+import os
+import sys
+
+from tqdm import tqdm
+
+RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
+LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
+if RANK:
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # one progress bar, not one per process
+
+
+def in_mpi() -> bool:
+    """Whether mpirun started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def wait_for_all() -> None:
+    """Return once every process of mpirun has called this. Jittor must have been started."""
+    import jittor
+    if jittor.in_mpi:
+        jittor.zeros(1).mpi_all_reduce("add").sync()
+
+
+def leave(code: int) -> None:
+    """End the program. Under mpirun a process that fails must not wait for the others, nor they for it."""
+    if code and in_mpi():
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def fail(*error) -> None:
+    """sys.excepthook under mpirun: the traceback, then `leave`."""
+    sys.__excepthook__(*error)
+    leave(1)
