@@ -15,11 +15,10 @@ from safetensors.numpy import save_file
 import toolchain
 from images.folders import DataError
 from images.preprocess import preparation, preprocess
-from runs.folder import CHECKPOINT
 from settings.command_line import complain
 from settings.config import Config
 from storage.checkpoint import WeightsError
-from storage.files import replacing
+from storage.files import CHECKPOINT, replacing
 from storage.packed import Packed, load_packed, other_content
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from reporting.markup import Page
 from reporting.published import METHODS, PUBLISHED
-from runs.folder import RESULTS
 from settings.experiments import EXPERIMENTS
+from storage.files import RESULTS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
 

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from reporting import plots
 from reporting.summary import summary
-from runs.folder import STATE
 from runs.run import Run, Step
+from storage.files import STATE
 from toolchain import processes
 
 SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on from

@@ -1,15 +1,11 @@
-"""The folder of a run: its files, whether it is free, and the settings of the run that is in it. Needs no Jittor."""
+"""The folder of a run: whether it is free, and the settings of the run that is in it. Needs no Jittor."""
 import dataclasses
 import json
 from pathlib import Path
 
 from images.folders import found_datasets
 from settings.config import MAY_MOVE, Config, ConfigError, shown
-
-CHECKPOINT = "packnet.safetensors"
-STATE = "state.safetensors"
-RESULTS = "results.json"
-LOG = "log.txt"
+from storage.files import CHECKPOINT, LOG, RESULTS, STATE
 
 
 def check_folders(config: Config, resume: bool = False) -> None:

@@ -9,12 +9,11 @@ import toolchain
 from dataset import create_dataloader
 from networks import MultiHead
 from pruning import PackNet
-from runs.folder import CHECKPOINT, LOG, RESULTS, STATE
 from runs.log import Log
 from runs.network import base_network, contents, rebuild
 from runs.results import Loaders, Results
 from settings.config import Config, ConfigError
-from storage.files import write
+from storage.files import CHECKPOINT, LOG, RESULTS, STATE, write
 from storage.packed import save_packed
 from storage.state import State, other_version
 from toolchain import processes

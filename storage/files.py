@@ -1,8 +1,14 @@
-"""Write files so that a crash, a full disk or a second process never leaves half of one."""
+"""The files of a run by name, and writing so that a crash, a full disk or a second process never leaves half of one."""
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# In the output directory of a run:
+CHECKPOINT = "packnet.safetensors"
+STATE = "state.safetensors"
+RESULTS = "results.json"
+LOG = "log.txt"
 
 
 @contextlib.contextmanager

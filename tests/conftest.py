@@ -27,6 +27,16 @@ def _seed():
     jt.set_global_seed(0)
 
 
+WHOLE_RUNS = {"test_main.py", "test_resume.py", "test_mpi.py", "test_experiments.py", "test_twin.py"}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """`-m unit`: everything but whole runs and what is marked as long."""
+    for item in items:
+        if item.path.name not in WHOLE_RUNS and not any(map(item.get_closest_marker, ("slow", "cuda_wheels"))):
+            item.add_marker("unit")
+
+
 def executable(path: Path, text: str = "exit 1") -> Path:
     """A shell script."""
     path.parent.mkdir(parents=True, exist_ok=True)

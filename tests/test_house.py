@@ -1,0 +1,102 @@
+"""How the project is built: short core, imports that run one way, Jittor started only where it is needed."""
+import ast
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+from conftest import ROOT
+
+PACKAGES = ("images", "packing", "reporting", "runs", "settings", "storage", "toolchain")
+FILES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))])
+assert len(FILES) > 30
+
+
+def module(path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room(name: str) -> str:
+    """A package is one room; of the root, each module is."""
+    return name.partition(".")[0]
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """{module: our own modules that it imports, anywhere in it}"""
+    names = {module(path) for path in FILES}
+    found = {}
+    for path in FILES:
+        found[module(path)] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)] if isinstance(node, ast.ImportFrom) else []
+            found[module(path)] |= {target for target in targets if target in names} - {module(path)}
+    return found
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    done, way = set(), []
+
+    def visit(name: str) -> list[str]:
+        if name in way:
+            return [*way[way.index(name):], name]
+        if name in done:
+            return []
+        way.append(name)
+        for target in sorted(arrows.get(name, ())):
+            if target != name and (found := visit(target)):
+                return found
+        done.add(way.pop())
+        return []
+
+    return next((found for name in sorted(arrows) if (found := visit(name))), [])
+
+
+def test_the_search_for_circles_finds_one():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"] and circle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_no_room_imports_one_that_imports_it():
+    rooms: dict[str, set[str]] = {}
+    for name, targets in imports().items():
+        rooms.setdefault(room(name), set()).update(map(room, targets))
+    assert circle(rooms) == []
+    inside = {name: targets - {"toolchain"} for name, targets in imports().items()}  # a package's face stands above its rooms
+    assert circle(inside) == []
+
+
+def test_the_core_is_short():
+    assert len((ROOT / "pruning.py").read_text().splitlines()) < 250
+    long = {f"{module(path)}.{node.name}": node.end_lineno - node.lineno + 1 for path in FILES
+            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)}
+    assert {name: lines for name, lines in long.items() if lines > 150} == {}
+
+
+def test_no_module_global_is_written_after_import():
+    """But for the device, which toolchain.start decides."""
+    writers = {module(path) for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Global)}
+    assert writers == {"toolchain"}
+    assignments = {f"{module(path)}: {ast.unparse(target)}" for path in FILES for node in ast.walk(ast.parse(path.read_text()))
+                   if isinstance(node, ast.Assign | ast.AugAssign)
+                   for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+                   if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in imports()}
+    assert assignments == set()
+
+
+LIGHT = ["main", "evaluate", "report", "prepare_data", "test_basic", "images.drawings", "images.cache", "settings.experiments",
+         "storage.packed", "storage.state", "storage.pretrained", "reporting.page", "reporting.plots", "runs.folder", "toolchain.doctor"]
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_needs_no_jittor_does_not_start_it(name):
+    code = f"import sys, {name}; sys.exit('jittor' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--predict", "x.jpg", "--task", "a"], ["--export", "a", "x"]])
+def test_evaluate_looks_at_the_file_before_it_starts_jittor(tmp_path, arguments):
+    (tmp_path / "packnet.safetensors").write_bytes(b"broken")
+    code = "import sys, evaluate; code = evaluate.main(sys.argv[1:]); sys.exit(code if 'jittor' not in sys.modules else 'Jittor')"
+    done = subprocess.run([sys.executable, "-c", code, "--output-dir", tmp_path, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "packnet.safetensors: not a readable checkpoint" in done.stderr
