@@ -135,7 +135,7 @@ def to_input(images: np.ndarray, flips: np.ndarray) -> jt.Var:
 
 def to_input_by_operators(pixels: jt.Var, flip: jt.Var, affine: jt.Var) -> jt.Var:
     """The same from Jittor's own operators, which become one kernel on the GPU."""
-    mirrored = pixels.reindex(pixels.shape, ["i0", "i1", "i2", f"@e0(i0) ? {pixels.shape[3] - 1} - i3 : i3"], extras=[flip])
+    mirrored = pixels.reindex(pixels.shape, ["i0", "i1", "i2", "@e0(i0) ? xshape3 - 1 - i3 : i3"], extras=[flip])
     scale, shift = affine[0].reshape((1, 3, 1, 1)), affine[1].reshape((1, 3, 1, 1))
     return mirrored.float32() * scale + shift
 

@@ -66,10 +66,16 @@ def test_flowers_train_on_random_crops_and_flips_of_the_whole_image(tmp_path):
     for top in range(256 - 224 + 1):
         for left in range(resized.shape[1] - 224 + 1):
             crop = resized[top:top + 224, left:left + 224]
-            windows[crop.tobytes()] = (top, left, False)
-            windows[crop[:, ::-1].tobytes()] = (top, left, True)
+            windows[crop[0].tobytes()] = (crop, top, left, False)
+            windows[crop[0, ::-1].tobytes()] = (crop[:, ::-1], top, left, True)
     loader, _ = create_dataloader("flowers", tmp_path, "train", 1)
-    seen = [windows[images[0].transpose(1, 2, 0).tobytes()] for _ in range(60) for images, _ in epoch(loader)]
+    seen = []
+    for _ in range(60):
+        (images, _), = epoch(loader)
+        got = images[0].transpose(1, 2, 0)
+        crop, *place = windows[got[0].tobytes()]
+        assert (got == crop).all()
+        seen.append(place)
     tops, lefts, flips = zip(*seen)
     assert min(tops) < 8 and max(tops) > 24 and min(lefts) < 40 and max(lefts) > 130 and 15 < sum(flips) < 45
 
