@@ -98,7 +98,7 @@ def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
         run.net.select(task)
         loader, tested = run.loaders[task, "train"], [task]
     title, lr = f"{method}: {task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
-    loader.epoch = run.position
+    loader.epoch = run.position  # as in training.epoch
     optimizer = run.begin_epoch(movable(method, phase, run.packnet, task), lr, phase.weight_decay, goes_on=number > 0)
     loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
     loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
@@ -190,5 +190,5 @@ class Mixture:
         for task in tasks:
             self.select(str(task))
             batch = next(batches[task])
-            self.part = getattr(self.loaders[task], "part", self.part)
+            self.part = self.loaders[task].part
             yield batch

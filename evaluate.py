@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -20,6 +21,9 @@ from settings.config import Config
 from storage.checkpoint import WeightsError
 from storage.files import CHECKPOINT, replacing
 from storage.packed import Packed, load_packed, other_content
+
+if TYPE_CHECKING:  # starts Jittor
+    from pruning import PackNet
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
         toolchain.start(options.device)
         packnet = unpack(packed, metadata, Path(options.output_dir) / CHECKPOINT)
+        del packed  # Jittor has copied it
         if options.export:
             export(packnet, metadata, *options.export)
         elif options.predict:
@@ -57,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def unpack(packed: Packed, metadata: dict, path: Path):
+def unpack(packed: Packed, metadata: dict, path: Path) -> "PackNet":
     """The PackNet of a packed file, ready to evaluate. Raises WeightsError."""
     from runs.network import rebuild
     try:
@@ -67,7 +72,7 @@ def unpack(packed: Packed, metadata: dict, path: Path):
         raise other_content(path, error) from error
 
 
-def evaluate(packnet, metadata: dict, options: argparse.Namespace) -> None:
+def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
     """Print every task's accuracy on its test split beside the one the run recorded."""
     from dataset import create_dataloader
     from runs.results import Score
@@ -89,7 +94,7 @@ def evaluate(packnet, metadata: dict, options: argparse.Namespace) -> None:
               + (f"{recorded:9.2f}" if recorded is not None else f"{'-':>9}"))
 
 
-def predict_images(packnet, metadata: dict, task: str, paths: list[str]) -> None:
+def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str]) -> None:
     """Print the five likeliest classes of each image with their probabilities, preprocessed as the task's test images."""
     from dataset import to_input
     classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
@@ -103,7 +108,7 @@ def predict_images(packnet, metadata: dict, task: str, paths: list[str]) -> None
             print(f"  {100 * shares[label]:6.2f} %  {classes[label] if classes else f'class {label}'}")
 
 
-def export(packnet, metadata: dict, task: str, out: str) -> None:
+def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
     """Write the network of `task` as PyTorch's torchvision names it, ready for load_state_dict: its head as last layer, what
     is free or belongs to later tasks as 0."""
     from networks import ARCHITECTURES

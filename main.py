@@ -16,7 +16,7 @@ import toolchain
 from runs.folder import check_folders, resumed
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
-from settings.experiments import DEMO, EXPERIMENTS, runs
+from settings.experiments import DEMO, EXPERIMENTS, runs_of
 from toolchain import processes
 
 FLAGS = ("demo", "resume", "experiment", "seeds")  # of the command line, beside the settings
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in {"seed", "task_list", "pruning_ratios", "arch"} & given.keys():
         return complain(f"--{name.replace('_', '-')}: --experiment {flags.experiment} sets this itself")
     parent = f"{given.pop('output_dir', 'checkpoints')}/{'demo-' if flags.demo else ''}{flags.experiment}"
-    todo = runs(flags.experiment, flags.demo, flags.seeds)
+    todo = runs_of(flags.experiment, flags.demo, flags.seeds)
     for number, (label, settings) in enumerate(todo, start=1):
         if not processes.RANK:
             print(f"==== {flags.experiment}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
@@ -70,8 +70,8 @@ def run(given: dict, resume: bool, demo: bool) -> int:
                 print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
                 return 0
         prepare(config, resume, demo)
-        start(config, before)
-    except (ConfigError, toolchain.ToolchainError) as error:
+        start_jittor(config, before)
+    except (ConfigError, RuntimeError) as error:
         return complain(error)
     return pack(config)
 
@@ -89,7 +89,7 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
     check_folders(config, resume)
 
 
-def start(config: Config, before: dict | None) -> None:
+def start_jittor(config: Config, before: dict | None) -> None:
     """Start Jittor. `before`: the results of the run to go on with, which must be on a device as it was."""
     jt = toolchain.start(config.device, config.precision)
     processes.wait_for_all()
@@ -110,10 +110,10 @@ def pack(config: Config) -> int:
     from runs.carry_out import carry_out
     from runs.run import Run
     from storage.checkpoint import WeightsError
-    from training import TrainingError, packnet
+    from training import TrainingError, plan
     go_on = f"`python main.py --resume --output-dir {config.output_dir}` goes on"
     try:
-        carry_out(Run(config), [*compared(packnet(config), config)])
+        carry_out(Run(config), [*compared(plan(config), config)])
     except (ConfigError, DataError, WeightsError) as error:
         return complain(error)
     except TrainingError as error:

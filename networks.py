@@ -114,6 +114,7 @@ class MultiHead(nn.Module):
         self.heads = nn.Sequential()  # a dictionary of modules: keyed by task, never run as a sequence
         self.num_features = num_features
         self.task = None
+        self.shared = 0, 1
 
     def add_head(self, task: str, num_classes: int) -> None:
         if task in self.heads.keys():
@@ -130,6 +131,9 @@ class MultiHead(nn.Module):
 
     def share_batch(self, part: int, parts: int) -> None:
         """The next batches are the part `part` of `parts` equal ones; other processes have the rest."""
+        if (part, parts) == self.shared:
+            return
+        self.shared = part, parts
         for module in self.modules():
             if isinstance(module, Dropout):
                 module.part, module.parts = part, parts

@@ -4,12 +4,12 @@ Mallya & Lazebnik, "PackNet: Adding Multiple Tasks to a Single Network by Iterat
 authors' release (github.com/arunmallya/packnet), whose rules this file follows:
 
   1. A trunk is shared by all tasks; each task has a linear head of its own, which is never pruned.
-  2. Every convolution and linear weight of the trunk has an owner: 0 = free, k = the k-th task.       prunable_layers
+  2. Every convolution and linear weight of the trunk has an owner: 0 = free, k = the k-th task.        PackNet.owners
   3. Prune task k: in each layer, of the n weights k owns, the round(ratio * n) smallest are freed.    free_smallest
   4. Start task k+1: it takes every free weight; they start from 0.                              PackNet.start_task
   5. While task k trains, only weights it owns and its head move.                                            freeze
-  6. Biases and batch norm belong to the first task and stay fixed afterwards;                    PackNet.trainable
-     or, as options of the release, each task has its own.                                       packing/private.py
+  6. Biases and batch norm belong to the first task and stay fixed afterwards;            PackNet.freeze_the_others
+     or, as options of the release, each task has its own.                                       packing/per_task.py
   7. Evaluate task k: weights that are free or belong to later tasks count as 0.                  PackNet.task_view
 
 Rule 5 is where implementations fail: they zero gradients, and momentum, weight decay or batch norm's running
@@ -26,7 +26,7 @@ import numpy as np
 import toolchain
 from packing.bookkeeping import Bookkeeping
 from packing.masks import SeveralMasks, protected
-from packing.private import private_names
+from packing.per_task import private_names
 
 jt = toolchain.start()
 from jittor import nn
@@ -120,8 +120,8 @@ class PackNet(Bookkeeping):
     start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random (He et al.'s
     normal initialisation) instead of from 0.
 
-    What it holds (`tasks`, `owners`, `ratios`, ...) and what else it can do (`train_task`, `evaluate_task`, `capacity`, ...):
-    packing/bookkeeping.py.
+    `owners`: {parameter name: uint8 Var in the weight's shape}. What else it holds (`tasks`, `ratios`, ...) and can do
+    (`train_task`, `evaluate_task`, `capacity`, ...): packing/bookkeeping.py.
     """
 
     def __init__(self, model: nn.Module, prune_ratio: float = 0.75, *, train_biases: bool = False, train_bn: bool = False,
@@ -136,13 +136,13 @@ class PackNet(Bookkeeping):
         self.options = dict(train_biases=train_biases, train_bn=train_bn, fresh_weights=fresh_weights)
 
     def start_task(self, task) -> None:
-        """Give every free weight to `task` and freeze everything earlier tasks use (rules 4-6)."""
+        """Give every free weight, all of which are 0, to `task`, and freeze everything earlier tasks use (rules 4-6)."""
         if task in self.tasks:
             raise ValueError(f"task {task!r} was started before")
         if len(self.tasks) == MAX_TASKS:
             raise ValueError(f"a network holds at most {MAX_TASKS} tasks")
         if self.tasks:
-            self.private[self.tasks[-1]] = {name: parameter.clone().stop_grad() for name, parameter in self.live().items()}
+            self.private[self.tasks[-1]] = {name: parameter.clone().stop_grad() for name, parameter in self.own_parameters().items()}
             jt.sync_all()
         self.tasks.append(task)
         k = len(self.tasks)
@@ -165,7 +165,7 @@ class PackNet(Bookkeeping):
         return {name: free_smallest(layer.weight, self.owners[name], self.owner_of(task), self.ratios[task])
                 for name, layer in self.layers.items()}
 
-    prune_and_freeze = prune  # what the task keeps moves with it alone, and not at all once the next one has started
+    prune_and_freeze = prune  # to freeze takes no call of its own: the next start_task does it
 
     def freeze_the_others(self) -> None:
         """Only what the last task owns, and its head, may move; everything else too if it is the first (rules 5, 6)."""
@@ -202,7 +202,7 @@ class PackNet(Bookkeeping):
             for name, owner in self.owners.items():
                 weight = self.layers[name].weight
                 swapped.append((weight, jt.ternary((owner != FREE) & (owner <= k), weight, jt.zeros_like(weight)).stop_grad()))
-            swapped += [(parameter, self.private[task][name]) for name, parameter in self.live().items()]
+            swapped += [(parameter, self.private[task][name]) for name, parameter in self.own_parameters().items()]
         for parameter, stand_in in swapped:
             stand_in.sync()
             parameter.swap(stand_in)
@@ -241,4 +241,4 @@ class PackNetPruning:
         so that None or {} thaws everything."""
         layers = prunable_layers(model)
         for name, keep in protected(layers, masks).items():
-            freeze(layers[name], keep, 0)
+            freeze(layers[name], keep, 0)  # 0: no mask keeps it

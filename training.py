@@ -1,9 +1,9 @@
 """A run of PackNet, step by step.
 
-    base task:   load pretrained weights (or train from scratch)  ->  prune  ->  re-train where its data are present
+    base task:   load pretrained weights (runs/network.py), or train from scratch  ->  prune  ->  re-train where its data are
     each task:   train on the free weights  ->  prune  ->  re-train  ->  evaluate every task so far
 
-`packnet` writes the steps down; each is one of the functions below, of the run it works on. Who carries them out,
+`plan` writes the steps down; each is one of the functions below, of the run it works on. Who carries them out,
 saves and resumes: runs/. What is measured: runs/results.py. The algorithm itself: pruning.py.
 """
 import math
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import toolchain
 from networks import MultiHead
+from packing.loops import part_of
 from runs.run import Run, Step
 from settings.config import Config
 
@@ -47,9 +48,10 @@ class Phase:
 
 # ------------------------------------------------------------------------------------------------ the plan of a run
 
-def packnet(c: Config) -> Iterator[Step]:
+def plan(c: Config) -> Iterator[Step]:
     """The steps of a run (paper, section 3). The pruned base network is re-trained where its data set is there."""
-    train = Phase("train", c.num_epochs_base, c.base_lr, max(1, math.ceil(c.num_epochs_base * 2 / 3)), c.weight_decay)
+    decay = max(1, math.ceil(c.num_epochs_base * 2 / 3))  # from scratch: once, for the last third
+    train = Phase("train", c.num_epochs_base, c.base_lr, decay, c.weight_decay)
     retrain_epochs = c.num_epochs_base_finetune if c.has_data(c.base_task) else 0
     retrain = Phase("retrain", retrain_epochs, c.base_finetune_lr, c.base_lr_decay_every, c.weight_decay)
     yield from one_task(c.base_task, train, c.initial_pruning_ratio, retrain)
@@ -85,7 +87,7 @@ def epoch(run: Run, task: str, phase: Phase, number: int) -> None:
     begin = time.monotonic()
     title, lr = f"{task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
     loader = run.loaders[task, "train"]
-    loader.epoch = run.position
+    loader.epoch = run.position  # shuffle, crops and flips follow from the number of the step, so that a resumed run draws the same
     run.net.select(task)
     optimizer = run.begin_epoch(run.packnet.trainable(), lr, phase.weight_decay, goes_on=number > 0)
     loss, train_top1 = train_epoch(run.net, cross_entropy, loader, optimizer, title)
@@ -102,6 +104,7 @@ def prune(run: Run, task: str, ratio: float) -> None:
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
     freed = run.packnet.prune(task, ratio) if ratio else {}
     run.results.pruned(run.packnet, task, ratio, freed, before)
+    run.end_optimizer()
 
 
 def finish(run: Run, task: str) -> None:
@@ -127,12 +130,11 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
     infinite.
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
-    seen, parts = 0, 1
+    seen = 0
     bar = tqdm(loader, title, unit="batch", leave=False, delay=1)
     for step, (images, labels) in enumerate(bar):
-        if jt.in_mpi:
-            net.share_batch(*loader.part)
-            parts = loader.part[1]
+        part, parts = part_of(loader)
+        net.share_batch(part, parts)
         loss, logits = loss_of(net, images, labels)
         optimizer.step(loss)
         share = parts / jt.world_size  # 1, or what this process counts for where all have the whole batch

@@ -6,14 +6,15 @@ import numpy as np
 import toolchain
 from packing import loops
 from packing.capacity import counted
-from packing.private import check
+from packing.per_task import check
 
 jt = toolchain.start()
 from jittor import nn
 
 
 class Bookkeeping:
-    """The part of pruning.PackNet that is no rule of the paper.
+    """The part of pruning.PackNet that is no rule of the paper; the rules are start_task, prune, freeze_the_others, trainable,
+    set_training and task_view there.
 
     Attributes: `tasks` (names in the order they were added; the k-th has owner k), `owners` ({parameter name:
     uint8 Var in the weight's shape}), `ratios` ({task: the ratio it was pruned with}), `layers` ({name of its weight: layer}
@@ -39,7 +40,7 @@ class Bookkeeping:
         return {task: {name: owner == k for name, owner in self.owners.items()}
                 for k, task in enumerate(self.tasks, start=1)}
 
-    def live(self) -> dict[str, jt.Var]:
+    def own_parameters(self) -> dict[str, jt.Var]:
         """The private parameters of the last task, by name."""
         return {name: parameter for name, parameter in self.model.state_dict().items() if name in self.private_names}
 
@@ -100,7 +101,7 @@ class Bookkeeping:
         """Take over what an earlier PackNet of the same network held: `tasks`, `owners` (uint8 arrays by parameter name),
         `ratios` and `private`. Raises ValueError where one of them is missing or does not fit."""
         private = {task: (private or {}).get(task, {}) for task in tasks[:-1]}
-        check(private, self.live())
+        check(private, self.own_parameters())
         for name, owner in self.owners.items():
             array = owners.get(name)
             if array is None or list(array.shape) != list(owner.shape) or array.dtype != np.uint8 \

@@ -16,8 +16,15 @@ def train(model: nn.Module, parameters: list[jt.Var], loader: Iterable, epochs: 
     optimizer = nn.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
         for images, labels in tqdm(loader, desc=f"{title}: epoch {epoch + 1}/{epochs}", leave=False, delay=1):
+            if hasattr(model, "share_batch"):
+                model.share_batch(*part_of(loader))
             optimizer.step(nn.cross_entropy_loss(model(images), labels))
     jt.sync_all()
+
+
+def part_of(loader: Iterable) -> tuple[int, int]:
+    """(which, of how many) equal parts of the batch at hand is this process's: dataset.Loader says so, a list has all of it."""
+    return getattr(loader, "part", (0, 1))
 
 
 def predict(model: nn.Module, loader: Iterable, title: str = "test") -> tuple[np.ndarray, np.ndarray]:

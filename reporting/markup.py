@@ -6,7 +6,7 @@ from pathlib import Path
 from storage import files
 
 
-class Page:
+class Document:
     """Blocks written once, as Markdown and as HTML."""
 
     def __init__(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from reporting.markup import Page
+from reporting.markup import Document
 from reporting.published import METHODS, PUBLISHED
 from settings.experiments import EXPERIMENTS
 from storage.files import RESULTS
@@ -49,7 +49,7 @@ def spread(values: list[float]) -> str:
     return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"
 
 
-def errors_table(page: Page, labels: dict, published: tuple[str, ...]) -> None:
+def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> None:
     """A row per task: ours for every label, then the published figures and our difference from them."""
     first = next(iter(labels.values()))[0][1]
     names = list(dict.fromkeys(task["name"] for runs in labels.values() for _, results in runs
@@ -81,7 +81,7 @@ def errors_table(page: Page, labels: dict, published: tuple[str, ...]) -> None:
     page.table(head, rows)
 
 
-def baselines_table(page: Page, runs: list[tuple[Path, dict]], published: tuple[str, ...]) -> None:
+def baselines_table(page: Document, runs: list[tuple[Path, dict]], published: tuple[str, ...]) -> None:
     results = [results for _, results in runs]
     names = next(iter(results[0]["baselines"].values()))["tasks"]
 
@@ -105,7 +105,7 @@ def baselines_table(page: Page, runs: list[tuple[Path, dict]], published: tuple[
 def write_page(runs_folder: Path, out: Path) -> list[Path]:
     """report.md and report.html in `out`, of the runs below `runs_folder`. Returns their paths."""
     found = find_runs(runs_folder)
-    page = Page(out)
+    page = Document(out)
     page.heading("PackNet in Jittor: what was run", 1)
     page.text("Top-1 errors in percent on the test split after the last epoch, beside the published ones. ± is the standard "
               "deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by all later tasks: "
@@ -121,7 +121,7 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     return page.write()
 
 
-def experiment_section(page: Page, name: str, labels: dict) -> None:
+def experiment_section(page: Document, name: str, labels: dict) -> None:
     """Accuracies, baselines, storage, pictures and command of one experiment. `labels`: as find_runs has them."""
     experiment = EXPERIMENTS.get(name.removeprefix("demo-"))
     demo = name.startswith("demo-") and experiment
@@ -150,7 +150,7 @@ def experiment_section(page: Page, name: str, labels: dict) -> None:
         page.code(f"python main.py --experiment {name.removeprefix('demo-')}{' --demo' if demo else ''}")
 
 
-def still_zero_table(page: Page, labels: dict) -> None:
+def still_zero_table(page: Document, labels: dict) -> None:
     page.text("Of the weights a task took over, still 0 when it is pruned, in %:")
     tasks = [task["name"] for task in next(iter(labels.values()))[0][1]["tasks"]]
     page.table(["task", *labels], [
@@ -158,7 +158,7 @@ def still_zero_table(page: Page, labels: dict) -> None:
         for number, task in enumerate(tasks)])
 
 
-def twin_section(page: Page) -> None:
+def twin_section(page: Document) -> None:
     """What benchmarks/twin.py has found, where it was run."""
     if not (BENCHMARKS / "twin.json").exists():
         return

@@ -34,6 +34,8 @@ def carry_out(run: Run, steps: list[Step]) -> None:
             if interrupted.is_set():
                 raise KeyboardInterrupt
         report(run)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
     run.save_results(finished=True)
     if not processes.RANK:
         (run.folder / STATE).unlink(missing_ok=True)  # results and checkpoint are complete

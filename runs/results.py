@@ -6,7 +6,7 @@ import numpy as np
 
 import toolchain
 from dataset import Loader
-from packing.bookkeeping import Bookkeeping
+from pruning import PackNet
 from runs.log import Log
 from settings.config import Config
 
@@ -76,21 +76,21 @@ class Results:
 
     # ---- measuring
 
-    def score(self, packnet: Bookkeeping, task: str) -> Score:
+    def score(self, packnet: PackNet, task: str) -> Score:
         return Score.of(*packnet.predict(task, self.loaders[task, "test"]))
 
     def measured(self, task: str) -> bool:
         """Whether there are data to test the task on: the base task may have none."""
         return (task, "test") in self.loaders
 
-    def count_owners(self, packnet: Bookkeeping) -> None:
+    def count_owners(self, packnet: PackNet) -> None:
         self.capacity = packnet.capacity()
         self.owners_by_layer = {name: [int((owner == k).sum().item()) for k in range(len(packnet.tasks) + 1)]
                                 for name, owner in packnet.owners.items()}
 
     # ---- the events of a run
 
-    def opened(self, packnet: Bookkeeping) -> None:
+    def opened(self, packnet: PackNet) -> None:
         self.count_owners(packnet)
         self.log(toolchain.describe())
         self.log("Settings: " + json.dumps(self.config.asdict()))
@@ -109,7 +109,7 @@ class Results:
     def epoch_line(self, title: str, lr: float, loss: float, train_top1: float, test_top1: float, seconds: float) -> None:
         self.log(f"{title}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {test_top1:.2f} % ({seconds:.1f} s)")
 
-    def about_to_prune(self, packnet: Bookkeeping, task: str) -> float | None:
+    def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0 already."""
         before = self.score(packnet, task).top1 if self.measured(task) else None
         k, owned, zeros = packnet.owner_of(task), 0, 0
@@ -120,7 +120,7 @@ class Results:
         self.stages[-1]["still_zero"] = zeros / max(1, owned)
         return before
 
-    def pruned(self, packnet: Bookkeeping, task: str, ratio: float, freed: dict[str, int], before: float | None) -> None:
+    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> None:
         """`freed` from each layer; nothing, where the ratio is 0."""
         after, k = before, packnet.owner_of(task)
         if freed:
@@ -135,7 +135,7 @@ class Results:
                 self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
         self.stages[-1].update(pruning_ratio=ratio, top1_before_prune=before, top1_after_prune=after)
 
-    def frozen(self, packnet: Bookkeeping, task: str) -> None:
+    def frozen(self, packnet: PackNet, task: str) -> None:
         """Keep the logits of the task, and test every task so far."""
         if self.measured(task):
             self.reference[task] = self.score(packnet, task).logits

@@ -28,8 +28,8 @@ class Run:
     """One run: settings, loaders, the network with its owners, and what was measured so far.
 
     Steps are functions of a run; `position` is the number of the next one. Everything that later ones need goes into the state
-    file, so that a killed run goes on from there and ends as if nothing had happened. `kept`: named sets of arrays that steps
-    want to find again (storage.state.KEPT).
+    file, so that a killed run goes on from there and ends as if nothing had happened. `kept`: the arrays that steps want to
+    find again, {kind: {name: array}}.
     """
 
     def __init__(self, config: Config) -> None:
@@ -81,6 +81,8 @@ class Run:
             self.moving = moving
             self.optimizer = nn.SGD(list(moving.values()), lr, momentum=self.config.momentum, weight_decay=weight_decay)
             if goes_on:
+                if self.stopped_momentum.keys() != moving.keys():
+                    raise other_version(self.folder / STATE, KeyError("momentum"))
                 for name, value in self._momentum().items():
                     value.assign(jt.array(self.stopped_momentum[name]).stop_grad())
             self.stopped_momentum = {}
@@ -90,7 +92,8 @@ class Run:
         return self.optimizer
 
     def end_optimizer(self) -> None:
-        self.optimizer, self.moving = None, {}
+        """At the end of a phase: the momentum is needed no more."""
+        self.optimizer, self.moving, self.stopped_momentum = None, {}, {}
 
     def _momentum(self) -> dict[str, jt.Var]:
         return dict(zip(self.moving, self.optimizer.param_groups[0]["values"])) if self.optimizer else {}
@@ -131,9 +134,10 @@ class Run:
             self.packnet = rebuild(self.config.arch, saved["heads"], state.packed, saved["options"], path,
                                    saved["packed_tasks"], saved["ratios"])
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
-            self.log = Log(self.folder / LOG, saved["log_length"])
+            figures = {name: saved["results"][name] for name in Results.FIGURES}
+            self.log = Log(self.folder / LOG, saved["log_length"])  # last: it cuts off what was logged after the state
             self.results = Results(self.config, self.loaders, self.log)
-            self.results.take_over(saved["results"], reference)
+            self.results.take_over(figures, reference)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise other_version(path, error) from error
 

@@ -24,11 +24,11 @@ class ConfigError(Exception):
     """A setting cannot be used. The message names it and says what is allowed."""
 
 
-def setting(default, text: str, **more):
+def setting(default, text: str):
     """A field of Config with its line of help; a list as default stands for its value."""
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=dict(text=text, **more))
-    return field(default=default, metadata=dict(text=text, **more))
+        return field(default_factory=lambda: list(default), metadata=dict(text=text))
+    return field(default=default, metadata=dict(text=text))
 
 
 @dataclass

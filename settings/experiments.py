@@ -75,7 +75,7 @@ DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flower
 DEMO_ARCHS = {"vgg16": "vgg-slim", "vgg16-bn": "vgg-bn-slim", "resnet50": "resnet-slim", "densenet121": "densenet-slim"}
 
 
-def runs(name: str, demo: bool = False, seeds: int | None = None) -> list[tuple[str, dict]]:
+def runs_of(name: str, demo: bool = False, seeds: int | None = None) -> list[tuple[str, dict]]:
     """(name of the run's folder, its settings) of an experiment; `demo`: on the demo's data, with slim networks."""
     experiment = EXPERIMENTS[name]
     result = []

@@ -17,7 +17,7 @@ from storage.files import replacing
 
 Tensors = dict[str, np.ndarray]
 
-CHECKPOINT_FORMAT = "packnet-jittor 2"  # change it when the content changes
+CHECKPOINT_FORMAT = "packnet-jittor 2"  # change it when the content of the packed file changes
 
 
 class WeightsError(Exception):

@@ -1,7 +1,8 @@
 """A packed network on disk: packnet.safetensors.
 
 Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the number of tasks needs;
-`private.<task>.<parameter name>`, what each task but the last has of its own. Metadata: see `runs.results.Results`.
+`private.<task>.<parameter name>`, what each task but the last has of its own. Metadata:
+`runs.results.Results.packed_metadata`.
 """
 import dataclasses
 from dataclasses import dataclass

@@ -1,16 +1,14 @@
 """The state of a stopped run on disk: state.safetensors, everything that its remaining steps need.
 
 Tensors: those of the network at hand as in packed.py, its owner maps as they are; `momentum.<parameter name>` of the
-optimizer; and the arrays that steps have asked to keep: `reference.<task>`, a frozen task's test logits, and for the
-baselines `dense.<parameter name>` and `teacher.<parameter name>`. Everything else is in the metadata.
+optimizer; and the arrays that steps have asked to keep, `<kind>.<name>`: of the kind `reference` a frozen task's test logits, for
+the baselines `dense` and `teacher`, networks by parameter name. Everything else is in the metadata.
 """
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.checkpoint import Tensors, WeightsError, load_checkpoint, save_checkpoint
 from storage.packed import Packed, take
-
-KEPT = ("reference", "dense", "teacher")
 
 
 @dataclass
@@ -25,14 +23,14 @@ class State:
         """Raises OSError."""
         tensors = self.packed.tensors() | {f"momentum.{name}": value for name, value in self.momentum.items()}
         tensors |= {f"{kind}.{name}": array for kind, arrays in self.kept.items() for name, array in arrays.items()}
-        save_checkpoint(path, tensors, self.values)
+        save_checkpoint(path, tensors, self.values | dict(kept=list(self.kept)))
 
     @classmethod
     def load(cls, path: Path) -> "State":
         """Raises WeightsError."""
         tensors, values = load_checkpoint(path)
         try:
-            kept = {kind: take(tensors, f"{kind}.") for kind in KEPT}
+            kept = {kind: take(tensors, f"{kind}.") for kind in values["kept"]}
             momentum = take(tensors, "momentum.")
             return cls(Packed.of(tensors, values["packed_tasks"]), kept, momentum, values)
         except (KeyError, TypeError) as error:

@@ -64,7 +64,7 @@ def test_the_loss_of_learning_without_forgetting_is_the_papers():
 
 def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
     class Batches(list):
-        seed, epoch = 5, 0
+        seed, epoch, part = 5, 0, (0, 1)
 
     selected, log = [], []
     loaders = {task: Batches(f"{task}{i}" for i in range(count)) for task, count in (("a", 30), ("b", 20))}
@@ -85,7 +85,7 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
     ("lwf", [1e-3] * 10 + [1e-4] * 10, 5, 5e-4)])
 def test_the_baselines_follow_the_schedule_of_the_release(method, rates, warm_up, decay):
     config = Config(baselines=[method])
-    steps = list(baselines.compared(training.packnet(config), config))
+    steps = list(baselines.compared(training.plan(config), config))
     begin = next(number for number, step in enumerate(steps) if step[0] is baselines.start)
     end = next(number for number, step in enumerate(steps) if step[0] is baselines.finish)
     epochs = steps[begin + 1:end]

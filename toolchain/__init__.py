@@ -6,11 +6,12 @@
 Jittor compiles itself on its first import (about two minutes on two cores, then under a second) and wants
 a few things that are easy to miss. `start` looks for them first and says in one sentence what is missing:
 
-* g++, Python's headers and oneDNN, which Jittor would download from its own server: cpu.py. Without oneDNN a VGG-16 step
-  on the CPU takes about 100 times as long.
+* g++ and Python's headers; oneDNN, which Jittor would otherwise download from its own server, and without which a VGG-16 step
+  on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
-* Compilation with a progress bar and in half the time: compiling.py. Several processes: processes.py.
+* Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py. Several
+  processes, and several runs on one machine: processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
 
@@ -25,7 +26,7 @@ import sys
 import threading
 from types import ModuleType
 
-from toolchain import compiling, cpu, cuda, gpu, processes
+from toolchain import compiling, cpu, cuda, gpu, mending, processes
 from toolchain.base import ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -63,7 +64,8 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
     nvcc = os.environ["nvcc_path"] = toolkit.nvcc
     if "python_config_path" not in os.environ:
         os.environ["python_config_path"] = str(cpu.python_config())
-    os.environ.setdefault("cache_name", "packnet-cuda" if nvcc else "packnet-cpu")
+    flags = mending.numpy_flags()
+    os.environ.setdefault("cache_name", f"packnet-{'cuda' if nvcc else 'cpu'}{'-numpy2' * bool(flags)}")
     os.environ.setdefault("log_silent", "1")
     if nvcc:
         cuda.set_environment(toolkit, precision)
@@ -74,8 +76,12 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
                              "found: `sudo apt install libopenmpi-dev` (Debian, Ubuntu)")
     if os.environ.get("use_mkl", "1") == "1":
         cpu.link_onednn()
-    if not nvcc and "cc_flags" not in os.environ:
-        os.environ["cc_flags"] = compiling.precompiled_header()
+    given = os.environ.get("cc_flags")  # by the user, or by a process of ours that has started this one
+    if given is None:
+        given = "" if nvcc else compiling.precompiled_header()
+    os.environ["cc_flags"] = given if flags in given else f"{flags} {given}"
+    processes.share_cores()
+    mending.mend_imports()
     if processes.in_mpi():
         sys.excepthook = processes.fail
     handler = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What Jittor needs on the CPU: g++, Python's headers, oneDNN; each is found or named in one sentence."""
+"""What Jittor needs of every machine, with a GPU or without: g++, Python's headers, oneDNN; found, or named in one sentence."""
 import ctypes
 import hashlib
 import importlib.metadata

@@ -31,7 +31,7 @@ def for_device(wanted: str) -> Toolkit:
     toolkit = Toolkit("", problem) if problem else choose(cache_folder())
     if wanted == "cuda" and not toolkit.nvcc:
         raise ToolchainError(f"--device cuda cannot be used: {toolkit.why}. Use --device cpu, or auto; "
-                             "`python -m toolchain` shows what was looked for.")
+                             "`python -m toolchain`, from the project's folder, shows what was looked for.")
     return toolkit
 
 

@@ -81,7 +81,7 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is missing."""
-    parser = argparse.ArgumentParser(description="What Jittor needs and what this machine has.", allow_abbrev=False)
+    parser = argparse.ArgumentParser("python -m toolchain", description="What Jittor needs and what this machine has.", allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="also compute, and compare with NumPy")
     parser.add_argument("--device", choices=toolchain.DEVICES, default="auto", help="for --check (default: auto)")
     parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32", help="for --check on a GPU (default: fp32)")

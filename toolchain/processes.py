@@ -1,4 +1,4 @@
-"""Several processes that work as one, started by mpirun: which one this is, waiting, and ending together."""
+"""Several processes: those that mpirun has started to work as one, and strangers on the same cores."""
 import functools
 import os
 import sys
@@ -14,6 +14,16 @@ if RANK:
 def in_mpi() -> bool:
     """Whether mpirun started this process."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def share_cores() -> None:
+    """Let OpenMP's threads wait politely: after some microseconds of spinning they sleep.
+
+    By default they spin for milliseconds, so that two runs on the same cores keep them from each other: a step takes each of
+    them six times as long, with this twice (benchmarks/sharing.py). Read when libgomp is loaded; whatever the user has set stays.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "2000"
 
 
 def wait_for_all() -> None:

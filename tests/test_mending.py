@@ -1,0 +1,89 @@
+"""Jittor 1.3.11.0 on this year's Python and NumPy: its sources are mended on their way in, and the package stays as it is."""
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import jt
+
+from toolchain import ToolchainError, mending
+
+PACKAGE = Path(importlib.util.find_spec("jittor").origin).parent
+
+
+@pytest.mark.parametrize("name", mending.SOURCES)
+def test_a_module_is_compiled_from_its_mended_source(name):
+    assert isinstance(sys.modules[name].__spec__.loader, mending._Loader)
+    old, new = mending.SOURCES[name]
+    source = Path(sys.modules[name].__file__).read_text()
+    assert source.count(old) == 1 and new not in source  # on the disk as it was
+
+
+def test_compiled_modules_are_found_where_exec_writes_no_locals():
+    """What Python 3.13 does, on any Python: the names of exec go nowhere."""
+    for old, new in mending.SOURCES.values():
+        name = old.partition("[")[2].rstrip("]")
+        code = f"def f({name}):\n    exec(f'import {{{name}}}', {{}}, {{}})\n    {new}\n    return mod\nimport os, sys"
+        space: dict = {}
+        exec(code, space)
+        assert space["f"]("colorsys") is sys.modules["colorsys"]
+
+
+def test_another_text_is_refused_in_one_sentence():
+    with pytest.raises(ToolchainError, match="x.py is not that of Jittor 1.3.11.0: `pip install"):
+        mending.replaced("mod = 1", "mod = locals()[hash]", "", "x.py")
+
+
+def test_another_version_of_jittor_is_left_alone(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.3.12.0")
+    monkeypatch.setattr(sys, "meta_path", [])
+    mending.mend_imports()
+    assert sys.meta_path == [] and mending.numpy_flags("2.1.0") == ""
+
+
+def test_numpy_1_needs_nothing():
+    assert mending.numpy_flags("1.26.4") == ""
+
+
+OFFSETS = """
+#include <Python.h>
+#include <cstddef>
+#include <cstdio>
+%s
+typedef PyArrayDescr_Proxy D;
+int main() { printf("%%zu %%zu %%zu", offsetof(D, type_num), offsetof(D, elsize), sizeof(((D*)0)->elsize)); }
+"""
+
+
+def offsets(header: Path, tmp_path: Path) -> list[int]:
+    """Where C++ finds type_num and elsize, and the size of the latter."""
+    text = header.read_text()
+    struct = text[text.index("struct PyArrayDescr_Proxy"):text.index("struct PyArray_Proxy")]
+    (tmp_path / "offsets.cc").write_text(OFFSETS % struct)
+    subprocess.run(["g++", f"-I{sysconfig.get_path('include')}", tmp_path / "offsets.cc", "-o", tmp_path / "offsets"], check=True)
+    return [int(word) for word in subprocess.run([tmp_path / "offsets"], capture_output=True, text=True).stdout.split()]
+
+
+def test_the_layout_of_numpy_2_is_that_of_its_own_header(tmp_path, monkeypatch):
+    """numpy/ndarraytypes.h of NumPy 2: object head 16, type 8, four chars, int type_num, 8 bytes of flags, 8 of elsize."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = hashlib.sha256((PACKAGE / "src/pyjt/numpy.h").read_bytes()).digest()
+    folder = Path(mending.numpy_flags("2.1.0").removeprefix('-I"').removesuffix('"'))
+    assert offsets(folder / "pyjt/numpy.h", tmp_path) == [28, 40, 8]
+    assert offsets(PACKAGE / "src/pyjt/numpy.h", tmp_path) == [28, 32, 4]  # NumPy 1
+    assert hashlib.sha256((PACKAGE / "src/pyjt/numpy.h").read_bytes()).digest() == before
+
+
+def test_the_layout_in_use_is_that_of_the_numpy_in_use():
+    """The descriptor of a type, read from memory as Jittor reads it."""
+    import ctypes
+    offset, kind = (32, ctypes.c_int) if np.__version__.startswith("1.") else (40, ctypes.c_ssize_t)
+    for name in ("uint8", "float32", "float64"):
+        assert kind.from_address(id(np.dtype(name)) + offset).value == np.dtype(name).itemsize
+    for dtype in (np.uint8, np.int32, np.float32, np.float64, bool):
+        array = np.arange(6).reshape(2, 3).astype(dtype)[:, ::2]
+        assert (jt.array(array).numpy() == array).all() and jt.array(array).numpy().dtype == array.dtype
