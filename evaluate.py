@@ -19,8 +19,8 @@ from images.preprocess import preparation, preprocess
 from settings.command_line import complain
 from settings.config import Config
 from storage.checkpoint import WeightsError
-from storage.files import CHECKPOINT, replacing
 from storage.packed import Packed, load_packed, other_content
+from system.files import CHECKPOINT, replacing
 
 if TYPE_CHECKING:  # starts Jittor
     from pruning import PackNet

@@ -17,7 +17,7 @@ from runs.folder import check_folders, resumed
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
 from settings.experiments import DEMO, EXPERIMENTS, runs_of
-from toolchain import processes
+from system import processes
 
 FLAGS = ("demo", "resume", "experiment", "seeds")  # of the command line, beside the settings
 

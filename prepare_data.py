@@ -26,11 +26,11 @@ from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
-from tqdm import tqdm
 
 from images.folders import OFFICIAL, dataset_folder
 from settings.command_line import complain
-from storage.files import replacing
+from system.files import replacing
+from system.progress import Progress
 
 JPEG = dict(format="JPEG", quality=100, subsampling=0)  # differences of at most 4 levels: benchmarks/crops.py
 CORES = len(os.sched_getaffinity(0))
@@ -213,7 +213,7 @@ def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, 
     partial = final.with_name(f".{final.name}.partial")
     for split, label in {(p.split, p.label) for p in pictures}:
         (partial / split / folder_name(label)).mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(pictures), desc=f"Making {final.name}", unit="image") as bar, ThreadPoolExecutor(CORES) as pool:
+    with Progress(total=len(pictures), desc=f"Making {final.name}", unit="image") as bar, ThreadPoolExecutor(CORES) as pool:
         for path, some in sources:
             targets = {p.member: (p, partial / p.split / folder_name(p.label) / f"{PurePosixPath(p.member).stem}.jpg")
                        for p in some}
@@ -246,7 +246,7 @@ def _ends(member: str) -> list[str]:
     return ["/".join(parts[i:]) for i in range(1, len(parts))]
 
 
-def _finish(running: set, bar: tqdm, all_of_them: bool) -> None:
+def _finish(running: set, bar: Progress, all_of_them: bool) -> None:
     while running:
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import toolchain
 from images.folders import LARGE, OFFICIAL, dataset_folder, found_datasets, read_split
 from images.preprocess import open_rgb, upright_size
+from system.progress import Progress
 
 SOURCES = {
     "cubs": "CUB_200_2011.tgz, www.vision.caltech.edu/datasets/cub_200_2011",
@@ -88,8 +88,7 @@ def check_data(name: str, data_root: str | Path) -> str:
             _, firsts = np.unique(split.labels, return_index=True)
             for check, chosen, title in ((upright_size, [] if name in LARGE else files, "headers"),
                                          (open_rgb, [files[i] for i in firsts], "images")):
-                list(tqdm(pool.map(check, chosen), f"{name}, {split.folder.name}, {title}", total=len(chosen),
-                          leave=False, delay=1))
+                list(Progress(pool.map(check, chosen), f"{name}, {split.folder.name}, {title}", len(chosen)))
     return f"{counts[0]} classes, {counts[1]:,} train and {counts[2]:,} test images" + " as published" * bool(official)
 
 

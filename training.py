@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 import toolchain
 from networks import MultiHead
 from packing.loops import part_of
 from runs.run import Run, Step
 from settings.config import Config
+from system.progress import Progress
 
 jt = toolchain.start()
 from jittor import nn
@@ -131,7 +130,7 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
     seen = 0
-    bar = tqdm(loader, title, unit="batch", leave=False, delay=1)
+    bar = Progress(loader, title, unit="batch")
     for step, (images, labels) in enumerate(bar):
         part, parts = part_of(loader)
         net.share_batch(part, parts)
@@ -147,7 +146,7 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
             if not math.isfinite(mean):
                 raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. The last saved state is "
                                     "kept; start again in another folder with a lower rate.")
-            bar.set_postfix(loss=f"{mean:.3f}")
+            bar.set_postfix(loss=f"{mean:.3f}", refresh=False)  # shown with the next turn of the bar
     return mean, 100 * over_processes(hits) / seen
 
 

@@ -1,5 +1,5 @@
 """Two runs on the same cores: a training step of the slim network, alone and beside another, with OpenMP's threads waiting as
-libgomp has them by default (300,000 turns) and as toolchain/processes.py sets them.
+libgomp has them by default (300,000 turns) and as system/processes.py sets them.
 
     python benchmarks/sharing.py [--rounds 3]      # about a minute
 """

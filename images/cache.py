@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from images.folders import DataError, Split
 from images.preprocess import preprocess, random_resized_crop, short_side_size, upright_size
-from storage.files import replacing
+from system.files import replacing
+from system.progress import Progress
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -115,7 +115,7 @@ def _attempt(function):
 
 
 def _collect(results, files: list[Path], title: str) -> list:
-    results = list(tqdm(results, title, total=len(files), unit="image", leave=False, delay=1))
+    results = list(Progress(results, title, len(files), unit="image"))
     broken = [result for result in results if isinstance(result, DataError)]
     if broken:
         more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
+
+from system.progress import Progress
 
 SIDE = 64        # pixels of a JPEG
 SCALE = 4        # drawn larger, then reduced, for smooth edges
@@ -163,7 +164,7 @@ def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = T
         shutil.rmtree(partial, ignore_errors=True)
         rng = np.random.default_rng((seed, number))
         for split, count in (("train", train), ("test", test)):
-            for label, (subject, parts) in tqdm(classes.items(), f"Drawing {name}/{split}", unit="class", leave=False, delay=1):
+            for label, (subject, parts) in Progress(classes.items(), f"Drawing {name}/{split}", unit="class"):
                 folder = partial / split / label
                 folder.mkdir(parents=True)
                 for i in range(count):

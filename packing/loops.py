@@ -2,9 +2,9 @@
 from collections.abc import Iterable
 
 import numpy as np
-from tqdm import tqdm
 
 import toolchain
+from system.progress import Progress
 
 jt = toolchain.start()
 from jittor import nn
@@ -15,7 +15,7 @@ def train(model: nn.Module, parameters: list[jt.Var], loader: Iterable, epochs: 
     """`epochs` passes of SGD over `loader`, which yields (images float32 [B, ...], labels int [B])."""
     optimizer = nn.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
-        for images, labels in tqdm(loader, desc=f"{title}: epoch {epoch + 1}/{epochs}", leave=False, delay=1):
+        for images, labels in Progress(loader, f"{title}: epoch {epoch + 1}/{epochs}", unit="batch"):
             if hasattr(model, "share_batch"):
                 model.share_batch(*part_of(loader))
             optimizer.step(nn.cross_entropy_loss(model(images), labels))
@@ -32,7 +32,7 @@ def predict(model: nn.Module, loader: Iterable, title: str = "test") -> tuple[np
     processes share a dataset.Loader's batches, and each gets all results."""
     logits, targets = [], []
     with jt.no_grad():
-        for images, labels in tqdm(loader, title, unit="batch", leave=False, delay=1):
+        for images, labels in Progress(loader, title, unit="batch"):
             logits.append(model(images))
             targets.append(labels)
             jt.sync_all()  # compute; a GPU goes on with the next batch meanwhile

@@ -3,7 +3,7 @@ import base64
 import html
 from pathlib import Path
 
-from storage import files
+from system import files
 
 
 class Document:

@@ -7,7 +7,7 @@ from pathlib import Path
 from reporting.markup import Document
 from reporting.published import METHODS, PUBLISHED
 from settings.experiments import EXPERIMENTS
-from storage.files import RESULTS
+from system.files import RESULTS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
 

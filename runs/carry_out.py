@@ -5,13 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from reporting import plots
 from reporting.summary import summary
 from runs.run import Run, Step
-from storage.files import STATE
-from toolchain import processes
+from system import processes
+from system.files import STATE
+from system.progress import say
 
 SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on from
 
@@ -19,7 +18,7 @@ SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on
 def carry_out(run: Run, steps: list[Step]) -> None:
     """Do what is left of the steps, save the state between them, and end with report, results.json and no state."""
     if run.position:
-        tqdm.write(f"Going on in {run.folder} after step {run.position} of {len(steps)}.")
+        say(f"Going on in {run.folder} after step {run.position} of {len(steps)}.")
     saved_at, saving_seconds = 0.0, 0.0
     with noticing_interrupts() as interrupted:
         while run.position < len(steps):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from images.folders import found_datasets
 from settings.config import MAY_MOVE, Config, ConfigError, shown
-from storage.files import CHECKPOINT, LOG, RESULTS, STATE
+from system.files import CHECKPOINT, LOG, RESULTS, STATE
 
 
 def check_folders(config: Config, resume: bool = False) -> None:

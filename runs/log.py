@@ -3,10 +3,9 @@ import fcntl
 import os
 from pathlib import Path
 
-from tqdm import tqdm
-
 from settings.config import ConfigError
-from toolchain import processes
+from system import processes
+from system.progress import say
 
 
 class Log:
@@ -30,7 +29,7 @@ class Log:
     def __call__(self, line: str = "") -> None:
         if not self.file:
             return
-        tqdm.write(line)
+        say(line)
         self.file.write(f"{line}\n".encode())
         self.file.flush()
 

@@ -13,10 +13,10 @@ from runs.log import Log
 from runs.network import base_network, contents, rebuild
 from runs.results import Loaders, Results
 from settings.config import Config, ConfigError
-from storage.files import CHECKPOINT, LOG, RESULTS, STATE, write
 from storage.packed import save_packed
 from storage.state import State, other_version
-from toolchain import processes
+from system import processes
+from system.files import CHECKPOINT, LOG, RESULTS, STATE, write
 
 jt = toolchain.start()
 from jittor import nn

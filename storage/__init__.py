@@ -1,1 +1,1 @@
-"""What is kept on disk: atomic writes, the packed network and the state of a run, pretrained weights."""
+"""What is kept on disk: the packed network and the state of a run, pretrained weights."""

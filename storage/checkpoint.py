@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.files import replacing
+from system.files import replacing
 
 Tensors = dict[str, np.ndarray]
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from storage.checkpoint import Tensors, WeightsError
-from storage.files import replacing
+from system.files import replacing
+from system.progress import Progress
 
 JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
 
@@ -57,7 +57,7 @@ def download(name: str, folder: Path) -> Path:
         with replacing(path) as temporary, open(temporary, "wb") as f, \
                 urllib.request.urlopen(JITTOR_URL + name, timeout=30) as response:
             total = int(response.headers.get("Content-Length") or 0)
-            with tqdm(total=total or None, desc=f"Downloading {name}", unit="B", unit_scale=True, leave=False) as bar:
+            with Progress(None, f"Downloading {name}", total or None, unit="B", unit_scale=True) as bar:
                 while block := response.read(1 << 20):
                     f.write(block)
                     bar.update(len(block))

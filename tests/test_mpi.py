@@ -23,7 +23,7 @@ from networks import build
 from jittor import nn
 from pruning import PackNet
 from runs.run import seed
-from toolchain.processes import RANK
+from system.processes import RANK
 from training import cross_entropy, train_epoch
 
 out, root = sys.argv[1:]

@@ -11,7 +11,7 @@ a few things that are easy to miss. `start` looks for them first and says in one
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
 * Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py. Several
-  processes, and several runs on one machine: processes.py.
+  processes, and several runs on one machine: system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
 
@@ -26,7 +26,8 @@ import sys
 import threading
 from types import ModuleType
 
-from toolchain import compiling, cpu, cuda, gpu, mending, processes
+from system import processes
+from toolchain import compiling, cpu, cuda, gpu, mending
 from toolchain.base import ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -37,7 +38,7 @@ PRECISIONS = ("fp32", "tf32", "fp16")
 device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets both, nobody else
 why = ""  # this device, in one line
 
-__all__ = ["DEVICES", "PRECISIONS", "ToolchainError", "cache_folder", "describe", "device", "processes", "start", "why"]
+__all__ = ["DEVICES", "PRECISIONS", "ToolchainError", "cache_folder", "describe", "device", "start", "why"]
 
 
 def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:

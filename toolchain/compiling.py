@@ -11,8 +11,7 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from tqdm import tqdm
-
+from system.progress import Progress
 from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
 from toolchain.cpu import cpu_name, flush_denormals
 
@@ -51,11 +50,11 @@ def precompiled_header() -> str:
 
 
 class CompileBar:
-    """Takes the place of Jittor's own progress line (jittor_utils.DelayProgress): same calls, one tqdm bar."""
+    """Takes the place of Jittor's own progress line (jittor_utils.DelayProgress): same calls, one bar."""
 
     def __init__(self, message: str, total: int) -> None:
         what = "Jittor's core" if "jittor_core" in message else "oneDNN operators" if "mkl" in message else "operators"
-        self.bar = tqdm(total=total, desc=f"Compiling {what}", unit="file", leave=False, delay=1)
+        self.bar = Progress(None, f"Compiling {what}", total, unit="file")
 
     def update(self, index: int) -> None:
         self.bar.update()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.files import replacing
+from system.files import replacing
 from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, make_folder
 
 # Where Jittor 1.3.11 looks before it downloads oneDNN (jittor/compile_extern.py, install_mkl).

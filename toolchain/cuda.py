@@ -16,7 +16,8 @@ import os
 import shutil
 from pathlib import Path
 
-from toolchain import cuda_folder, gpu, processes
+from system import processes
+from toolchain import cuda_folder, gpu
 from toolchain.base import ToolchainError, cache_folder
 from toolchain.cuda_folder import INSTALL, Toolkit, assembled_from, cuda_version, runtime_folder, wheels_problem
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.files import write
+from system.files import write
 from toolchain.base import ToolchainError, cache_folder
 
 JITTOR = "1.3.11.0"

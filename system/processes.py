@@ -1,14 +1,9 @@
 """Several processes: those that mpirun has started to work as one, and strangers on the same cores."""
-import functools
 import os
 import sys
 
-from tqdm import tqdm
-
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
 LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
-if RANK:
-    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # one progress bar, not one per process
 
 
 def in_mpi() -> bool:

@@ -1,0 +1,1 @@
+"""What every room needs of the machine: files in one step, progress on a terminal or in a log, processes. Needs no Jittor."""
