@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--export", nargs=2, metavar=("TASK", "OUT"), help="write the network of one task as OUT.safetensors, for "
                         "use without this project")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
+    parser.add_argument("--cache-dir", help="folder for decoded images (default: the run's, or <data root>/.cache)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
     parser.add_argument("--device", default="auto", choices=toolchain.DEVICES)
     options = parser.parse_args(arguments)
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in filter(None, (options.task, options.export and options.export[0])):
             if name not in tasks:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
-        toolchain.start(options.device)
+        toolchain.start(options.device, metadata["config"]["precision"])
         packnet = unpack(packed, metadata, Path(options.output_dir) / CHECKPOINT)
         del packed  # Jittor has copied it
         if options.export:
@@ -83,8 +84,8 @@ def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) ->
             print(f"{name:14} {'-':>8} {'-':>8} {'-':>9}  (no data in the run)")
             continue
         loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
-                                      options.batch_size or config["batch_size"],
-                                      image_size=metadata["image_size"], cache_dir=config["cache_dir"])
+                                      options.batch_size or config["batch_size"], image_size=metadata["image_size"],
+                                      cache_dir=options.cache_dir or (None if options.data_root else config["cache_dir"]))
         if tasks[name]["classes"] not in (None, loader.classes):
             raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
                             f"({len(loader.classes)} against {len(tasks[name]['classes'])})")

@@ -73,6 +73,8 @@ def run(given: dict, resume: bool, demo: bool) -> int:
         start_jittor(config, before)
     except (ConfigError, RuntimeError) as error:
         return complain(error)
+    except OSError as error:  # the demo's data, the folders
+        return complain(f"{error.filename}: {error.strerror}")
     return pack(config)
 
 

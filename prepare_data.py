@@ -13,12 +13,15 @@ are the official ones. Stop it at any moment and start it again: it makes what i
 quality 100 without chroma subsampling, see README.md for why. Wrong archives end with one message and exit code 2.
 """
 import argparse
+import contextlib
+import functools
+import gzip
 import io
 import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -38,6 +41,10 @@ CORES = len(os.sched_getaffinity(0))
 
 class ArchiveError(Exception):
     """An archive cannot be used. The message names it and says what is wrong."""
+
+
+class DamagedArchive(ArchiveError):
+    """An archive cannot be read, so that nothing that came from it can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +67,50 @@ def find(folder: Path, *names: str) -> Path:
     raise ArchiveError(f"{folder}: the archive {' or '.join(names)} is missing")
 
 
-def members(path: Path) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
-    """(name, archive, entry) of every file of a .tgz, in order. Raises ArchiveError for what no official archive holds:
-    paths that lead outside, links, devices; and for a file that is damaged or no .tgz at all."""
-    try:
-        with tarfile.open(path, "r|*") as archive:
+def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(name, a function that gives the content while it is at hand) of every file of a .tgz, in order; after the last one the
+    archive was read to its end and gzip's checksum was right. Raises ArchiveError for what no official archive holds: paths that
+    lead outside, links, devices; and, here or in the function, for a file that is damaged or no .tgz at all."""
+    @contextlib.contextmanager
+    def reading() -> Iterator[None]:
+        try:
+            yield
+        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            raise DamagedArchive(f"{path}: cannot be read to its end; it is damaged, truncated or no .tgz file ({error}). "
+                                 "Download it again.") from error
+
+    def content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+        with reading():
+            return archive.extractfile(entry).read()
+
+    with reading(), open(path, "rb") as raw:  # tarfile itself does not look at gzip's checksum
+        source = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
+        raw.seek(0)
+        with tarfile.open(fileobj=source, mode="r|") as archive:
             for entry in archive:
                 name = PurePosixPath(entry.name)
                 if name.is_absolute() or ".." in name.parts or not (entry.isfile() or entry.isdir()):
                     raise ArchiveError(f"{path}: holds {entry.name!r}, a link or a path that leads outside: "
                                        "this is not the official archive")
                 if entry.isfile() and not name.name.startswith("._"):  # macOS leaves such files in some copies
-                    yield str(name), archive, entry
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ArchiveError(f"{path}: cannot be read to its end; it is damaged, truncated or no .tgz file ({error}). "
-                           "Download it again.") from error
+                    yield str(name), functools.partial(content, archive, entry)
+        while source.read(1 << 20):
+            pass
 
 
-def small_files(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
-    """The content of the files of an archive whose path ends with one of `wanted`; all must be there."""
+def small_files(path: Path, wanted: Iterable[str], whole: bool = False) -> dict[str, bytes]:
+    """The content of the files of an archive whose path ends with one of `wanted`; all must be there. `whole`: the archive is
+    read to its end, and so checked, even after the last of them."""
     wanted, found = set(wanted), {}
-    for name, archive, entry in members(path):
+    for name, content in members(path):
         for end in wanted - found.keys():
             if f"/{name}".endswith(f"/{end}"):
-                found[end] = archive.extractfile(entry).read()
-        if len(found) == len(wanted):
-            return found
-    raise ArchiveError(f"{path}: holds no {', '.join(sorted(wanted - found.keys()))}: this is not the official archive")
+                found[end] = content()
+        if len(found) == len(wanted) and not whole:
+            break
+    if len(found) < len(wanted):
+        raise ArchiveError(f"{path}: holds no {', '.join(sorted(wanted - found.keys()))}: this is not the official archive")
+    return found
 
 
 def load_mat(content: bytes, path: str | Path) -> dict:
@@ -137,7 +161,7 @@ def read_cars(folder: Path) -> list[tuple[Path, list[Picture]]]:
                                       box(a)) for a in np.atleast_1d(content["annotations"])])]
         train, test, devkit = (find(folder, name) for name in ("cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"))
         labels = find(folder, "cars_test_annos_withlabels.mat")
-        files = small_files(devkit, ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat"])
+        files = small_files(devkit, ["devkit/cars_meta.mat", "devkit/cars_train_annos.mat"], whole=True)
         names = [str(name) for name in np.atleast_1d(load_mat(files["devkit/cars_meta.mat"], devkit)["class_names"])]
         result = []
         for split, images, content, source in (("train", train, files["devkit/cars_train_annos.mat"], devkit),
@@ -217,25 +241,35 @@ def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, 
         for path, some in sources:
             targets = {p.member: (p, partial / p.split / folder_name(p.label) / f"{PurePosixPath(p.member).stem}.jpg")
                        for p in some}
+            checked = partial / f".{path.name}.checked"  # that it was read to its end
             missing = {member for member, (_, target) in targets.items() if not target.exists()}
             bar.update(len(some) - len(missing))
             running = set()
-            for member, archive, entry in members(path) if missing else ():
-                key = next((end for end in (member, *_ends(member)) if end in missing), None)
-                if key is None:
-                    continue
-                missing.discard(key)
-                picture, target = targets[key]
-                running.add(pool.submit(make, picture, archive.extractfile(entry).read(), path, target))
-                if len(running) >= 8 * CORES:  # so that the reader does not run away with the memory
-                    _finish(running, bar, all_of_them=False)
+            try:
+                for member, content in members(path) if missing or not checked.exists() else ():
+                    key = next((end for end in (member, *_ends(member)) if end in missing), None)
+                    if key is None:
+                        continue
+                    missing.discard(key)
+                    picture, target = targets[key]
+                    running.add(pool.submit(make, picture, content(), path, target))
+                    if len(running) >= 8 * CORES:  # so that the reader does not run away with the memory
+                        _finish(running, bar, all_of_them=False)
+            except DamagedArchive:
+                _finish(running, bar, all_of_them=True)
+                for _, target in targets.values():
+                    target.unlink(missing_ok=True)
+                raise
             _finish(running, bar, all_of_them=True)
             if missing:
                 raise ArchiveError(f"{path}: holds no {sorted(missing)[0]}, which its list names ({len(missing)} images "
                                    "are missing): this is not the official archive")
+            checked.touch()
     made = counted(partial)
     if made != counts:
         raise ArchiveError(f"{partial}: holds {describe(made, counts)}. Remove the folder and start again.")
+    for checked in partial.glob(".*.checked"):
+        checked.unlink()
     partial.rename(final)
     return f"{name}: {describe(made, counts)}"
 

@@ -27,7 +27,8 @@ class CachedImages:
 
     def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path) -> None:
         self.size = size
-        stem = f"{name}-{split.folder.name}-{how}{size}-"
+        place = hashlib.sha256(str(split.folder.resolve()).encode("utf8", "surrogateescape")).hexdigest()[:8]
+        stem = f"{name}-{split.folder.name}-{how}{size}-{place}-"  # another data root may share the cache
         path = cache_dir / f"{stem}{_fingerprint(split, how, size)}.pixels"
         if not path.exists():
             self._build(split, how, path)

@@ -1,6 +1,7 @@
 """Lines for a person: on the terminal and in log.txt."""
 import fcntl
 import os
+import sys
 from pathlib import Path
 
 from settings.config import ConfigError
@@ -21,9 +22,12 @@ class Log:
         self.file = open(path, "ab")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ConfigError(f"--output-dir {path.parent}: another process is running there. "
                               "Wait for it, or choose another folder.") from error
+        except OSError as error:
+            print(f"warning: {path.parent}: this file system knows no locks ({error.strerror}): make sure that no other process "
+                  "runs in this folder.", file=sys.stderr)
         self.file.truncate(length)
 
     def __call__(self, line: str = "") -> None:

@@ -5,6 +5,7 @@ main.py's command line (--initial-lr, ...). The defaults are the paper's, from t
 is silent. Nothing here needs Jittor, so that a wrong option is answered at once.
 """
 import dataclasses
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,7 @@ class Config:
         return dataset_folder(task, self.data_root)
 
     def has_data(self, task: str) -> bool:
-        return self.folder(task).is_dir()
+        return os.path.isdir(self.folder(task))
 
     def asdict(self) -> dict:
         return dataclasses.asdict(self)

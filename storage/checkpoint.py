@@ -29,7 +29,7 @@ def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
     checksum of each. Raises OSError naming the file and the bytes needed where it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}  # the bytes follow from the content alone
     text = json.dumps(metadata)
     sums = {name: _checksum(array) for name, array in tensors.items()} | {"": hashlib.sha256(text.encode()).hexdigest()}
     header = json.dumps({"format": CHECKPOINT_FORMAT, "metadata": text, "checksums": sums})

@@ -12,7 +12,7 @@ from PIL import Image
 import dataset
 import images.cache
 from dataset import MEAN, STD, create_dataloader
-from images.folders import DataError
+from images.folders import DataError, found_datasets
 from images.preprocess import open_rgb, random_resized_crop, short_side_size, upright_size
 
 
@@ -278,3 +278,33 @@ def test_a_full_disk_leaves_no_half_written_cache(image_root, monkeypatch):
     with pytest.raises(DataError, match="No space left on device.*GB are needed"):
         create_dataloader("cubs", image_root, "train", 4)
     assert not list((image_root / ".cache").iterdir())
+
+
+def test_training_batches_come_in_another_order_each_epoch(image_root):
+    """cubs: 12 images of three classes in folder order; a batch of the folder's order has one class."""
+    loader, _ = create_dataloader("cubs", image_root, "train", 4, seed=1, image_size=48)
+    orders = [[label for _, labels in epoch(loader) for label in labels.tolist()] for _ in range(3)]
+    assert sorted(orders[0]) == [0] * 4 + [1] * 4 + [2] * 4
+    assert all(order != sorted(order) for order in orders) and len({tuple(order) for order in orders}) > 1
+
+
+def test_two_data_roots_share_a_cache(image_root, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(image_root / "cubs_cropped", other / "cubs_cropped")
+    for root in (image_root, other, image_root):
+        create_dataloader("cubs", root, "test", 4, image_size=48, cache_dir=tmp_path / "cache")
+        count = len(list((tmp_path / "cache").iterdir()))
+    assert count == 2
+
+
+def test_a_folder_that_cannot_be_read_is_no_data_set(image_root, monkeypatch):
+    original = os.stat
+
+    def forbidden(path, *a, **k):
+        if "lost+found" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *a, **k)
+
+    (image_root / "lost+found").mkdir()
+    monkeypatch.setattr("os.stat", forbidden)
+    assert found_datasets(image_root) == ["cars", "cubs", "flowers"]

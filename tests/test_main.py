@@ -82,6 +82,9 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     for task in results["tasks"]:
         assert table[task["name"]][0] == table[task["name"]][2] == f"{task['top1_final']:.2f}"
+    assert evaluate.main(["--output-dir", str(output), "--cache-dir", str(tmp_path / "elsewhere")]) == 0
+    capsys.readouterr()
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 3
     assert evaluate.main(["--output-dir", str(output), "--task", "cars"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["task", "cars"]
     assert evaluate.main(["--output-dir", str(output), "--task", "boats"]) == 2
@@ -176,6 +179,12 @@ def test_the_demo_keeps_its_promises(tmp_path):
 def test_wrong_options_of_the_demo_draw_nothing(tmp_path, capsys):
     assert main.main(["--demo", "--data-root", str(tmp_path / "data"), "--batch-size", "0"]) == 2
     assert "--batch-size 0: must be at least 1" in capsys.readouterr().err and not (tmp_path / "data").exists()
+
+
+def test_a_data_root_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main.main(["--demo", "--data-root", str(tmp_path / "file" / "data"), "--output-dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/data")
 
 
 WRONG = [

@@ -271,6 +271,39 @@ def test_wrong_archives_end_with_code_2(tmp_path, small, capsys, case):
     assert sorted(p.name for p in tmp_path.iterdir()) in (["archives"], ["archives", "data"])
 
 
+def flip_checksum(path):
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1  # of gzip's CRC32 over the content
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("break_it", [cut, flip_checksum])
+@pytest.mark.parametrize("make, dataset, archive", [
+    (make_cubs, "cubs", "CUB_200_2011.tgz"), (make_flowers, "flowers", "102flowers.tgz"),
+    (make_cars_one_archive, "cars", "car_ims.tgz"), (make_cars_two_archives, "cars", "cars_train.tgz"),
+    (make_cars_two_archives, "cars", "cars_test.tgz"), (make_cars_two_archives, "cars", "car_devkit.tgz")])
+def test_a_damaged_archive_leaves_nothing_behind(tmp_path, small, capsys, break_it, make, dataset, archive):
+    make(tmp_path / "archives")
+    whole = (tmp_path / "archives" / archive).read_bytes()
+    break_it(tmp_path / "archives" / archive)
+    assert run(tmp_path, "--dataset", dataset) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and f"{archive}: cannot be read to its end" in error
+    folder = prepare_data.dataset_folder(dataset, tmp_path / "data")
+    assert not folder.exists()
+    (tmp_path / "archives" / archive).write_bytes(whole)
+    assert run(tmp_path, "--dataset", dataset) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]
+
+
+def test_an_archive_is_checked_even_if_all_its_images_were_made_before_a_kill(tmp_path, small, capsys):
+    make_flowers(tmp_path / "archives")
+    assert run(tmp_path, "--dataset", "flowers") == 0
+    (tmp_path / "data/flowers").rename(tmp_path / "data/.flowers.partial")
+    flip_checksum(tmp_path / "archives/102flowers.tgz")
+    assert run(tmp_path, "--dataset", "flowers") == 2 and not (tmp_path / "data/flowers").exists()
+
+
 @pytest.mark.parametrize("files, message", [
     (["cars_annos.mat"], "car_ims.tgz is missing"), (["car_ims.tgz"], "cars_annos.mat is missing"),
     ([], "cars_train.tgz is missing")])

@@ -421,6 +421,10 @@ def test_capacity_counts_what_is_owned():
         packnet.prune_and_freeze(task)
     for row, used in zip(packnet.capacity(), (0.25, 0.1875, 0.140625)):
         assert row["used"] == used and abs(row["measured_used"] - used) < 1e-4
+    total = sum(owner.numel() for owner in packnet.owners.values())
+    owned = [sum(int((owner.numpy() == k).sum()) for owner in packnet.owners.values()) for k in (1, 2, 3)]
+    left = [total, total - owned[0], total - owned[0] - owned[1]]
+    assert [row["measured_available"] for row in packnet.capacity()] == [free / total for free in left]
     counted = sum(int((owner.numpy() == 2).sum()) for owner in packnet.owners.values())
     assert packnet.capacity()[1]["owned_weights"] == counted
 

@@ -306,3 +306,19 @@ def test_owner_maps_take_as_few_bits_as_they_need(largest, bits):
     assert again.dtype == np.uint8 and np.array_equal(again, owner)
     with pytest.raises(ValueError, match="does not fit"):
         unpack_owners(packed, (8, 3, 3, 4))
+
+
+def test_the_bytes_follow_from_the_content_alone(tmp_path):
+    save_checkpoint(tmp_path / "one", TENSORS, {"a": 1})
+    save_checkpoint(tmp_path / "two", dict(reversed(TENSORS.items())), {"a": 1})
+    assert len(TENSORS) > 1 and (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_jittor_file_with_a_flipped_bit_is_refused(tmp_path):
+    """In the numbers, where nothing but the checksum can notice."""
+    data = bytearray(jittor_pkl(TENSORS))
+    number = next(iter(TENSORS.values())).tobytes()
+    data[data.index(number)] ^= 1
+    (tmp_path / "x.pkl").write_bytes(data)
+    with pytest.raises(WeightsError, match="x.pkl: damaged: its checksum does not match"):
+        read_pretrained(tmp_path / "x.pkl")

@@ -102,3 +102,11 @@ def test_on_a_terminal_the_bar_is_gone_before_the_next_line():
     shown = [part for part in text.decode().replace("\r\n", "\n").split("\n") if part]
     last = shown[-1].split("\r")
     assert "cubs, train" in text.decode() and last[-1] == "next line" and not any(part.strip() for part in last[-2:-1])
+
+
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, capsys):
+    from runs.log import Log
+    monkeypatch.setattr("fcntl.flock", lambda *a: (_ for _ in ()).throw(OSError(37, "No locks available")))
+    Log(tmp_path / "log.txt")("a line")
+    assert (tmp_path / "log.txt").read_text() == "a line\n"
+    assert "knows no locks (No locks available)" in capsys.readouterr().err

@@ -194,3 +194,57 @@ def test_precision_on_the_cpu_is_refused(capsys):
     from main import main
     assert main(["--demo", "--precision", "fp16", "--device", "cpu"]) == 2
     assert "--precision fp16: needs a GPU" in capsys.readouterr().err
+
+
+# ---- homes and machines
+
+def test_there_is_no_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
+    for function in (base.cache_folder, base.jittor_home):
+        with pytest.raises(ToolchainError, match="no home folder: set HOME"):
+            function()
+
+
+@pytest.mark.parametrize("name", ["HOME", "XDG_CACHE_HOME"])
+def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path, name):
+    (tmp_path / "file").touch()
+    done = python(SAY.format("cpu"), JITTOR_HOME=str(tmp_path / "jittor"), **{name: str(tmp_path / "file" / "x")})
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith("SAID ") and "set HOME (and XDG_CACHE_HOME, if you use it)" in said, done.stderr
+
+
+def test_a_cache_without_room_is_one_sentence(tmp_path):
+    code = ("import toolchain.cpu\ndef full(*a): raise OSError(28, 'No space left on device', '/x')\n"
+            "toolchain.cpu.replacing = full\n" + SAY.format("cpu"))
+    done = python(code, XDG_CACHE_HOME=str(tmp_path))
+    assert "SAID /x: No space left on device; set HOME" in done.stdout
+
+
+def test_a_processor_without_a_name(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self: (_ for _ in ()).throw(FileNotFoundError(2, "gone")))
+    assert cpu.cpu_name() == "x86_64"
+
+
+def test_a_libstdcxx_older_than_the_compiler_is_named(monkeypatch):
+    original = __import__
+
+    def old(name, *rest):
+        if name == "jittor_utils":
+            raise ImportError("/opt/conda/lib/libstdc++.so.6: version `GLIBCXX_3.4.32' not found")
+        return original(name, *rest)
+
+    monkeypatch.setattr("builtins.__import__", old)
+    with pytest.raises(ToolchainError, match="older than the g.. that compiles.*conda install -c conda-forge libstdcxx-ng"):
+        compiling.import_jittor()
+
+
+def test_threads_wait_politely_unless_the_user_has_said_how(monkeypatch):
+    from system import processes
+    for given, expected in (({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)):
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        processes.share_cores()
+        assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -28,7 +28,7 @@ from types import ModuleType
 
 from system import processes
 from toolchain import compiling, cpu, cuda, gpu, mending
-from toolchain.base import ToolchainError, cache_folder
+from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 # On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the tensor cores; fp16 = factors
@@ -60,7 +60,29 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
             raise ToolchainError(f"Jittor already runs on {device} in this process: start a new one for {wanted}")
         return jittor
 
-    toolkit = cuda.for_device(wanted or "auto")
+    try:
+        toolkit = _prepare(wanted or "auto", precision)
+    except OSError as error:
+        raise ToolchainError(f"{error.filename}: {error.strerror}; {NEEDS_HOME}") from error
+    if processes.in_mpi():
+        sys.excepthook = processes.fail
+    handler = signal.getsignal(signal.SIGINT)
+    jittor = compiling.import_jittor()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process before anyone can react
+    device, why = "cuda" if toolkit.nvcc else "cpu", toolkit.why
+    if toolkit.nvcc:
+        jittor.flags.use_cuda = 1
+        jittor.flags.use_tensorcore = 3 if precision == "fp16" else 0
+        # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
+        # task's logits would change by rounding from one run to the next.
+        jittor.cudnn.set_algorithm_cache_size(0)
+    return jittor
+
+
+def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
+    """Everything that Jittor's import reads from the environment. Returns what was chosen. Raises ToolchainError, OSError."""
+    toolkit = cuda.for_device(wanted)
     cpu.check_compiler()
     nvcc = os.environ["nvcc_path"] = toolkit.nvcc
     if "python_config_path" not in os.environ:
@@ -83,20 +105,7 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
     os.environ["cc_flags"] = given if flags in given else f"{flags} {given}"
     processes.share_cores()
     mending.mend_imports()
-    if processes.in_mpi():
-        sys.excepthook = processes.fail
-    handler = signal.getsignal(signal.SIGINT)
-    jittor = compiling.import_jittor()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process before anyone can react
-    device, why = "cuda" if nvcc else "cpu", toolkit.why
-    if nvcc:
-        jittor.flags.use_cuda = 1
-        jittor.flags.use_tensorcore = 3 if precision == "fp16" else 0
-        # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
-        # task's logits would change by rounding from one run to the next.
-        jittor.cudnn.set_algorithm_cache_size(0)
-    return jittor
+    return toolkit
 
 
 def describe() -> str:

@@ -4,19 +4,29 @@ import os
 import subprocess
 from pathlib import Path
 
+NEEDS_HOME = "set HOME (and XDG_CACHE_HOME, if you use it) to a folder you can write to; JITTOR_HOME alone does not do"
+
 
 class ToolchainError(RuntimeError):
     """Something Jittor needs is missing. The message is one or two lines that say what to do."""
 
 
 def cache_folder() -> Path:
-    """This project's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packnet-jittor"
+    """This project's folder in the user's cache. Raises ToolchainError where there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "packnet-jittor"
+
+
+def home() -> Path:
+    """The user's home folder. Raises ToolchainError where there is none."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise ToolchainError(f"there is no home folder: {NEEDS_HOME}") from error
 
 
 def jittor_home() -> Path:
     """Where Jittor keeps its caches (jittor_utils.home)."""
-    config = Path.home() / ".cache" / "jittor" / "config.json"
+    config = home() / ".cache" / "jittor" / "config.json"
     saved = json.loads(config.read_text()).get("JITTOR_HOME") if config.exists() else None
     return Path(os.environ.get("JITTOR_HOME") or saved or Path.home())
 
@@ -25,8 +35,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ToolchainError(f"cannot make the folder {folder}: {error.strerror}. Jittor needs a home folder "
-                             "you can write to: set HOME or JITTOR_HOME.") from error
+        raise ToolchainError(f"cannot make the folder {folder}: {error.strerror}; {NEEDS_HOME}") from error
 
 
 def compiler() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from system.progress import Progress
-from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
+from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder, compiler, home, jittor_home, output
 from toolchain.cpu import cpu_name, flush_denormals
 
 
@@ -75,7 +75,12 @@ def import_jittor() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ToolchainError(f"the package {error.name} is not installed: "
                              "run `pip install -r requirements.txt`") from error
+    except ImportError as error:
+        if "GLIBCXX" not in str(error):
+            raise
+        raise ToolchainError(f"the libstdc++ that this Python loads is older than the g++ that compiles for it ({error}). With conda: "
+                             "`conda install -c conda-forge libstdcxx-ng`; else name an older compiler in cc_path.") from error
     except OSError as error:
-        raise ToolchainError(f"Jittor cannot start: {error}. Its cache is in {jittor_home()}/.cache/jittor "
-                             "(set JITTOR_HOME to a folder you can write to).") from error
+        raise ToolchainError(f"Jittor cannot start: {error}; its cache is in {jittor_home()}/.cache/jittor, its settings in "
+                             f"{home()}/.cache/jittor: {NEEDS_HOME}") from error
     return jittor

@@ -86,7 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=toolchain.DEVICES, default="auto", help="for --check (default: auto)")
     parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32", help="for --check on a GPU (default: fp32)")
     flags = parser.parse_args(arguments)
-    rows = diagnose()
+    try:
+        rows = diagnose()
+    except ToolchainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for what, found, problem in rows:
         print(f"{what:24} {found if not problem else f'MISSING: {problem}'}")
     if any(problem for what, _, problem in rows if what != "CUDA toolkit"):
