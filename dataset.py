@@ -152,9 +152,6 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
     files, how = read_split(dataset_name, data_root, split), preparation(dataset_name, split)
-    if how == "random":
-        images = StreamedImages(files, image_size)
-    else:
-        name = dataset_folder(dataset_name, data_root).name
-        images = CachedImages(files, name, how, image_size, Path(cache_dir or Path(data_root) / ".cache"))
+    name, cache = dataset_folder(dataset_name, data_root).name, Path(cache_dir or Path(data_root) / ".cache")
+    images = StreamedImages(files, name, image_size, cache) if how == "random" else CachedImages(files, name, how, image_size, cache)
     return Loader(images, files, batch_size, split == "train", seed), len(files.classes)

@@ -66,9 +66,12 @@ def run(given: dict, resume: bool, demo: bool) -> int:
         before = None
         if resume:
             config, before = resumed(config, given)
-            if before and before["finished"]:
+        if processes.in_mpi():
+            agree(config, before)
+        if before and before["finished"]:
+            if not processes.RANK:
                 print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
-                return 0
+            return 0
         prepare(config, resume, demo)
         start_jittor(config, before)
     except (ConfigError, RuntimeError) as error:
@@ -78,11 +81,17 @@ def run(given: dict, resume: bool, demo: bool) -> int:
     return pack(config)
 
 
+def agree(config: Config, before: dict | None) -> None:
+    """Raise ConfigError unless all processes of mpirun would do the same: boxes that share no output folder may not."""
+    jt = toolchain.start(config.device, config.precision)
+    config.need(config.batch_size % jt.world_size == 0, "batch_size", f"must be a multiple of the {jt.world_size} processes")
+    if not processes.all_agree([config.asdict(), before and before["finished"]]):
+        raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find different runs in it, or have other settings. "
+                          "Every box must see the same folder (a shared one, or a copy).")
+
+
 def prepare(config: Config, resume: bool, demo: bool) -> None:
     """Draw the demo's data and check all folders; under mpirun one process draws, and none writes before all have checked."""
-    if processes.in_mpi():
-        jt = toolchain.start(config.device, config.precision)
-        config.need(config.batch_size % jt.world_size == 0, "batch_size", f"must be a multiple of the {jt.world_size} processes")
     if demo and not processes.LOCAL_RANK:
         from images.drawings import draw
         draw(config.data_root)

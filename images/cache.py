@@ -2,9 +2,12 @@
 
 The file may be deleted at any time. Measured with benchmarks/loader.py.
 """
+import contextlib
 import errno
 import hashlib
 import os
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +15,11 @@ import numpy as np
 
 from images.folders import DataError, Split
 from images.preprocess import preprocess, random_resized_crop, short_side_size, upright_size
-from system.files import replacing
+from system.files import replacing, write
 from system.progress import Progress
 
 CORES = len(os.sched_getaffinity(0))
+AHEAD = 32 * CORES  # files that are under way: all of a large set at once would take gigabytes
 
 
 class CachedImages:
@@ -46,7 +50,7 @@ class CachedImages:
         label = f"{split.folder.parent.name}/{split.folder.name}"
         sizes = np.full((len(files), 2), self.size, np.int32)
         with ThreadPoolExecutor(CORES) as pool:
-            originals = _collect(pool.map(_attempt(upright_size), files), files, f"Checking {label}")
+            originals = _collect(pool, upright_size, files, f"Checking {label}")
             if how == "short_side":
                 sizes = np.array([short_side_size(original, self.size) for original in originals], np.int32)
             lengths = 3 * np.prod(sizes, axis=1, dtype=np.int64)
@@ -62,7 +66,7 @@ class CachedImages:
                         if os.pwrite(f.fileno(), pixels, offset + int(starts[i])) != lengths[i]:
                             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-                    _collect(pool.map(_attempt(store), range(len(files))), files, f"Decoding {label}, once")
+                    _collect(pool, store, range(len(files)), f"Decoding {label}, once")
             except OSError as error:
                 need = f", {lengths.sum() / 1e9:.2f} GB are needed" if error.errno == errno.ENOSPC else ""
                 raise DataError(f"{path.parent}: cannot write the cache of {label} ({error.strerror}{need}). "
@@ -83,13 +87,21 @@ class CachedImages:
 
 
 class StreamedImages:
-    """A split too large to keep: random resized crops, decoded when asked for."""
+    """A split too large to keep: random resized crops, decoded when asked for.
 
-    def __init__(self, split: Split, size: int) -> None:
+    Once for every state of the files their headers are read, by the first process that comes; a file that is broken further in is
+    found when it is its turn.
+    """
+
+    def __init__(self, split: Split, name: str, size: int, cache_dir: Path) -> None:
         self.size = size
-        self.files = [split.folder / name for name in split.paths]
+        self.files = [split.folder / path for path in split.paths]
         self.pool = ThreadPoolExecutor(CORES)
-        _collect(self.pool.map(_attempt(upright_size), self.files), self.files, f"Checking {split.folder}")
+        checked = cache_dir / f"{name}-{split.folder.name}-{_fingerprint(split, 'headers', 0)}.checked"
+        if not checked.exists():
+            _collect(self.pool, upright_size, self.files, f"Checking {split.folder}")
+            with contextlib.suppress(OSError):  # a cache that cannot be written: checked again next time
+                write(checked, b"")
 
     def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
         rngs = rng.spawn(len(indices))
@@ -105,18 +117,20 @@ def _fingerprint(split: Split, how: str, size: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _attempt(function):
-    """`function`, returning a DataError instead of raising it, so that one pass finds every broken file."""
+def _collect(pool: ThreadPoolExecutor, function: Callable, arguments: Sequence, title: str) -> list:
+    """function(argument) of all of them, in order; a few at a time are under way. One pass finds every broken file."""
     def attempt(argument):
         try:
             return function(argument)
         except DataError as error:
             return error
-    return attempt
 
-
-def _collect(results, files: list[Path], title: str) -> list:
-    results = list(Progress(results, title, len(files), unit="image"))
+    results, running = [], deque()
+    for argument in Progress(arguments, title, unit="image"):
+        running.append(pool.submit(attempt, argument))
+        if len(running) > AHEAD:
+            results.append(running.popleft().result())
+    results += [future.result() for future in running]
     broken = [result for result in results if isinstance(result, DataError)]
     if broken:
         more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""

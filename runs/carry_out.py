@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from reporting import plots
 from reporting.summary import summary
 from runs.run import Run, Step
+from settings.config import ConfigError
 from system import processes
 from system.files import STATE
 from system.progress import say
@@ -17,6 +18,9 @@ SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on
 
 def carry_out(run: Run, steps: list[Step]) -> None:
     """Do what is left of the steps, save the state between them, and end with report, results.json and no state."""
+    if not processes.all_agree([run.position, len(steps)]):
+        raise ConfigError(f"--output-dir {run.folder}: the processes of mpirun would go on from different states in it. Every box must "
+                          "see the same folder (a shared one, or a copy).")
     if run.position:
         say(f"Going on in {run.folder} after step {run.position} of {len(steps)}.")
     saved_at, saving_seconds = 0.0, 0.0

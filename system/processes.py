@@ -1,6 +1,10 @@
 """Several processes: those that mpirun has started to work as one, and strangers on the same cores."""
+import hashlib
+import json
 import os
 import sys
+
+import numpy as np
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
 LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
@@ -25,7 +29,19 @@ def wait_for_all() -> None:
     """Return once every process of mpirun has called this. Jittor must have been started."""
     import jittor
     if jittor.in_mpi:
-        jittor.zeros(1).mpi_all_reduce("add").sync()
+        jittor.zeros(1).mpi_all_reduce("add").item()  # item: on a GPU the sum is only under way before it
+
+
+def all_agree(value) -> bool:
+    """Whether every process of mpirun has called this with the same plain value. Jittor must have been started."""
+    import jittor
+    if not jittor.in_mpi:
+        return True
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    rows = np.zeros((jittor.world_size, 32), np.float32)
+    rows[jittor.rank] = np.frombuffer(digest, np.uint8)  # each process fills its own row, and the sum has all of them
+    rows = jittor.array(rows).mpi_all_reduce("add").numpy()
+    return bool((rows == rows[0]).all())
 
 
 def leave(code: int) -> None:

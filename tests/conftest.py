@@ -1,4 +1,5 @@
 """What several tests share. Importing toolchain first lets Jittor compile with its progress bar visible."""
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # `pytest -n 2`: the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 import toolchain
 

@@ -23,6 +23,7 @@ def nothing_of_the_machine(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(cuda_folder, "SYSTEM_LIBRARIES", str(tmp_path / "usr-lib"))
     monkeypatch.setattr(gpu, "driver", lambda: ((13, 0), 1))
+    monkeypatch.setattr(gpu, "cards", lambda: [gpu.Card("Some GPU", (9, 0), 80.0)])
     monkeypatch.setattr(cuda_folder, "version", lambda wheel: "")
 
 
@@ -171,6 +172,42 @@ def test_an_old_driver_is_named(monkeypatch, tmp_path, wheels):
     monkeypatch.setattr(gpu, "driver", lambda: ((12, 4), 1))
     assert "the driver supports CUDA 12.4 at most, and the wheels' CUDA 13 wants a driver of version 580" in \
         cuda.choose(tmp_path).why
+
+
+def test_a_card_that_cuda_13_no_longer_compiles_for_is_named(monkeypatch, tmp_path, wheels):
+    monkeypatch.setattr(gpu, "cards", lambda: [gpu.Card("Good", (7, 5), 16.0), gpu.Card("GTX 1080", (6, 1), 8.0)])
+    chosen = cuda.choose(tmp_path)
+    assert chosen.nvcc == "" and "no longer compiles for GTX 1080 (compute capability 6.1, it wants 7.5)" in chosen.why
+    system_nvcc(monkeypatch, fake_toolkit(tmp_path / "good"))
+    assert cuda.choose(tmp_path).nvcc == str(tmp_path / "good/bin/nvcc")  # CUDA 12 does
+
+
+DRIVER = """
+#include <cstring>
+extern "C" {
+int cuDriverGetVersion(int* v) { *v = 13020; return 0; }
+int cuInit(unsigned) { return 0; }
+int cuDeviceGetCount(int* n) { *n = 3; return 0; }
+int cuDeviceGet(int* d, int i) { *d = 100 + i; return 0; }
+int cuDeviceGetName(char* s, int n, int d) { strncpy(s, d == 100 ? "First" : "Second", n); return 0; }
+int cuDeviceTotalMem_v2(size_t* m, int d) { *m = (d == 100 ? 8ull : 80ull) << 30; return 0; }
+int cuDeviceGetAttribute(int* v, int a, int d) { *v = a == 75 ? (d == 100 ? 6 : 9) : a == 76 ? d - 100 : -1; return d == 102; }
+}
+"""
+
+
+def test_the_cards_are_those_the_driver_shows(monkeypatch, tmp_path):
+    """The third answers with an error."""
+    import ctypes
+    monkeypatch.undo()
+    (tmp_path / "driver.cc").write_text(DRIVER)
+    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "driver.cc", "-o", tmp_path / "libcuda.so.1"], check=True)
+    original = ctypes.CDLL
+    monkeypatch.setattr("ctypes.CDLL", lambda name: original(str(tmp_path / name)))
+    assert gpu.driver() == ((13, 2), 3) and gpu.gpu_problem() == "" and gpu.gpu_name() == "First"
+    assert [str(card) for card in gpu.cards()] == ["First, 8 GiB, compute capability 6.0", "Second, 80 GiB, compute capability 9.1"]
+    monkeypatch.setattr("system.processes.LOCAL_RANK", 1)
+    assert gpu.gpu_name() == "Second"
 
 
 def test_the_device(monkeypatch, tmp_path, wheels):

@@ -288,6 +288,29 @@ def test_training_batches_come_in_another_order_each_epoch(image_root):
     assert all(order != sorted(order) for order in orders) and len({tuple(order) for order in orders}) > 1
 
 
+def test_the_headers_of_a_large_set_are_read_once(tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write_images(tmp_path / "imagenet" / split, {"a": 3, "b": 2})
+    calls = []
+    monkeypatch.setattr(images.cache, "upright_size", lambda path: calls.append(path) or upright_size(path))
+    for _ in range(2):
+        create_dataloader("imagenet", tmp_path, "train", 4, image_size=48)
+    assert len(calls) == 5
+    (tmp_path / "imagenet/train/a/0.jpg").write_bytes(b"broken")
+    with pytest.raises(DataError, match="a/0.jpg: cannot be read"):
+        create_dataloader("imagenet", tmp_path, "train", 4, image_size=48)
+
+
+def test_a_few_files_are_under_way_at_once_and_stay_in_order(monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+    monkeypatch.setattr(images.cache, "AHEAD", 4)
+    with ThreadPoolExecutor(2) as pool:
+        assert images.cache._collect(pool, lambda i: i * i, range(100), "title") == [i * i for i in range(100)]
+        submitted = []
+        monkeypatch.setattr(pool, "submit", lambda f, i: submitted.append(i) or type("F", (), dict(result=lambda s: submitted[-1] - i))())
+        assert max(images.cache._collect(pool, None, range(100), "title")) <= 4
+
+
 def test_two_data_roots_share_a_cache(image_root, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(image_root / "cubs_cropped", other / "cubs_cropped")

@@ -166,6 +166,8 @@ def test_the_demo_keeps_its_promises(tmp_path):
     done = subprocess.run([sys.executable, "main.py", "--demo", "--data-root", tmp_path / "data",
                            "--output-dir", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "\r" not in done.stdout + done.stderr and "Compiling Operators" not in done.stdout + done.stderr  # no terminal, no bars
+    assert len(done.stderr) < 5000 and done.stdout.count("\n") < 300
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for task in results["tasks"]:
         assert task["top1_final"] >= 80 and task["top1_final"] >= 5 * 100 / task["num_classes"], task

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import jt
+from conftest import ROOT, jt
 
 from toolchain import ToolchainError, mending
 
@@ -18,14 +18,13 @@ PACKAGE = Path(importlib.util.find_spec("jittor").origin).parent
 @pytest.mark.parametrize("name", mending.SOURCES)
 def test_a_module_is_compiled_from_its_mended_source(name):
     assert isinstance(sys.modules[name].__spec__.loader, mending._Loader)
-    old, new = mending.SOURCES[name]
     source = Path(sys.modules[name].__file__).read_text()
-    assert source.count(old) == 1 and new not in source  # on the disk as it was
+    assert all(source.count(old) == 1 and new not in source for old, new in mending.SOURCES[name])  # on the disk as it was
 
 
 def test_compiled_modules_are_found_where_exec_writes_no_locals():
     """What Python 3.13 does, on any Python: the names of exec go nowhere."""
-    for old, new in mending.SOURCES.values():
+    for (old, new), *_ in mending.SOURCES.values():
         name = old.partition("[")[2].rstrip("]")
         code = f"def f({name}):\n    exec(f'import {{{name}}}', {{}}, {{}})\n    {new}\n    return mod\nimport os, sys"
         space: dict = {}
@@ -35,7 +34,7 @@ def test_compiled_modules_are_found_where_exec_writes_no_locals():
 
 def test_another_text_is_refused_in_one_sentence():
     with pytest.raises(ToolchainError, match="x.py is not that of Jittor 1.3.11.0: `pip install"):
-        mending.replaced("mod = 1", "mod = locals()[hash]", "", "x.py")
+        mending.replaced("mod = 1", [("mod = locals()[hash]", "")], "x.py")
 
 
 def test_another_version_of_jittor_is_left_alone(monkeypatch):
@@ -87,3 +86,13 @@ def test_the_layout_in_use_is_that_of_the_numpy_in_use():
     for dtype in (np.uint8, np.int32, np.float32, np.float64, bool):
         array = np.arange(6).reshape(2, 3).astype(dtype)[:, ::2]
         assert (jt.array(array).numpy() == array).all() and jt.array(array).numpy().dtype == array.dtype
+
+
+def test_the_requirements_for_numpy_2_are_the_others_but_for_jittor_and_numpy():
+    def lines(name):
+        return {line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "jittor", "numpy"))}
+
+    extra = lines("requirements-numpy2.txt") - lines("requirements.txt")
+    assert lines("requirements.txt") <= lines("requirements-numpy2.txt") and [line.split()[0] for line in extra] == ["astunparse"]
+    for readme in ("README.md", "README.zh.md", "requirements-numpy2.txt"):
+        assert f"pip install -r requirements-numpy2.txt && pip install --no-deps jittor=={mending.JITTOR}" in (ROOT / readme).read_text()

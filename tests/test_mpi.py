@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_images
 
+from settings.config import Config
+
 if not shutil.which("mpirun") or not shutil.which("mpicc"):
     pytest.skip("no mpirun or no mpicc (Debian: openmpi-bin, libopenmpi-dev)", allow_module_level=True)
 
@@ -50,11 +52,11 @@ np.savez(f"{out}.{RANK}.npz", losses=np.array(losses), logits=logits, labels=lab
 """
 
 
-def mpirun(count: int, *command) -> subprocess.CompletedProcess:
+def mpirun(count: int, *command, cwd=ROOT) -> subprocess.CompletedProcess:
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
     environment.pop("use_mpi", None)
     program = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable]
-    return subprocess.run([*program, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run([*program, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -106,6 +108,32 @@ def test_a_run_of_two_processes(tmp_path, image_root):
     done = subprocess.run([sys.executable, "main.py", "--resume", "--output-dir", tmp_path / "run"], cwd=ROOT, capture_output=True,
                           text=True)
     assert done.returncode == 2 and "had 2 processes (mpirun -np), this would go on with 1" in done.stderr
+
+
+BOX = """
+import os, sys
+sys.path.insert(0, {root!r})
+os.chdir("box" + os.environ["OMPI_COMM_WORLD_RANK"])
+import main
+from system import processes
+processes.leave(main.main())
+"""
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refused(tmp_path, image_root, finished):
+    """One has a run to go on with, or a finished one, and the other would start."""
+    script = tmp_path / "box.py"
+    script.write_text(BOX.format(root=str(ROOT)))
+    settings = dict(data_root=str(image_root), output_dir="run", arch="vgg-slim", image_size=48, base_task="cubs", num_epochs_base=1,
+                    task_list=["cars"], batch_size=4, device="cpu")
+    (tmp_path / "box0/run").mkdir(parents=True), (tmp_path / "box1").mkdir()
+    (tmp_path / "box0/run/results.json").write_text(json.dumps(dict(config=Config(**settings).asdict(), finished=finished)))
+    flags = [word for name, value in settings.items() for word in (
+        "--" + name.replace("_", "-"), *(value if isinstance(value, list) else [value]))]
+    done = mpirun(2, script, "--resume", *flags, cwd=tmp_path)
+    assert done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr, done.stderr[-2000:]
+    assert not (tmp_path / "box1/run").exists()
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, image_root):

@@ -172,7 +172,7 @@ def test_the_doctor_names_what_is_missing(capsys, monkeypatch):
 
 def test_the_doctor_says_why_a_gpu_is_not_used(capsys, monkeypatch):
     monkeypatch.setattr(gpu, "driver", lambda: ((12, 4), 1))
-    monkeypatch.setattr(gpu, "gpus", lambda: ["Some GPU, 8192 MiB, driver 550.1"])
+    monkeypatch.setattr(gpu, "cards", lambda: [gpu.Card("Some GPU", (8, 6), 8.0)])
     monkeypatch.setattr(cuda, "choose", lambda cache: cuda.Toolkit("", "this is why"))
     assert doctor.main([]) == 0
     out = capsys.readouterr().out

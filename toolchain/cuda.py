@@ -21,6 +21,7 @@ from toolchain import cuda_folder, gpu
 from toolchain.base import ToolchainError, cache_folder
 from toolchain.cuda_folder import INSTALL, Toolkit, assembled_from, cuda_version, runtime_folder, wheels_problem
 
+OLDEST_OF_CUDA_13 = (7, 5)  # compute capability
 SYSTEM_NVCC = ("/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc")
 
 
@@ -77,7 +78,7 @@ def choose(cache: Path) -> Toolkit:
             problems.append(f"`pip install \"{wheel}==8.9.*\"` would complete it")
     if given:
         return Toolkit("", "; ".join(problems))
-    wheels = wheels_problem() or driver_problem()
+    wheels = wheels_problem() or driver_problem() or card_problem()
     if not wheels:
         return cuda_folder.from_wheels(cache)
     return Toolkit("", "; ".join([*problems[:2], wheels]))
@@ -120,6 +121,14 @@ def nccl(toolkit: Toolkit) -> tuple[str, str] | None:
         if (include / "nccl.h").exists() and (lib / "libnccl.so").exists():
             return str(include), str(lib)
     return None
+
+
+def card_problem() -> str:
+    """Why a card that may be used cannot be with the CUDA 13 of the wheels, "" if all can."""
+    old = [card for card in gpu.cards() if card.capability < OLDEST_OF_CUDA_13]
+    return "" if not old else (
+        f"CUDA 13 no longer compiles for {old[0].name} (compute capability {old[0].capability[0]}.{old[0].capability[1]}, it wants "
+        "7.5): install a CUDA 12 toolkit with cuDNN 8, or choose another card with CUDA_VISIBLE_DEVICES")
 
 
 def driver_problem() -> str:

@@ -40,7 +40,7 @@ def diagnose() -> list[tuple[str, str, str]]:
     version, _ = gpu.driver()
     problem = gpu.gpu_problem()
     rows.append(("NVIDIA driver", f"supports CUDA {version[0]}.{version[1]}" if version > (0, 0) else "none", ""))
-    rows.append(("GPU", "none" if problem else "; ".join(gpu.gpus()), ""))
+    rows.append(("GPU", "none" if problem else "; ".join(map(str, gpu.cards())) or "found", ""))
     toolkit = cuda.choose(cache_folder())
     rows.append(("CUDA toolkit", toolkit.why if toolkit.nvcc else f"none that Jittor can use: {toolkit.why}",
                  "" if toolkit.nvcc or problem else toolkit.why))

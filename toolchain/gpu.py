@@ -1,8 +1,20 @@
 """The NVIDIA driver and its GPUs, asked without a toolkit and without Jittor."""
 import ctypes
-import shutil
+from dataclasses import dataclass
 
-from toolchain.base import output
+from system import processes
+
+CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    capability: tuple[int, int]
+    memory: float  # GiB
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.memory:.0f} GiB, compute capability {self.capability[0]}.{self.capability[1]}"
 
 
 def driver() -> tuple[tuple[int, int], int]:
@@ -27,13 +39,23 @@ def gpu_problem() -> str:
     return "" if count else "the NVIDIA driver reports no usable GPU (see nvidia-smi)"
 
 
-def gpus() -> list[str]:
-    """Name, memory and driver of each GPU."""
-    if not shutil.which("nvidia-smi"):
-        return ["NVIDIA GPU"]
-    text = output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
-    return [", driver ".join(line.rsplit(", ", 1)) for line in text.splitlines()] or ["NVIDIA GPU"]
+def cards() -> list[Card]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; empty where the driver does not say."""
+    _, count = driver()
+    found = []
+    for number in range(count):
+        library, handle, name, memory = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
+        capability = ctypes.c_int(), ctypes.c_int()
+        if any((library.cuDeviceGet(ctypes.byref(handle), number), library.cuDeviceGetName(name, 256, handle),
+                library.cuDeviceTotalMem_v2(ctypes.byref(memory), handle),
+                *(library.cuDeviceGetAttribute(ctypes.byref(part), attribute, handle)
+                  for part, attribute in zip(capability, CAPABILITY)))):
+            continue
+        found.append(Card(name.value.decode(errors="replace"), (capability[0].value, capability[1].value), memory.value / 2 ** 30))
+    return found
 
 
 def gpu_name() -> str:
-    return gpus()[0].partition(",")[0]
+    """The card that this process computes on: under mpirun each process of a machine has one."""
+    found = cards()
+    return found[processes.LOCAL_RANK % len(found)].name if found else "NVIDIA GPU"
