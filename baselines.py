@@ -89,7 +89,7 @@ def start(run: Run, method: str, task: str) -> None:
 
 
 def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
-    """Train one epoch what the method may move, and test."""
+    """One epoch of what the method may move, and a test."""
     begin = time.monotonic()
     if task == ALL:
         loader = Mixture({name: loader for (name, split), loader in run.loaders.items() if split == "train"}, run.net.select)
@@ -103,7 +103,7 @@ def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
     loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
     loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
     test_top1 = float(np.mean([score(run, name).top1 for name in tested]))
-    run.results.epoch_line(title, lr, loss, train_top1, test_top1, time.monotonic() - begin)
+    run.results.epoch_line(title, dict(lr=lr, loss=loss, train_top1=train_top1, test_top1=test_top1, seconds=time.monotonic() - begin))
 
 
 def finish(run: Run, method: str, task: str) -> None:

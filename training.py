@@ -62,6 +62,7 @@ def plan(c: Config) -> Iterator[Step]:
 
 
 def one_task(task: str, train: Phase, ratio: float, retrain: Phase) -> Iterator[Step]:
+    """Train on the free weights, prune, re-train what is kept; then the task is frozen. With ratio 0 it keeps everything."""
     yield start, task
     for number in range(train.epochs):
         yield epoch, task, train, number
@@ -82,7 +83,7 @@ def start(run: Run, task: str) -> None:
 
 
 def epoch(run: Run, task: str, phase: Phase, number: int) -> None:
-    """Train one epoch what the task owns, and test."""
+    """One epoch of what the task owns, and a test."""
     begin = time.monotonic()
     title, lr = f"{task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
     loader = run.loaders[task, "train"]
@@ -91,10 +92,8 @@ def epoch(run: Run, task: str, phase: Phase, number: int) -> None:
     optimizer = run.begin_epoch(run.packnet.trainable(), lr, phase.weight_decay, goes_on=number > 0)
     loss, train_top1 = train_epoch(run.net, cross_entropy, loader, optimizer, title)
     test_top1 = run.results.score(run.packnet, task).top1
-    seconds = time.monotonic() - begin
-    run.results.epoch_line(title, lr, loss, train_top1, test_top1, seconds)
-    run.results.history.append(dict(task=task, phase=phase.name, epoch=number + 1, lr=lr, loss=loss, train_top1=train_top1,
-                                    test_top1=test_top1, seconds=seconds))
+    run.results.trained(title, dict(task=task, phase=phase.name, epoch=number + 1, lr=lr, loss=loss, train_top1=train_top1,
+                                    test_top1=test_top1, seconds=time.monotonic() - begin))
 
 
 def prune(run: Run, task: str, ratio: float) -> None:

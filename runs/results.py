@@ -65,15 +65,6 @@ class Results:
                     base=self.stages[0] if self.stages else None, accuracy_matrix=self.matrix, capacity=self.capacity,
                     owners_by_layer=self.owners_by_layer, history=self.history, baselines=self.baselines, storage=self.storage)
 
-    def packed_metadata(self) -> dict:
-        """What the packed file says beside its tensors. The output folder is left out: it may be moved."""
-        config = self.config.asdict()
-        config.pop("output_dir")
-        tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
-                      top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
-                      if (stage["name"], "test") in self.loaders else None) for stage in self.stages]
-        return dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config)
-
     # ---- measuring
 
     def score(self, packnet: PackNet, task: str) -> Score:
@@ -106,8 +97,15 @@ class Results:
                      "accuracy is not measured; the tasks build on a base that has not recovered from its prune.")
         self.stages.append(dict(name=task, num_classes=num_classes))
 
-    def epoch_line(self, title: str, lr: float, loss: float, train_top1: float, test_top1: float, seconds: float) -> None:
-        self.log(f"{title}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {test_top1:.2f} % ({seconds:.1f} s)")
+    def trained(self, title: str, record: dict) -> None:
+        """An epoch of PackNet; `record`: task, phase, epoch, lr, loss, train_top1, test_top1, seconds."""
+        self.epoch_line(title, record)
+        self.history.append(record)
+
+    def epoch_line(self, title: str, record: dict) -> None:
+        """An epoch of anything."""
+        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {test_top1:.2f} % ({seconds:.1f} s)"
+                 .format(title, **record))
 
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0 already."""

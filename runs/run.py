@@ -109,7 +109,16 @@ class Run:
 
     def save_packed(self) -> None:
         if not processes.RANK:
-            self.results.storage = save_packed(self.folder / CHECKPOINT, contents(self.packnet), self.results.packed_metadata())
+            self.results.storage = save_packed(self.folder / CHECKPOINT, contents(self.packnet), self._packed_metadata())
+
+    def _packed_metadata(self) -> dict:
+        """What the packed file says beside its tensors. The output folder is left out: it may be moved."""
+        config = self.config.asdict()
+        config.pop("output_dir")
+        tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
+                      top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
+                      if (stage["name"], "test") in self.loaders else None) for stage in self.results.stages]
+        return dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config)
 
     def save_state(self) -> None:
         if processes.RANK:

@@ -2,7 +2,7 @@
 
 Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the number of tasks needs;
 `private.<task>.<parameter name>`, what each task but the last has of its own. Metadata:
-`runs.results.Results.packed_metadata`.
+arch, image_size, config (the settings) and tasks, a dictionary each (runs/run.py).
 """
 import dataclasses
 from dataclasses import dataclass

@@ -164,6 +164,12 @@ def test_the_doctor_says_what_will_be_used(capsys, monkeypatch):
     assert "will be used             the CPU: no NVIDIA driver is installed" in out and "MISSING" not in out
 
 
+def test_the_doctor_says_which_python_was_not_tried(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "UNTRIED", sys.version_info[:2])
+    assert doctor.main([]) == 0
+    assert f"Python                   {sys.version.split()[0]} (not tried) with headers in" in capsys.readouterr().out
+
+
 def test_the_doctor_names_what_is_missing(capsys, monkeypatch):
     monkeypatch.setenv("cc_path", "/no/such/g++")
     assert doctor.main(["--check"]) == 2

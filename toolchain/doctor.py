@@ -19,6 +19,8 @@ from toolchain import cuda, gpu
 from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
 from toolchain.cpu import check_compiler, cpu_name, python_config
 
+UNTRIED = (3, 14)  # this Python and those after it
+
 
 def diagnose() -> list[tuple[str, str, str]]:
     """(what, what was found, "" or what is wrong and how it is mended) of everything Jittor needs. Imports no Jittor."""
@@ -31,7 +33,8 @@ def diagnose() -> list[tuple[str, str, str]]:
 
     rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {len(os.sched_getaffinity(0))} cores", ""),
             attempt("C++ compiler", output([compiler(), "--version"]).partition("\n")[0], check_compiler),
-            attempt("Python", f"{platform.python_version()} with headers in {sysconfig.get_path('include')}", python_config)]
+            attempt("Python", f"{platform.python_version()}{' (not tried)' * (sys.version_info >= UNTRIED)} with headers in "
+                    f"{sysconfig.get_path('include')}", python_config)]
     for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp"):
         try:
             rows.append((package, importlib.metadata.version(package), ""))
