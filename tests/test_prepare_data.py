@@ -291,6 +291,8 @@ def test_a_damaged_archive_leaves_nothing_behind(tmp_path, small, capsys, break_
     assert error.startswith("error: ") and f"{archive}: cannot be read to its end" in error
     folder = prepare_data.dataset_folder(dataset, tmp_path / "data")
     assert not folder.exists()
+    left = {path.parent.parent.name for path in (tmp_path / "data").rglob("*.jpg")}
+    assert left == ({"train"} if archive == "cars_test.tgz" else set())  # of the archive before it, which was whole
     (tmp_path / "archives" / archive).write_bytes(whole)
     assert run(tmp_path, "--dataset", dataset) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]

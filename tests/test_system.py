@@ -36,16 +36,18 @@ def test_only_what_is_surely_ours_and_dead_is_removed(tmp_path, monkeypatch):
 
 
 def test_two_threads_write_one_file(tmp_path):
-    both = threading.Barrier(2)
+    both, done = threading.Barrier(2), []
 
     def write(content: bytes) -> None:
         with files.replacing(tmp_path / "x") as temporary:
             temporary.write_bytes(content)
             both.wait()
+            assert temporary.read_bytes() == content
+        done.append(content)
 
     threads = [threading.Thread(target=write, args=(content,)) for content in (b"a", b"b")]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
-    assert (tmp_path / "x").read_bytes() in (b"a", b"b") and os.listdir(tmp_path) == ["x"]
+    assert sorted(done) == [b"a", b"b"] and (tmp_path / "x").read_bytes() in done and os.listdir(tmp_path) == ["x"]
 
 
 def test_after_an_exception_the_file_is_as_it_was(tmp_path):
