@@ -24,8 +24,8 @@ jt = toolchain.start()
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Batches prepared in a thread while the GPU computes. On the CPU the cores are busy computing, and a thread beside
-# them halves the loader's speed (OpenMP's workers spin while they wait).
+# Batches prepared in a thread while the GPU computes. On the CPU the cores are busy computing: an epoch of the slim network takes
+# 0.701 s without and 0.709 s with a thread beside it (medians of 12 in turn, 2 cores), and the loader alone a third longer.
 AHEAD = 2 if toolchain.device == "cuda" else 0
 
 

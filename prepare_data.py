@@ -33,10 +33,10 @@ from PIL import Image, ImageDraw, ImageOps
 from images.folders import OFFICIAL, dataset_folder
 from settings.command_line import complain
 from system.files import replacing
+from system.processes import cores
 from system.progress import Progress
 
 JPEG = dict(format="JPEG", quality=100, subsampling=0)  # differences of at most 4 levels: benchmarks/crops.py
-CORES = len(os.sched_getaffinity(0))
 
 
 class ArchiveError(Exception):
@@ -237,7 +237,7 @@ def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, 
     partial = final.with_name(f".{final.name}.partial")
     for split, label in {(p.split, p.label) for p in pictures}:
         (partial / split / folder_name(label)).mkdir(parents=True, exist_ok=True)
-    with Progress(total=len(pictures), desc=f"Making {final.name}", unit="image") as bar, ThreadPoolExecutor(CORES) as pool:
+    with Progress(total=len(pictures), desc=f"Making {final.name}", unit="image") as bar, ThreadPoolExecutor(cores()) as pool:
         for path, some in sources:
             targets = {p.member: (p, partial / p.split / folder_name(p.label) / f"{PurePosixPath(p.member).stem}.jpg")
                        for p in some}
@@ -253,7 +253,7 @@ def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, 
                     missing.discard(key)
                     picture, target = targets[key]
                     running.add(pool.submit(make, picture, content(), path, target))
-                    if len(running) >= 8 * CORES:  # so that the reader does not run away with the memory
+                    if len(running) >= 8 * cores():  # so that the reader does not run away with the memory
                         _finish(running, bar, all_of_them=False)
             except DamagedArchive:
                 _finish(running, bar, all_of_them=True)

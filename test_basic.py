@@ -16,6 +16,7 @@ import numpy as np
 import toolchain
 from images.folders import LARGE, OFFICIAL, dataset_folder, found_datasets, read_split
 from images.preprocess import open_rgb, upright_size
+from system.processes import cores
 from system.progress import Progress
 
 SOURCES = {
@@ -82,7 +83,7 @@ def check_data(name: str, data_root: str | Path) -> str:
     official = OFFICIAL.get(name)
     assert official in (None, counts), (f"{folder} has {counts[0]} classes, {counts[1]:,} train and {counts[2]:,} test "
                                         f"images; official are {official[0]}, {official[1]:,} and {official[2]:,}")
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for split in splits:
             files = [split.folder / path for path in split.paths]
             _, firsts = np.unique(split.labels, return_index=True)

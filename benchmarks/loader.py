@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from dataset import Loader, create_dataloader
-from images.cache import CORES
 from images.folders import read_split
 from images.preprocess import preprocess
+from system.processes import cores
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -38,7 +38,7 @@ class Decoding:
 
     def __init__(self, files: list[Path], how: str, size: int) -> None:
         self.files, self.how, self.size = files, how, size
-        self.pool = ThreadPoolExecutor(CORES)
+        self.pool = ThreadPoolExecutor(cores())
 
     def one(self, i: int) -> np.ndarray:
         image = preprocess(self.files[i], self.how, self.size)
@@ -68,7 +68,7 @@ def main() -> None:
             theirs = Loader(images, split, 32, True, 0)
             epoch(ours), epoch(theirs)  # warm-up
             a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
-        common.report(f"{name}: an epoch of {options.images} images {size[0]}x{size[1]} on {CORES} cores", a, b,
+        common.report(f"{name}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,
                       "decoding")
         print(f"  ours {options.images / min(a):,.0f} images/s at best, decoding {options.images / min(b):,.0f}")
 

@@ -16,10 +16,10 @@ import numpy as np
 from images.folders import DataError, Split
 from images.preprocess import preprocess, random_resized_crop, short_side_size, upright_size
 from system.files import replacing, write
+from system.processes import cores
 from system.progress import Progress
 
-CORES = len(os.sched_getaffinity(0))
-AHEAD = 32 * CORES  # files that are under way: all of a large set at once would take gigabytes
+AHEAD = 32  # files a thread has before it: all of a large set at once would take gigabytes
 
 
 class CachedImages:
@@ -49,7 +49,7 @@ class CachedImages:
         files = [split.folder / name for name in split.paths]
         label = f"{split.folder.parent.name}/{split.folder.name}"
         sizes = np.full((len(files), 2), self.size, np.int32)
-        with ThreadPoolExecutor(CORES) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             originals = _collect(pool, upright_size, files, f"Checking {label}")
             if how == "short_side":
                 sizes = np.array([short_side_size(original, self.size) for original in originals], np.int32)
@@ -96,7 +96,7 @@ class StreamedImages:
     def __init__(self, split: Split, name: str, size: int, cache_dir: Path) -> None:
         self.size = size
         self.files = [split.folder / path for path in split.paths]
-        self.pool = ThreadPoolExecutor(CORES)
+        self.pool = ThreadPoolExecutor(cores())
         checked = cache_dir / f"{name}-{split.folder.name}-{_fingerprint(split, 'headers', 0)}.checked"
         if not checked.exists():
             _collect(self.pool, upright_size, self.files, f"Checking {split.folder}")
@@ -128,7 +128,7 @@ def _collect(pool: ThreadPoolExecutor, function: Callable, arguments: Sequence, 
     results, running = [], deque()
     for argument in Progress(arguments, title, unit="image"):
         running.append(pool.submit(attempt, argument))
-        if len(running) > AHEAD:
+        if len(running) > AHEAD * cores():
             results.append(running.popleft().result())
     results += [future.result() for future in running]
     broken = [result for result in results if isinstance(result, DataError)]

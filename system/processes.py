@@ -8,6 +8,7 @@ import numpy as np
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
 LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
+LOCAL_SIZE = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))  # how many there are on this machine
 
 
 def in_mpi() -> bool:
@@ -16,13 +17,30 @@ def in_mpi() -> bool:
 
 
 def share_cores() -> None:
-    """Let OpenMP's threads wait politely: after some microseconds of spinning they sleep.
+    """Share this machine's cores with whoever else computes on them. To be called before libgomp is loaded.
 
-    By default they spin for milliseconds, so that two runs on the same cores keep them from each other: a step takes each of
-    them six times as long, with this twice (benchmarks/sharing.py). Read when libgomp is loaded; whatever the user has set stays.
+    OpenMP's threads wait politely: after some microseconds of spinning they sleep. By default they spin for milliseconds, so
+    that two runs on the same cores keep them from each other: a step takes each of them six times as long, with this twice
+    (benchmarks/sharing.py). The processes of one mpirun get equal shares: by default OpenMPI binds each to a core or two,
+    whatever the machine has, and unbound ones would start a thread for every core each. What the user has set stays.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2000"
+    if in_mpi():
+        if "OMPI_MCA_hwloc_base_binding_policy" not in os.environ:  # set by --bind-to
+            os.sched_setaffinity(0, mpirun_cores())
+        together = LOCAL_SIZE if cores() == len(mpirun_cores()) else 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // together)))
+
+
+def cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def mpirun_cores() -> set[int]:
+    """The cores of the process that started this one: mpirun, or its daemon on another machine, which bind only others."""
+    return os.sched_getaffinity(os.getppid())
 
 
 def wait_for_all() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_images
+from conftest import ROOT, executable, write_images
 
 from settings.config import Config
 
@@ -52,10 +52,12 @@ np.savez(f"{out}.{RANK}.npz", losses=np.array(losses), logits=logits, labels=lab
 """
 
 
-def mpirun(count: int, *command, cwd=ROOT) -> subprocess.CompletedProcess:
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
-    environment.pop("use_mpi", None)
-    program = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(count), sys.executable]
+ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
+ENVIRONMENT.pop("use_mpi", None)
+
+
+def mpirun(count: int, *command, cwd=ROOT, environment=ENVIRONMENT, options=("--oversubscribe",)) -> subprocess.CompletedProcess:
+    program = ["mpirun", *options, "-np", str(count), sys.executable]
     return subprocess.run([*program, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -110,6 +112,33 @@ def test_a_run_of_two_processes(tmp_path, image_root):
     assert done.returncode == 2 and "had 2 processes (mpirun -np), this would go on with 1" in done.stderr
 
 
+SHARE = """
+import os, sys
+sys.path.insert(0, {root!r})
+from system import processes
+processes.share_cores()
+os.write(1, f"{{processes.cores()}} {{os.environ['OMP_NUM_THREADS']}}\\n".encode())
+"""
+
+
+@pytest.mark.parametrize("options, cores_of_each, threads", [
+    ((), "all", "a share"),                     # OpenMPI binds each of two processes to one core
+    (("--bind-to", "none"), "all", "a share"),
+    (("--bind-to", "core"), "one", "one"),      # as the user says
+])
+def test_processes_of_one_machine_share_its_cores(tmp_path, options, cores_of_each, threads):
+    everything = len(os.sched_getaffinity(0))
+    if everything < 2:
+        pytest.skip("needs two cores")
+    script = tmp_path / "share.py"
+    script.write_text(SHARE.format(root=str(ROOT)))
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_NUM_THREADS"}
+    done = mpirun(2, script, environment=environment, options=options)
+    assert done.returncode == 0, done.stderr
+    of_each, thread_count = everything if cores_of_each == "all" else 1, everything // 2 if threads == "a share" else 1
+    assert done.stdout.splitlines() == [f"{of_each} {thread_count}"] * 2, done.stdout
+
+
 BOX = """
 import os, sys
 sys.path.insert(0, {root!r})
@@ -134,6 +163,55 @@ def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refuse
     done = mpirun(2, script, "--resume", *flags, cwd=tmp_path)
     assert done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr, done.stderr[-2000:]
     assert not (tmp_path / "box1/run").exists()
+
+
+AGENT = """
+host=$1; shift
+exec env -i PATH=/usr/bin:/bin HOME="$HOME" ip netns exec {second} sh -c "mount --bind {theirs} {shared} && $*"
+"""
+
+
+@pytest.fixture
+def second_box(tmp_path):
+    """(what to put before a command of the first box, its address, the second's, the launch agent). Two network namespaces with
+    a cable between them; on the second, another folder lies where the first has `tmp_path/run`, as if nothing were shared."""
+    first, second = f"a{os.getpid()}", f"b{os.getpid()}"
+    if not shutil.which("ip") or subprocess.run(["ip", "netns", "add", first], capture_output=True).returncode:
+        pytest.skip("no network namespaces (root and iproute2 are needed)")
+    (tmp_path / "run").mkdir(), (tmp_path / "theirs").mkdir()
+    try:
+        for command in (f"netns add {second}", f"link add {first} type veth peer name {second}",
+                        *(f"link set {box} netns {box}" for box in (first, second)),
+                        *(f"-n {box} addr add 10.77.0.{i}/24 dev {box}" for i, box in ((1, first), (2, second))),
+                        *(f"-n {box} link set {link} up" for box in (first, second) for link in ("lo", box))):
+            subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+        agent = executable(tmp_path / "agent", AGENT.format(second=second, theirs=tmp_path / "theirs", shared=tmp_path / "run"))
+        yield ["ip", "netns", "exec", first], "10.77.0.1", "10.77.0.2", agent
+    finally:
+        for box in (first, second):
+            subprocess.run(["ip", "netns", "del", box], capture_output=True)
+
+
+def test_two_boxes_that_share_no_output_folder(tmp_path, image_root, second_box):
+    """README's command for two boxes: the first one's folder has the run, the second's stays empty; resuming is refused."""
+    on_first, one, two, agent = second_box
+    command = [*on_first, "mpirun", "--mca", "plm_rsh_agent", agent, "-np", 2, "-H", f"{one}:1,{two}:1", sys.executable, ROOT / "main.py",
+               "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48, "--base-task", "cubs",
+               "--task-list", "cars", "--num-epochs-base", 1, "--num-epochs-per-task", 1, "--num-epochs-finetune", 1, "--batch-size", 4]
+
+    def run(*more) -> subprocess.CompletedProcess:
+        return subprocess.run([str(word) for word in (*command, "--device", "cpu", *more)], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
+                              text=True)
+
+    done = run()
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["finished"] and results["processes"] == 2
+    assert not list((tmp_path / "theirs").glob("*"))
+    results["finished"] = False
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    done = run("--resume")
+    assert done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr, done.stderr[-2000:]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, image_root):

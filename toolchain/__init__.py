@@ -111,6 +111,6 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
 def describe() -> str:
     """One line for the log: Jittor's version, what it runs on, and why on that."""
     import jittor
-    where = gpu.gpu_name() if device == "cuda" else f"{cpu.cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    where = gpu.gpu_name() if device == "cuda" else f"{cpu.cpu_name()}, {processes.cores()} cores"
     count = f", {jittor.world_size} processes" if jittor.in_mpi else ""
     return f"Jittor {jittor.__version__} on {device} ({where}{count}; {why}), Python {platform.python_version()}"

@@ -5,7 +5,6 @@
 """
 import argparse
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
@@ -15,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 import toolchain
+from system.processes import cores
 from toolchain import cuda, gpu
 from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
 from toolchain.cpu import check_compiler, cpu_name, python_config
@@ -31,7 +31,7 @@ def diagnose() -> list[tuple[str, str, str]]:
             return what, "", str(error)
         return what, found, ""
 
-    rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {len(os.sched_getaffinity(0))} cores", ""),
+    rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {cores()} cores", ""),
             attempt("C++ compiler", output([compiler(), "--version"]).partition("\n")[0], check_compiler),
             attempt("Python", f"{platform.python_version()}{' (not tried)' * (sys.version_info >= UNTRIED)} with headers in "
                     f"{sysconfig.get_path('include')}", python_config)]
