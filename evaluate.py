@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in filter(None, (options.task, options.export and options.export[0])):
             if name not in tasks:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
-        toolchain.start(options.device, metadata["config"]["precision"])
+        toolchain.start(options.device, metadata["config"]["precision"], metadata["config"]["convolution"])
         packnet = unpack(packed, metadata, Path(options.output_dir) / CHECKPOINT)
         del packed  # Jittor has copied it
         if options.export:

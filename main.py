@@ -83,7 +83,7 @@ def run(given: dict, resume: bool, demo: bool) -> int:
 
 def agree(config: Config, before: dict | None) -> None:
     """Raise ConfigError unless all processes of mpirun would do the same: boxes that share no output folder may not."""
-    jt = toolchain.start(config.device, config.precision)
+    jt = toolchain.start(config.device, config.precision, config.convolution)
     config.need(config.batch_size % jt.world_size == 0, "batch_size", f"must be a multiple of the {jt.world_size} processes")
     if not processes.all_agree([config.asdict(), before and before["finished"]]):
         raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find different runs in it, or have other settings. "
@@ -102,7 +102,7 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
 
 def start_jittor(config: Config, before: dict | None) -> None:
     """Start Jittor. `before`: the results of the run to go on with, which must be on a device as it was."""
-    jt = toolchain.start(config.device, config.precision)
+    jt = toolchain.start(config.device, config.precision, config.convolution)
     processes.wait_for_all()
     if config.precision != "fp32" and toolchain.device == "cpu":
         raise ConfigError(f"--precision {config.precision}: needs a GPU, and none can be used: {toolchain.why}")

@@ -1,10 +1,14 @@
 """What the benchmarks share: the path to the project, alternating timings, one line of result."""
 import importlib.util
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+SHORTEST = 0.5  # seconds of one side's turn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,4 +33,42 @@ def alternate(ours: Callable, theirs: Callable, rounds: int) -> tuple[list[float
 def report(name: str, ours: list[float], theirs: list[float], other: str) -> None:
     ratios = [b / a for a, b in zip(ours, theirs)]
     print(f"{name}: ours {statistics.median(ours):.4g} s, {other} {statistics.median(theirs):.4g} s, "
-          f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)")
+          f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)", flush=True)
+
+
+class Side:
+    """A process of its own that has something to time: two frameworks in one process get into each other's way, since each
+    brings its own OpenMP threads. While one side is timed the other waits for its turn, asleep."""
+
+    def __init__(self, *arguments) -> None:
+        self.process = subprocess.Popen([sys.executable, sys.argv[0], *map(str, arguments)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def __call__(self) -> float:
+        """Seconds of one turn, as the process itself measured them."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit("error: a side has ended; the lines above say why")
+        return float(answer)
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(make: Callable[[], Callable[[], object]]) -> None:
+    """The other end of a Side: make what is to be timed, then for every line that comes in time it, again and again for at least
+    SHORTEST seconds, and answer with the median."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed must not be taken for an answer
+    turn = make()
+    for _ in sys.stdin:
+        times = [seconds(turn)]
+        while sum(times) < SHORTEST:
+            times.append(seconds(turn))
+        print(statistics.median(times), file=answers, flush=True)

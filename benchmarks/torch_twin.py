@@ -8,30 +8,20 @@ import contextlib
 import numpy as np
 import torch
 from torch import nn
+from torch_networks import classifier
 
 import networks
 
 FREE = 0
 
 
-def trunk(arch: str) -> nn.Module:
-    """The trunk of networks.ARCHITECTURES[arch], with its parameter names: images to features."""
-    shape, layers, channels = networks.ARCHITECTURES[arch], [], 3
-    for width in shape.convolutions:
-        layers += [nn.MaxPool2d(2)] if width == "M" else [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-        channels = channels if width == "M" else width
-
-    class VGG(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.features = nn.Sequential(*layers)
-            self.classifier = nn.Sequential(
-                nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout),
-                nn.Linear(shape.hidden, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.features(x).flatten(1))
-    return VGG()
+def trunk(arch: str) -> tuple[nn.Module, int]:
+    """(the trunk of networks.ARCHITECTURES[arch] with its parameter names: images to features, how many features)."""
+    net = classifier(arch, 1)
+    last = networks.ARCHITECTURES[arch].last
+    features = net.get_submodule(last).in_features
+    net.set_submodule(last, nn.Identity())
+    return net, features
 
 
 class Twin:
@@ -46,8 +36,7 @@ class Twin:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = best
         self.net = nn.Module()
-        self.net.trunk = trunk(arch)
-        features = networks.ARCHITECTURES[arch].hidden
+        self.net.trunk, features = trunk(arch)
         self.net.heads = nn.ModuleDict({task: nn.Linear(features, count) for task, count in classes.items()})
         self.net.to(self.device, memory_format=torch.channels_last if best else torch.contiguous_format)
         self.weights = {f"trunk.{name}.weight": module.weight for name, module in self.net.trunk.named_modules()
@@ -101,8 +90,11 @@ class Twin:
             return self.net.heads[task](self.net.trunk(images)).float()
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One step on the task at hand; its loss, before the step."""
+        """One step on the task at hand; its loss, before the step. Batch norm trains with the first task only."""
         self.net.train()
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d) and len(self.tasks) > 1:
+                module.eval()
         self.optimizer.zero_grad(set_to_none=True)
         loss = nn.functional.cross_entropy(self.logits(images, self.tasks[-1]), labels)
         self.scaler.scale(loss).backward()

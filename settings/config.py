@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.folders import dataset_folder
-from toolchain import DEVICES, PRECISIONS
+from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 # Networks, and the least image size that leaves something to their last layers.
 ARCHS = {"vgg16": 224, "vgg16-bn": 224, "resnet50": 32, "densenet121": 32, "vgg16-slim": 224, "vgg-slim": 48, "vgg-bn-slim": 48,
@@ -77,6 +77,7 @@ class Config:
     seed: int = setting(0, "seed of weights, shuffling, crops, flips and dropout")
     device: str = setting("auto", "auto, cpu or cuda")
     precision: str = setting("fp32", "fp32, tf32 or fp16: how exactly a GPU multiplies; the CPU knows fp32 only")
+    convolution: str = setting("winograd", "winograd or direct: how the CPU computes 3x3 convolutions")
 
     def __post_init__(self) -> None:
         self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)
@@ -88,6 +89,7 @@ class Config:
         need(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
+        need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
         need(self.free_weights in ("zero", "init"), "free_weights", "must be zero or init")

@@ -101,6 +101,8 @@ int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 int cuDeviceGetCount(int* n) { *n = 1; return 0; }
 int cuDeviceGet(int* d, int) { *d = 0; return 0; }
 int cuDeviceGetAttribute(int* v, int a, int) { *v = a == 75 ? 9 : 0; return 0; }
+int cuDeviceGetName(char* name, int, int) { for (const char* from = "pretended GPU"; (*name++ = *from++);); return 0; }
+int cuDeviceTotalMem_v2(unsigned long* bytes, int) { *bytes = 8ul << 30; return 0; }
 }
 """
 LIBRARIES = ("cudart", "cudnn", "cublas", "curand", "cufft", "cusparse", "nccl")
@@ -115,7 +117,7 @@ def environment(folder: Path) -> dict[str, str]:
     driver = folder / "libcuda.so.1"
     if not driver.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        gpu.driver = lambda: ((13, 0), 1)
+        gpu.driver, gpu.cards = lambda: ((13, 0), 1), list
         toolkit = cuda.choose(folder)
         assert toolkit.nvcc, toolkit.why
         lib64, silent = toolkit.folder / "lib64", ""  # in C, without the headers, so that the declarations do not matter

@@ -10,8 +10,9 @@ a few things that are easy to miss. `start` looks for them first and says in one
   on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
-* Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py. Several
-  processes, and several runs on one machine: system/processes.py.
+* Convolutions on the CPU in half of oneDNN's time: winograd.py. Compilation with a progress bar and in half the time:
+  compiling.py. This year's Python and NumPy: mending.py. Several processes, and several runs on one machine:
+  system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
 
@@ -27,29 +28,32 @@ import threading
 from types import ModuleType
 
 from system import processes
-from toolchain import compiling, cpu, cuda, gpu, mending
+from toolchain import compiling, cpu, cuda, gpu, mending, winograd
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 # On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the tensor cores; fp16 = factors
 # of convolutions and linear layers rounded to half precision. Sums and everything that is stored are float32 in each.
 PRECISIONS = ("fp32", "tf32", "fp16")
+# On the CPU: how 3x3 convolutions are computed. Direct is what Jittor asks oneDNN for.
+CONVOLUTIONS = ("winograd", "direct")
 
-device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets both, nobody else
+device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets all three, nobody else
 why = ""  # this device, in one line
+convolution = ""  # one of CONVOLUTIONS; "" on a GPU, where cuDNN decides
 
-__all__ = ["DEVICES", "PRECISIONS", "ToolchainError", "cache_folder", "describe", "device", "start", "why"]
+__all__ = ["CONVOLUTIONS", "DEVICES", "PRECISIONS", "ToolchainError", "cache_folder", "convolution", "describe", "device", "start", "why"]
 
 
-def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
+def start(wanted: str | None = None, precision: str = "fp32", convolutions: str = "winograd") -> ModuleType:
     """Prepare the environment, import Jittor and return it. Later calls return the same module.
 
     `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU), "cpu" or
-    "cuda"; None keeps the device that already runs, or means "auto". `precision` (PRECISIONS) counts on CUDA only; the
-    first call decides. Raises ToolchainError where something is missing, where "cuda" has no usable GPU, and
-    where Jittor already runs on the other device.
+    "cuda"; None keeps the device that already runs, or means "auto". `precision` (PRECISIONS) counts on CUDA only,
+    `convolutions` (CONVOLUTIONS) on the CPU only; the first call decides. Raises ToolchainError where something is missing,
+    where "cuda" has no usable GPU, and where Jittor already runs on the other device.
     """
-    global device, why
+    global device, why, convolution
     if wanted not in (None, *DEVICES):
         raise ToolchainError(f"device {wanted!r} is unknown: choose one of {', '.join(DEVICES)}")
     if "jittor" in sys.modules:
@@ -77,6 +81,10 @@ def start(wanted: str | None = None, precision: str = "fp32") -> ModuleType:
         # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
         # task's logits would change by rounding from one run to the next.
         jittor.cudnn.set_algorithm_cache_size(0)
+    else:
+        convolution = convolutions if os.environ.get("use_mkl", "1") == "1" else "direct"
+        if convolution == "winograd":
+            winograd.install(jittor)
     return jittor
 
 
@@ -111,6 +119,6 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
 def describe() -> str:
     """One line for the log: Jittor's version, what it runs on, and why on that."""
     import jittor
-    where = gpu.gpu_name() if device == "cuda" else f"{cpu.cpu_name()}, {processes.cores()} cores"
+    where = gpu.gpu_name() if device == "cuda" else f"{cpu.cpu_name()}, {processes.cores()} cores, {convolution} convolutions"
     count = f", {jittor.world_size} processes" if jittor.in_mpi else ""
     return f"Jittor {jittor.__version__} on {device} ({where}{count}; {why}), Python {platform.python_version()}"

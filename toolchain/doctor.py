@@ -58,28 +58,32 @@ def diagnose() -> list[tuple[str, str, str]]:
 
 
 def check(jt: ModuleType) -> list[tuple[str, float]]:
-    """(what, largest error relative to the largest value) of a convolution, its two gradients and a matrix product on
-    Jittor's device, against NumPy in float64."""
-    from numpy.lib.stride_tricks import sliding_window_view
+    """(what, largest error relative to the largest value) of convolutions, their two gradients and a matrix product on
+    Jittor's device, against NumPy in float64. The wide convolution is one that winograd.py takes over on the CPU."""
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 3, 10, 11)).astype(np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
-    up = rng.standard_normal((2, 4, 10, 11)).astype(np.float32)
     a, b = rng.standard_normal((37, 53)).astype(np.float32), rng.standard_normal((53, 29)).astype(np.float32)
+    pairs = [("matrix product", jt.matmul(jt.array(a), jt.array(b)), a.astype(np.float64) @ b.astype(np.float64))]
+    for title, channels, filters in (("convolution", 3, 4), ("wide convolution", 24, 40)):
+        x, w, up = (rng.standard_normal(shape).astype(np.float32)
+                    for shape in ((2, channels, 10, 11), (filters, channels, 3, 3), (2, filters, 10, 11)))
+        layer, images = jt.nn.Conv(channels, filters, 3, padding=1, bias=False), jt.array(x)
+        layer.weight.assign(jt.array(w))
+        y = layer(images)
+        pairs += zip((title, f"{title}, input", f"{title}, weight"), (y, *jt.grad((y * jt.array(up)).sum(), [images, layer.weight])),
+                     (correlate(x, w), correlate(up, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]),
+                      np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64))))
+    return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max())) for what, value, right in pairs]
 
-    def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-        """[B, C, H, W] with [O, C, 3, 3], one pixel of padding: [B, O, H, W]."""
-        windows = sliding_window_view(np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))
-        return np.einsum("bchwij,ocij->bohw", windows, kernels.astype(np.float64))
 
-    windows = sliding_window_view(np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))
-    expected = {"convolution": correlate(x, w), "its gradient, input": correlate(up, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]),
-                "its gradient, weight": np.einsum("bchwij,bohw->ocij", windows, up.astype(np.float64)),
-                "matrix product": a.astype(np.float64) @ b.astype(np.float64)}
-    images, kernels = jt.array(x), jt.array(w)
-    y = jt.nn.conv2d(images, kernels, padding=1)
-    computed = [y, *jt.grad((y * jt.array(up)).sum(), [images, kernels]), jt.matmul(jt.array(a), jt.array(b))]
-    return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max()))
-            for (what, right), value in zip(expected.items(), computed)]
+def windows(images: np.ndarray) -> np.ndarray:
+    """The 3x3 neighbours of every pixel, 0 beyond the border: [B, C, H, W] -> float64 [B, C, H, W, 3, 3]."""
+    padded = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+
+
+def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+    """[B, C, H, W] with [O, C, 3, 3], one pixel of padding: float64 [B, O, H, W]."""
+    return np.einsum("bchwij,ocij->bohw", windows(images), kernels.astype(np.float64))
 
 
 def main(arguments: list[str] | None = None) -> int:

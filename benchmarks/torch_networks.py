@@ -1,0 +1,114 @@
+"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names. Needs torch; the project does not."""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import networks
+
+
+def classifier(arch: str, classes: int) -> nn.Module:
+    """float32 [B, 3, S, S] -> [B, classes]; its last layer has the name that networks.ARCHITECTURES[arch].last says."""
+    shape = networks.ARCHITECTURES[arch]
+    if isinstance(shape, networks.VGGShape):
+        return VGG(shape, classes)
+    return {"resnet50": lambda: ResNet((3, 4, 6, 3), 64, classes), "resnet-slim": lambda: ResNet((1, 1, 1, 1), 16, classes),
+            "densenet121": lambda: DenseNet(32, (6, 12, 24, 16), 64, classes),
+            "densenet-slim": lambda: DenseNet(12, (2, 2, 2, 2), 16, classes)}[arch]()
+
+
+class VGG(nn.Module):
+    def __init__(self, shape: networks.VGGShape, classes: int) -> None:
+        super().__init__()
+        layers, channels = [], 3
+        for width in shape.convolutions:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), *[nn.BatchNorm2d(width)] * shape.batch_norm, nn.ReLU(inplace=True)]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout), nn.Linear(shape.hidden, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
+class Bottleneck(nn.Module):
+    """The stride is in the 3x3 convolution."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)) \
+            if stride > 1 or inputs != outputs else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    def __init__(self, blocks: tuple, width: int, classes: int) -> None:
+        """`width`: of the 3x3 convolutions in the first stage. What leaves a block has 256, 512, 1024, 2048 channels."""
+        super().__init__()
+        self.conv1, self.bn1, channels = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), 64
+        for stage, count in enumerate(blocks):
+            outputs, layers = 256 * 2 ** stage, []
+            for i in range(count):
+                layers.append(Bottleneck(channels, width * 2 ** stage, outputs, 2 if stage and not i else 1))
+                channels = outputs
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
+        return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(F.relu(self.norm1(x), inplace=True))
+        return torch.cat([x, self.conv2(F.relu(self.norm2(y), inplace=True))], 1)
+
+
+class Transition(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(channels), nn.Conv2d(channels, channels // 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(self.conv(F.relu(self.norm(x), inplace=True)), 2)
+
+
+class DenseNet(nn.Module):
+    def __init__(self, growth: int, blocks: tuple, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(3, channels, 7, 2, 3, bias=False))
+        self.features.add_module("norm0", nn.BatchNorm2d(channels))
+        self.features.add_module("relu0", nn.ReLU(inplace=True))
+        self.features.add_module("pool0", nn.MaxPool2d(3, 2, 1))
+        for number, count in enumerate(blocks, start=1):
+            block = nn.Sequential()
+            for i in range(count):
+                block.add_module(f"denselayer{i + 1}", DenseLayer(channels, growth))
+                channels += growth
+            self.features.add_module(f"denseblock{number}", block)
+            if number < len(blocks):
+                self.features.add_module(f"transition{number}", Transition(channels))
+                channels //= 2
+        self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(F.relu(self.features(x), inplace=True).mean((2, 3)))

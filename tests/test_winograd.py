@@ -1,0 +1,88 @@
+"""Winograd's convolution against NumPy in float64, and which layers take it."""
+import numpy as np
+import pytest
+from conftest import jt
+from jittor import nn
+
+from toolchain import winograd
+from toolchain.doctor import correlate
+
+if jt.flags.use_cuda:
+    pytest.skip("on a GPU cuDNN convolves", allow_module_level=True)
+
+
+def expected(x: np.ndarray, w: np.ndarray, dy: np.ndarray, padding: int) -> list[np.ndarray]:
+    """y, dx, dw in float64, from the sum that a convolution is."""
+    ring = ((0, 0), (0, 0), (1, 1), (1, 1))
+    wide = np.pad(x, ring)                    # one ring more than is asked for, taken off again: `correlate` pads by one
+    inner = slice(2 - padding, -(2 - padding) or None)
+    y = correlate(wide, w)[:, :, inner, inner]
+    whole = np.zeros((*dy.shape[:2], wide.shape[2], wide.shape[3]))
+    whole[:, :, inner, inner] = dy
+    dx = correlate(whole, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1])[:, :, 1:-1, 1:-1]
+    around = np.pad(wide.astype(np.float64), ring)
+    height, width = whole.shape[2:]
+    dw = np.array([[np.einsum("nchw,nkhw->kc", around[:, :, i:i + height, j:j + width], whole) for j in range(3)] for i in range(3)])
+    return [y, dx, dw.transpose(2, 3, 0, 1)]
+
+
+@pytest.mark.parametrize("n, channels, filters, height, width, padding", [
+    (2, 16, 16, 8, 8, 1),       # whole tiles
+    (1, 17, 33, 13, 6, 1),      # tiles that reach over the border, odd numbers of channels
+    (3, 16, 20, 9, 10, 0),
+    (2, 32, 16, 10, 5, 2),
+    (1, 16, 16, 1, 1, 1),       # one pixel
+    (2, 16, 16, 3, 3, 0),       # one output
+    (5, 64, 64, 40, 180, 1),    # more strips than fit into the scratch memory at once
+])
+def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, width, padding):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, channels, height, width)).astype(np.float32)
+    w = (rng.standard_normal((filters, channels, 3, 3)) / (9 * channels) ** 0.5).astype(np.float32)
+    dy = rng.standard_normal((n, filters, height + 2 * padding - 2, width + 2 * padding - 2)).astype(np.float32)
+    layer, images = nn.Conv(channels, filters, 3, padding=padding), jt.array(x)
+    assert winograd.suits(layer, images)
+    layer.weight.assign(jt.array(w))
+    bias = layer.bias.numpy()[:, None, None]
+    y = layer(images)
+    computed = [y - bias, *jt.grad((y * jt.array(dy)).sum(), [images, layer.weight])]
+    for name, value, right in zip(("y", "dx", "dw"), computed, expected(x, w, dy, padding)):
+        assert list(value.shape) == list(right.shape), name
+        assert np.abs(value.numpy() - right).max() < 5e-6 * np.abs(right).max(), name
+    assert np.array_equal(layer(images).numpy(), y.numpy())  # the same bits again
+
+
+def test_a_large_sum_of_the_weights_gradient_stays_exact():
+    """Over 100,000 pixels: each block of strips adds to what was there."""
+    rng = np.random.default_rng(1)
+    x, dy = (rng.standard_normal((2, 16, 224, 224)).astype(np.float32) for _ in range(2))
+    layer, images = nn.Conv(16, 16, 3, padding=1, bias=False), jt.array(x)
+    dw = jt.grad((layer(images) * jt.array(dy)).sum(), [layer.weight])[0].numpy()
+    right = expected(x, layer.weight.numpy(), dy, 1)[2]
+    assert np.abs(dw - right).max() < 1e-5 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("layer, size, takes", [
+    (dict(), 8, True), (dict(padding=0), 8, True), (dict(padding=2), 8, True), (dict(bias=False), 8, True),
+    (dict(in_channels=3), 8, False), (dict(out_channels=8), 8, False), (dict(kernel_size=5), 8, False), (dict(kernel_size=1), 8, False),
+    (dict(stride=2), 8, False), (dict(dilation=2), 8, False), (dict(groups=2), 8, False), (dict(padding=3), 8, False),
+    (dict(padding=(1, 0)), 8, False), (dict(kernel_size=(3, 1)), 8, False)], ids=str)
+def test_which_layers_take_it_and_that_all_others_still_work(layer, size, takes):
+    layer = nn.Conv(**dict(in_channels=32, out_channels=32, kernel_size=3, padding=1) | layer)
+    images = jt.rand(2, layer.in_channels, size, size)
+    assert winograd.suits(layer, images) == takes
+    assert layer(images).numpy().shape[:2] == (2, layer.out_channels)
+
+
+def test_other_precisions_are_left_to_jittor():
+    layer = nn.Conv(32, 32, 3)
+    assert not winograd.suits(layer, jt.rand(1, 32, 8, 8).float64())
+
+
+def test_images_without_gradient_and_weights_without():
+    """The first layer's images need no gradient; a frozen layer's weights do not."""
+    layer, images = nn.Conv(16, 16, 3, padding=1), jt.rand(1, 16, 8, 8).stop_grad()
+    assert jt.grad(layer(images).sum(), [layer.weight])[0].numpy().any()
+    layer.weight.stop_grad()
+    images = jt.rand(1, 16, 8, 8)
+    assert jt.grad(layer(images).sum(), [images])[0].numpy().any()

@@ -1,0 +1,68 @@
+"""3x3 convolutions on the CPU by Winograd's algorithm (winograd.h), in place of the direct ones that Jittor asks oneDNN for.
+
+A layer's forward pass and both gradients take a third to a half of the time, at the same accuracy (benchmarks/convolution.py).
+Which of the two a layer takes follows from its shape alone, so that the same seed gives the same bits, in a resumed run too.
+Memory that is kept: 144 bytes for each pair of channels of the widest layer (38 MB for VGG-16's 512 x 512), and SCRATCH.
+"""
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+# With fewer channels than this the transforms cost what the products spare.
+LEAST_CHANNELS = 16
+# Bytes of transformed tiles at a time: smaller, and the matrix products get slow; larger, and the tiles leave the cache.
+SCRATCH = 16 << 20
+
+FORWARD = """
+    @alias(x, in0)
+    @alias(w, in1)
+    winograd::convolve(x_p, w_p, out0_p, x_shape0, x_shape1, w_shape0, x_shape2, x_shape3, int(data["pad"]), false);
+"""
+INPUT = """
+    @alias(dy, in0)
+    @alias(w, in1)
+    winograd::convolve(dy_p, w_p, out0_p, dy_shape0, dy_shape1, out0_shape1, dy_shape2, dy_shape3, 2 - int(data["pad"]), true);
+"""
+WEIGHTS = """
+    @alias(x, in0)
+    @alias(dy, in1)
+    winograd::weight_gradient(x_p, dy_p, out0_p, x_shape0, x_shape1, dy_shape1, x_shape2, x_shape3, int(data["pad"]));
+"""
+
+
+def install(jt: ModuleType) -> None:
+    """From now on every `nn.Conv` that `suits` goes this way; the others stay Jittor's."""
+    direct, convolve = jt.nn.Conv.execute, convolution(jt)
+
+    def execute(self, x):
+        if not suits(self, x):
+            return direct(self, x)
+        y = convolve(x, self.weight, self.padding[0])
+        return y if self.bias is None else y + self.bias.broadcast(y.shape, [0, 2, 3])
+
+    jt.nn.Conv.execute = execute
+
+
+def convolution(jt: ModuleType) -> Callable:
+    """A function of (x float32 [N, C, H, W], w float32 [K, C, 3, 3], padding 0 to 2) that gives float32 [N, K, H', W']."""
+    header = Path(__file__).with_name("winograd.h").read_text().replace("#pragma once", f"#define SCRATCH_BYTES {SCRATCH}")
+
+    class Winograd(jt.Function):  # unlike a gradient that jt.code is given, it does not keep the output until it is needed
+        def execute(self, x, w, padding):
+            self.x, self.w, self.data = x, w, dict(pad=padding)
+            n, _, height, width = x.shape
+            shape = [n, w.shape[0], height + 2 * padding - 2, width + 2 * padding - 2]
+            return jt.code(shape, "float32", [x, w], cpu_header=header, cpu_src=FORWARD, data=self.data)
+
+        def grad(self, dy):
+            return (jt.code(self.x.shape, "float32", [dy, self.w], cpu_header=header, cpu_src=INPUT, data=self.data),
+                    jt.code(self.w.shape, "float32", [self.x, dy], cpu_header=header, cpu_src=WEIGHTS, data=self.data), None)
+
+    return lambda x, w, padding: Winograd()(x, w, padding)
+
+
+def suits(layer, x) -> bool:
+    """Whether `layer` (nn.Conv) is faster this way on images like `x`: 3x3, stride 1, square padding up to 2, wide enough, float32."""
+    return (layer.kernel_size == (3, 3) and layer.stride == layer.dilation == (1, 1) and layer.groups == 1
+            and layer.padding in ((0, 0), (1, 1), (2, 2)) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
+            and min(x.shape[2:]) + 2 * layer.padding[0] >= 3 and x.dtype == layer.weight.dtype == "float32")
