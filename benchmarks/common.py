@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 SHORTEST = 0.5  # seconds of one side's turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,13 @@ def report(name: str, ours: list[float], theirs: list[float], other: str) -> Non
     ratios = [b / a for a, b in zip(ours, theirs)]
     print(f"{name}: ours {statistics.median(ours):.4g} s, {other} {statistics.median(theirs):.4g} s, "
           f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)", flush=True)
+
+
+def batch(arch: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(images float32 [size, 3, S, S], labels int32 [size] of 200 classes), at random; S as the network is used here."""
+    rng = np.random.default_rng(0)
+    side = {"vgg-slim": 48, "vgg-bn-slim": 48, "resnet-slim": 64, "densenet-slim": 64}.get(arch, 224)
+    return rng.standard_normal((size, 3, side, side), np.float32), rng.integers(0, 200, size).astype(np.int32)
 
 
 class Side:

@@ -1,16 +1,19 @@
-"""What this card does with PackNet on VGG-16: ours beside PyTorch at equal precision, in one run. About ten minutes on a GPU.
+"""What this card does with PackNet: ours beside PyTorch at equal precision, in one run. About fifteen minutes on a GPU.
 
     python benchmarks/gpu.py                       # writes benchmarks/results/<card>.json and .md (the README's table)
     python benchmarks/gpu.py --small --device cpu  # a look at the program itself: slim network, seconds
 
-Measured in turn, each side in a process of its own, medians over --rounds: images per second training (PackNet's
+VGG-16, measured in turn, each side in a process of its own, medians over --rounds: images per second training (PackNet's
 step: the second task on a network whose first is frozen) and evaluating, at batch 32 and 128, 224x224; the share of the
 card's measured matrix rate that this is; the loader alone; pruning the trunk; writing the state; memory; how far the loss
 curve and frozen logits move with each precision. From these, the time of the whole paper sequence at official counts.
-PyTorch runs twice: with the authors' mask handling and with its own best settings (channels-last, timed convolutions,
+Each of the paper's four networks is also trained twice from one seed, to see whether bits repeat: between two evaluations, between
+two processes, and in a frozen task's logits while the next task trains; with its speed beside PyTorch's.
+On VGG-16 PyTorch runs twice: with the authors' mask handling and with its own best settings (channels-last, timed convolutions,
 many-tensor calls; autocast for fp16). Without PyTorch its columns stay empty.
 """
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -32,6 +35,9 @@ SIDES = ("ours", "torch", "torch-best")
 TARGETS = dict(ratio=1.2, loader=3.0, sequence_minutes=10.0)
 EPOCHS = 30  # of each task: 20 of training, 10 of re-training
 STEPS_OF_CURVE = 100
+STEPS_OF_BITS = 5
+NETWORKS = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
+SMALL = ("vgg16-slim", "vgg-bn-slim", "resnet-slim", "densenet-slim")
 
 
 # ------------------------------------------------------------------------------------------------ one side, in its own process
@@ -59,14 +65,6 @@ def memory_mb(device: str) -> float:
     return float(used[0]) if used else float("nan")
 
 
-def batches_of(arch: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    import networks
-    shape = networks.ARCHITECTURES[arch]
-    side = shape.pooled * 2 ** shape.convolutions.count("M")
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((batch, 3, side, side), np.float32), rng.integers(0, 200, batch).astype(np.int32)
-
-
 def ours(options) -> dict:
     import toolchain
     jt = toolchain.start(options.device, options.precision)
@@ -88,7 +86,7 @@ def ours(options) -> dict:
     packnet.prune("first", 0.75)
     jt.sync_all(True)
     result = dict(device=toolchain.describe(), prune_seconds=time.perf_counter() - start, train={}, evaluate={})
-    x, y = batches_of(options.arch, options.batches[0])
+    x, y = common.batch(options.arch, options.batches[0])
     images, labels = jt.array(x), jt.array(y)
     with packnet.task_view("first"):
         before = net(images).numpy()
@@ -112,7 +110,7 @@ def ours(options) -> dict:
     with packnet.task_view("first"):
         result["max_logit_change"] = float(np.abs(net(images).numpy() - before).max())
     for batch in options.batches:
-        x, y = batches_of(options.arch, batch)
+        x, y = common.batch(options.arch, batch)
         images, labels, sgd = jt.array(x), jt.array(y), optimizer(1e-5)
 
         def train() -> None:
@@ -148,6 +146,54 @@ def ours(options) -> dict:
     return result
 
 
+def bits(options) -> dict:
+    """Speed and bits of one network: a few steps on a first task, a prune, a few on a second."""
+    import toolchain
+    jt = toolchain.start(options.device, options.precision)
+    from jittor import nn
+
+    import networks
+    from pruning import PackNet
+
+    jt.set_global_seed(0)
+    net = networks.build(options.arch)
+    packnet = PackNet(net)
+    x, y = common.batch(options.arch, options.batches[0])
+    images, labels = jt.array(x), jt.array(y)
+    logits = []
+
+    def train() -> None:
+        sgd.step(nn.cross_entropy_loss(net(images), labels))
+        jt.sync_all()
+
+    def evaluate() -> None:
+        with jt.no_grad():
+            logits.append(net(images))
+        jt.sync_all()
+
+    for task in ("first", "second"):
+        net.add_head(task, 200)
+        packnet.start_task(task)
+        net.select(task)
+        packnet.set_training(True)
+        sgd = nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9, weight_decay=1e-4)
+        for _ in range(STEPS_OF_BITS):
+            train()
+        if task == "first":
+            packnet.prune("first", 0.75)
+        with packnet.task_view("first"):
+            evaluate(), evaluate()
+    before, again, after, after_again = (values.numpy() for values in logits)
+    content = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in packnet.weights.values())).hexdigest()
+    logits.clear()
+    packnet.set_training(True)
+    result = dict(evaluations_equal=bool((before == again).all() and (after == after_again).all()),
+                  max_logit_change=float(np.abs(after - before).max()), content=content,
+                  train=rate(train, len(x), lambda: jt.sync_all(True), options.seconds))
+    packnet.set_training(False)
+    return result | dict(evaluate=rate(evaluate, len(x), lambda: (jt.sync_all(True), logits.clear()), options.seconds))
+
+
 def loader_rate(options, jt) -> float:
     """Images per second that the loader alone delivers to the device, from its cache, in batches of 32."""
     from loader import draw
@@ -178,7 +224,7 @@ def torch_side(options) -> dict:
     result = dict(device=f"PyTorch {torch.__version__}", prune_seconds=time.perf_counter() - start, train={}, evaluate={})
     twin.start_task("second")
     for batch in options.batches:
-        x, y = batches_of(options.arch, batch)
+        x, y = common.batch(options.arch, batch)
         images, labels = torch.from_numpy(x).to(options.device), torch.from_numpy(y).long().to(options.device)
         twin.start_optimizer(1e-5)
         result["train"][str(batch)] = rate(lambda: twin.step(images, labels), batch, wait, options.seconds)
@@ -191,12 +237,13 @@ def torch_side(options) -> dict:
 
 # ------------------------------------------------------------------------------------------------ all of them
 
-def run_side(side: str, precision: str, options) -> dict | None:
-    """What a process of its own measured; None where its framework is not installed."""
+def run_side(side: str, precision: str, options, arch: str, batches: list[int]) -> dict:
+    """What a process of its own measured."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--device", options.device, "--side", side,
-                               "--precision", precision, "--out", out], stdout=subprocess.DEVNULL)
+                               "--precision", precision, "--out", out, "--arch", arch, "--batches", *map(str, batches)],
+                              stdout=subprocess.DEVNULL)
         if done.returncode:
             raise SystemExit(f"error: {side} at {precision} failed (exit code {done.returncode}); the lines above say why")
         return json.loads(out.read_text())
@@ -263,6 +310,20 @@ def sequence_seconds(train: float, evaluate: float, row: dict) -> float:
     return seconds * 1.05
 
 
+def bits_table(results: dict) -> list[str]:
+    """{(precision, network): (two results of ours, PyTorch's or None)} in Markdown."""
+    lines = ["", "Bits, and images per second at the first batch size; two processes took the same steps from the same seed.", "",
+             "| precision | network | train | evaluate | PyTorch, train | ratio | evaluations equal | frozen logits' change | "
+             "processes equal |", "| --- " * 9 + "|"]
+    for (precision, arch), ((one, two), torch) in results.items():
+        theirs = next(iter(torch["train"].values())) if torch else None
+        lines.append(" | ".join([
+            f"| {precision}", arch, f"{one['train']:,.0f}", f"{one['evaluate']:,.0f}", f"{theirs:,.0f}" if torch else "-",
+            f"{one['train'] / theirs:.2f}" if torch else "-", "yes" if one["evaluations_equal"] and two["evaluations_equal"] else "NO",
+            f"{max(one['max_logit_change'], two['max_logit_change']):g}", "yes |" if one["content"] == two["content"] else "NO |"]))
+    return lines
+
+
 def table(summary: dict, options, machine: str) -> str:
     """The README's table and the targets, in Markdown."""
     lines = [f"{machine}. {options.arch}, images per second; ratios of training rates, medians of {options.rounds} rounds "
@@ -304,14 +365,18 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="slim network, small batches, short timings")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="file for the figures (default: benchmarks/results/<card>.json; the table beside it)")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=(*SIDES, "bits"), help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="fp32", help=argparse.SUPPRESS)
+    parser.add_argument("--arch", help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.arch, options.batches, options.seconds, options.matrix, options.curve, options.loader_images = \
-        ("vgg16-slim", [4, 8], 0.5, 512, 10, 40) if options.small else ("vgg16", [32, 128], 4.0, 8192, STEPS_OF_CURVE, 400)
+    options.seconds, options.matrix, options.curve, options.loader_images = (0.5, 512, 10, 40) if options.small else \
+        (4.0, 8192, STEPS_OF_CURVE, 400)
     if options.side:
-        Path(options.out).write_text(json.dumps(ours(options) if options.side == "ours" else torch_side(options)))
+        measure = dict(ours=ours, bits=bits).get(options.side, torch_side)
+        Path(options.out).write_text(json.dumps(measure(options)))
         return
+    options.arch, options.batches = ("vgg16-slim", [4, 8]) if options.small else ("vgg16", [32, 128])
 
     from toolchain import ToolchainError, cpu, cuda, gpu
     try:
@@ -329,14 +394,21 @@ def main() -> None:
         for number in range(options.rounds):
             for side in sides:
                 print(f"{precision}, round {number + 1} of {options.rounds}: {side}", flush=True)
-                runs[precision][side].append(run_side(side, precision, options))
+                runs[precision][side].append(run_side(side, precision, options, options.arch, options.batches))
+    repeated = {}
+    for precision in runs:
+        for arch in SMALL if options.small else NETWORKS:
+            print(f"{precision}: the bits of {arch}", flush=True)
+            repeated[precision, arch] = ([run_side("bits", precision, options, arch, options.batches[:1]) for _ in range(2)],
+                                         run_side("torch", precision, options, arch, options.batches[:1]) if len(sides) > 1 else None)
     summary = summarize(runs, options)
     machine = f"{card}, {os.cpu_count()} CPU cores, Python {platform.python_version()}, {chosen.why}"
-    text = table(summary, options, machine)
+    text = table(summary, options, machine) + "\n".join(bits_table(repeated)) + "\n"
     print(f"\n{text}")
     out = Path(options.out or Path(__file__).parent / "results" / f"{card.replace(' ', '-').lower()}.json")
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(dict(machine=machine, small=options.small, summary=summary, runs=runs), indent=1) + "\n")
+    out.write_text(json.dumps(dict(machine=machine, small=options.small, summary=summary, runs=runs,
+                                   bits={" ".join(key): value for key, value in repeated.items()}), indent=1) + "\n")
     out.with_suffix(".md").write_text(text)
     print(f"Written: {out} and {out.with_suffix('.md').name}")
 

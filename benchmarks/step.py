@@ -13,17 +13,10 @@ from collections.abc import Callable
 from functools import partial
 
 import common
-import numpy as np
 
 PAPER = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
 NAMES = dict(torch="PyTorch with the authors' masks", direct="direct convolutions", plain="nothing frozen")
 WARM_UP = 3
-
-
-def batch(options) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    side = 48 if "slim" in options.arch else 224
-    return rng.standard_normal((options.batch_size, 3, side, side), np.float32), rng.integers(0, 200, options.batch_size).astype(np.int32)
 
 
 def jittor_side(options) -> Callable:
@@ -41,7 +34,7 @@ def jittor_side(options) -> Callable:
         if task == "a" and options.side != "plain":
             packnet.prune("a", 0.75)
     net.select(packnet.tasks[-1])
-    x, y = batch(options)
+    x, y = common.batch(options.arch, options.batch_size)
     images, labels = jt.array(x), jt.array(y)
     packnet.set_training(options.what == "step")
     optimizer = nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
@@ -69,7 +62,7 @@ def torch_side(options) -> Callable:
     twin.prune(0.75)
     twin.start_task("b")
     twin.start_optimizer(1e-3)
-    x, y = batch(options)
+    x, y = common.batch(options.arch, options.batch_size)
     images, labels = torch.from_numpy(x), torch.from_numpy(y).long()
     if options.what == "step":
         return lambda: twin.step(images, labels)

@@ -11,7 +11,6 @@ control: ours again from weights that differ by one part in 10 million. Writes b
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import common  # noqa: F401
@@ -133,7 +132,7 @@ def run(number: int, epochs: int | None) -> dict:
         classes = {task: len(loaders[task, "test"].classes) for task in TASKS}
         ours = Ours(classes, number)
         tests = {task: [(images.numpy(), labels.numpy()) for images, labels in loaders[task, "test"]] for task in TASKS}
-        result: dict = dict(tasks=TASKS, losses=[], prunes=[], control_prunes=[], top1=[], seconds=dict(ours=0.0, torch=0.0, control=0.0))
+        result: dict = dict(tasks=TASKS, losses=[], prunes=[], control_prunes=[], top1=[])
         position = 0
         sides: dict = dict(ours=ours)
         for task in TASKS:
@@ -148,18 +147,15 @@ def run(number: int, epochs: int | None) -> dict:
                     position += 1
                     for images, labels in loader:
                         images, labels, losses = images.numpy(), labels.numpy(), []
-                        for key, side in sides.items():
+                        for side in sides.values():
                             side.set_lr(phase.lr_at(epoch))
-                            start = time.perf_counter()
                             losses.append(side.step(images, labels))
-                            result["seconds"][key] += time.perf_counter() - start
                         if len(sides) > 1:
                             result["losses"].append(losses)
                 if len(sides) == 1:
                     tensors = {name: parameter.numpy() for name, parameter in ours.net.state_dict().items()}
                     sides |= dict(torch=Theirs(classes, tensors), control=Ours(classes, number, tensors))
                     sides["torch"].start_task(task), sides["control"].start_task(task)
-                    result["seconds"]["ours"] = 0.0
                 if name == "train":
                     before = {key: (side.weights(), side.owners()) for key, side in sides.items()}
                     for side in sides.values():
@@ -193,7 +189,7 @@ def lines(result: dict) -> list[str]:
     """The figures in sentences, for the terminal and the report."""
     losses = np.array(result["losses"])  # [steps, (ours, PyTorch, control)]
     apart = np.abs(losses[:, :1] - losses[:, 1:])
-    first, seconds = result["prunes"][0], result["seconds"]
+    first = result["prunes"][0]
     return [f"Jittor {jt.__version__} and PyTorch {torch.__version__}, {cpu_name()}; the demo's data, dropout off. "
             "Control: ours again, from weights that differ by one part in 10 million.",
             f"Losses of the first 100 steps differ by {apart[:100, 0].max():.1e} at most (control: {apart[:100, 1].max():.1e}); in the "
@@ -202,8 +198,7 @@ def lines(result: dict) -> list[str]:
             + (f", the farthest {first['farthest_from_cutoff']:.1e} of the cut-off away from it." if first["different"] else "."),
             *(f"Masks after the prune of {prune['task']}: {100 * prune['different'] / prune['owned']:.1f} % of the task's weights differ "
               f"(control: {100 * control['different'] / control['owned']:.1f} %)."
-              for prune, control in zip(result["prunes"][1:], result["control_prunes"][1:])),
-            f"Seconds for the same steps: ours {seconds['ours']:.0f}, PyTorch {seconds['torch']:.0f}."]
+              for prune, control in zip(result["prunes"][1:], result["control_prunes"][1:]))]
 
 
 def main() -> None:
