@@ -52,15 +52,19 @@ class Side:
     def __init__(self, *arguments) -> None:
         self.process = subprocess.Popen([sys.executable, sys.argv[0], *map(str, arguments)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
+        self._answer()  # it is ready: nothing of its preparation falls into the other's turn
 
     def __call__(self) -> float:
         """Seconds of one turn, as the process itself measured them."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit("error: a side has ended; the lines above say why")
-        return float(answer)
+        return answer
 
     def __enter__(self) -> "Side":
         return self
@@ -76,6 +80,7 @@ def serve(make: Callable[[], Callable[[], object]]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed must not be taken for an answer
     turn = make()
+    print("ready", file=answers, flush=True)
     for _ in sys.stdin:
         times = [seconds(turn)]
         while sum(times) < SHORTEST:
