@@ -32,7 +32,7 @@ STATISTICS = ("running_mean", "running_var")
 
 @dataclass(eq=False)
 class Place:
-    """Where a Var is: `attribute` of `module`, or the key in it if it is a ParameterList; "" within a list. `path` leads there from the model."""
+    """Where a Var is: `attribute` of `module` (of a ParameterList the key, in a plain list ""); `path` leads there from the model."""
     module: nn.Module
     attribute: str
     path: tuple[str, ...]
