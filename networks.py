@@ -26,7 +26,7 @@ from storage.checkpoint import WeightsError
 from storage.pretrained import read_pretrained
 from trunks import own as own_networks
 from trunks import zoo
-from trunks.layers import AdaptivePool, Dropout, PooledConv, layer_at, put
+from trunks.layers import AdaptivePool, Dropout, Pool, PooledConv, layer_at, put
 from trunks.vit import ViT, ViTShape
 
 jt = toolchain.start()
@@ -77,7 +77,7 @@ ARCHITECTURES = _zoo() | {
     "vgg-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2),
     "vgg-bn-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2, batch_norm=True),
     "resnet-slim": Zoo(lambda: models.resnet.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=16), "fc"),
-    "densenet-slim": Zoo(lambda: models.densenet.DenseNet(12, (2, 2, 2, 2), 16), "classifier"),
+    "densenet-slim": Zoo(lambda: zoo.refitted(models.densenet.DenseNet(12, (2, 2, 2, 2), 16)), "classifier"),
     "vit_b_16": ViTShape(image_size=224, patch=16, layers=12, heads=12, width=768, hidden=3072),
     "vit-slim": ViTShape(image_size=48, patch=8, layers=3, heads=4, width=64, hidden=128),
 }
@@ -90,7 +90,7 @@ class VGG(nn.Module):
         layers, channels = [], 3
         for width in shape.convolutions:
             if width == "M":
-                layers.append(nn.MaxPool2d(2, 2))
+                layers.append(Pool(2, 2, op="maximum"))
             else:
                 layers += [nn.Conv(channels, width, 3, padding=1), *[nn.BatchNorm(width)] * shape.batch_norm, nn.ReLU()]
                 channels = width

@@ -19,6 +19,25 @@ class Dropout(nn.Dropout):
         return x * kept[first:first + x.shape[0]] / (1 - self.p)
 
 
+class Pool(nn.Pool):
+    """nn.Pool, which refuses an image no larger than its kernel, for those as well; as PyTorch's."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if all(n > kernel for n, kernel in zip(x.shape[2:], self.kernel_size)):
+            return super().execute(x)
+        if self.op != "maximum":
+            return x.reduce(self.op, [2, 3], keepdims=True) if tuple(x.shape[2:]) == self.kernel_size else super().execute(x)
+        cells = []
+        for n, kernel, stride, padding in zip(x.shape[2:], self.kernel_size, self.stride, self.padding):
+            count = (n + 2 * padding - kernel + (stride - 1) * self.ceil_mode) // stride + 1
+            cells.append(count - (self.ceil_mode and (count - 1) * stride >= n + padding))  # the last one begins within the image
+        if min(cells) < 1:
+            raise ValueError(f"an image of {list(x.shape[2:])} is smaller than the kernel {list(self.kernel_size)}")
+        windows = x.reindex([*x.shape[:2], *cells, *self.kernel_size], [
+            "i0", "i1", f"i2*{self.stride[0]}-{self.padding[0]}+i4", f"i3*{self.stride[1]}-{self.padding[1]}+i5"], overflow_value=-3e38)
+        return windows.reduce("maximum", [4, 5])
+
+
 class AdaptivePool(nn.Module):
     """Average pooling to `side` x `side` cells as PyTorch's AdaptiveAvgPool2d: cell i of an axis of n is the mean of the entries
     from floor(i n / side) to ceil((i + 1) n / side). Jittor's is another where n is no multiple of `side`, and fails below it."""

@@ -59,9 +59,9 @@ def split(model: nn.Module, last: str | None, image_size: int, where: str) -> tu
         put(model, last, nn.Identity())
     features = tried(model, image_size, where)
     if len(features.shape) != 2 or width and features.shape[1] != width:
-        raise ConfigError(f"{where}: " + (f"without its layer {last} it" if last else "it has no last linear layer, and") +
-                          f" gives {features.shape} for 2 images, not float32 [2, {width or 'features'}]. --last names the layer that "
-                          "the tasks' heads replace.")
+        begin = f"without its layer {last} it gives" if last else "it has no last linear layer, and gives"
+        raise ConfigError(f"{where}: {begin} {list(features.shape)} for 2 images, not float32 [2, {width or 'features'}]. --last names "
+                          "the layer that the tasks' heads replace.")
     return last, features.shape[1]
 
 
@@ -103,7 +103,7 @@ def tried(model: nn.Module, image_size: int, where: str) -> jt.Var:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{where}: fails on images float32 {images.shape}: {said(error)}") from error
+        raise ConfigError(f"{where}: fails on images float32 {list(images.shape)}: {said(error)}") from error
     finally:
         for module, mode in modes:
             if mode is None:

@@ -1,6 +1,6 @@
 """The image classifiers of Jittor's model zoo, as trunks for heads of ours. Names of layers are torchvision's."""
 import toolchain
-from trunks.layers import AdaptivePool, Dropout, put
+from trunks.layers import AdaptivePool, Dropout, Pool, put
 
 jt = toolchain.start()
 from jittor import models, nn
@@ -20,19 +20,26 @@ def last_of(name: str) -> str:
 
 def make(name: str) -> nn.Module:
     """The whole classifier, with random weights."""
-    model = (getattr(models, name, None) or getattr(models.res2net, name))()
+    model = refitted((getattr(models, name, None) or getattr(models.res2net, name))())
     for auxiliary in AUXILIARY.get(name, ()):
         setattr(model, auxiliary, nn.Identity())
-    for place, layer in model.named_modules():
-        if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
-            put(model, place, AdaptivePool(layer.output_size[0]))
-        elif type(layer) is nn.Dropout:
-            put(model, place, Dropout(layer.p))
     if name in AUXILIARY:  # torchvision's weights of these two were trained on images from -1 to 1
         model.register_pre_forward_hook(from_minus_one_to_one)
     if name.startswith("squeezenet"):  # its head is a convolution, ReLU and the mean: trunks.layers.PooledConv
         put(model, "classifier.2", nn.Identity())
         put(model, "classifier.3", nn.Identity())
+    return model
+
+
+def refitted(model: nn.Module) -> nn.Module:
+    """With layers of ours where Jittor's cannot take small images, or know nothing of several processes."""
+    for place, layer in model.named_modules():
+        if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
+            put(model, place, AdaptivePool(layer.output_size[0]))
+        elif type(layer) is nn.Pool:
+            layer.__class__ = Pool
+        elif type(layer) is nn.Dropout:
+            put(model, place, Dropout(layer.p))
     return model
 
 
