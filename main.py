@@ -70,10 +70,11 @@ def run(given: dict, resume: bool, demo: bool) -> int:
     """One run with these settings, or the rest of it. Returns the exit code."""
     config = Config(**given)
     try:
-        config.check_values()
+        config.check_values(weights=not resume)  # those of a run to go on with are in its folder
         before = None
         if resume:
             config, before = resumed(config, given)
+            config.check_values()
         if processes.in_mpi():
             agree(config, before)
         if before and before["finished"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import toolchain
-from packing.parameters import STATISTICS
+from packing.parameters import STATISTICS, parameters_of
 from settings.config import ConfigError
 from trunks.layers import layer_at, put
 
@@ -44,8 +44,12 @@ def split(model: nn.Module, last: str | None, image_size: int, where: str) -> tu
     """Take the last layer out of the network. Returns (its name, "" for none; the features that its heads get).
 
     `last`: its name, "none" for a network that gives features, or None: the linear layer whose output is the network's.
-    Raises ConfigError.
+    Raises ConfigError, for a parameter that cannot be packed too.
     """
+    try:
+        parameters_of(model)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
     if last is None:
         last = found_last(model, image_size, where)
     elif last == "none":
