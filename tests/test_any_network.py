@@ -3,14 +3,20 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, write_images
-from test_archs import PLAIN, write
+from safetensors.numpy import load_file
+from test_archs import PLAIN, torch_vit, write
 
 import evaluate
 import main
 import training
+from dataset import create_dataloader
+from images import drawings
+from networks import ARCHITECTURES
 from storage.checkpoint import load_metadata
+from storage.packed import load_packed
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def results_of(output):
     return json.loads((output / "results.json").read_text())
 
 
-@pytest.mark.parametrize("arch, more", [("vit-slim", ["--train-bn", "--image-size", "48"]), ("squeezenet1_1", ["--image-size", "40"]),
+@pytest.mark.parametrize("arch, more", [("squeezenet1_1", ["--image-size", "40"]),
                                         ("vgg16-slim", ["--image-size", "32", "--baselines", "lwf"])])
 def test_a_whole_run_of_another_network(data, tmp_path, arch, more, capsys):
     assert main.main(options(data, tmp_path / "out", "--arch", arch, *more)) == 0
@@ -42,6 +48,31 @@ def test_a_whole_run_of_another_network(data, tmp_path, arch, more, capsys):
     table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert all(table[task["name"]][0] == table[task["name"]][2] for task in results["tasks"])
     assert evaluate.main(["--output-dir", str(tmp_path / "out"), "--export", "one", str(tmp_path / "one.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--train-bn", "--train-biases"]], ids=["shared norms", "own norms"])
+def test_the_vision_transformer_on_the_demos_data(tmp_path, more):
+    """Each task, exported, gives the same logits in plain PyTorch."""
+    torch = pytest.importorskip("torch")
+    output = tmp_path / "out"
+    drawings.draw(tmp_path / "data", train=4, test=2)
+    assert main.main(["--demo", "--data-root", str(tmp_path / "data"), "--output-dir", str(output), "--arch", "vit-slim",
+                      "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
+                      "--num-epochs-finetune", "1", "--baselines", *more]) == 0
+    results = results_of(output)
+    assert [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])] == [0.0] * 4
+    packed, metadata = load_packed(output / "packnet.safetensors")
+    packnet = evaluate.unpack(packed, metadata, evaluate.network_of(metadata, None, output), output)
+    for task in ("demo_birds", "demo_flowers"):
+        evaluate.export(packnet, metadata, task, str(tmp_path / f"{task}.safetensors"))
+        tensors = load_file(tmp_path / f"{task}.safetensors")
+        twin = torch_vit(torch, ARCHITECTURES["vit-slim"], len(tensors["heads.head.bias"]))
+        twin.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+        loader, _ = create_dataloader(task, tmp_path / "data", "test", 4, image_size=48)
+        ours, _ = packnet.predict(task, loader)
+        with torch.no_grad():
+            theirs = np.concatenate([twin(torch.from_numpy(images.numpy())).numpy() for images, _ in loader])
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max() and np.abs(theirs).max() > 0.1
 
 
 def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
