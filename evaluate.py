@@ -138,7 +138,7 @@ def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
     is free or belongs to later tasks as 0."""
     from networks import in_torchvisions_names
     with packnet.task_view(task) as net:
-        tensors = {name: np.ascontiguousarray(array) for name, array in in_torchvisions_names(net, task).items()}
+        tensors = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in in_torchvisions_names(net, task).items()}
     tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
                 for name in list(tensors) if name.endswith("running_mean")}
     classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]

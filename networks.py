@@ -18,8 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 import toolchain
 from settings.archs import ZOO, own
 from storage.checkpoint import WeightsError
@@ -190,11 +188,11 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "")
                  for name, value in tensors.items()}, path)
 
 
-def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, np.ndarray]:
+def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:
     """The parameters of the trunk and of the head of `task` as they are, as a file of torchvision's names them: the head is the last
     layer. The reverse of load_pretrained."""
     head, last = f"heads.{task}.", f"{net.last or 'head'}."
-    tensors = {last + name.removeprefix(head) if name.startswith(head) else name.removeprefix("trunk."): parameter.numpy()
+    tensors = {last + name.removeprefix(head) if name.startswith(head) else name.removeprefix("trunk."): parameter
                for name, parameter in net.state_dict().items() if name.startswith(("trunk.", head))}
     for theirs, ours in getattr(net.shape, "renamed", ())[:1]:
         tensors = {name.replace(ours, theirs): value for name, value in tensors.items()}

@@ -1,5 +1,6 @@
 """Networks from the command line that are not the paper's: the zoo's, the vision transformer, a file of the user's own, --dry-run."""
 import json
+import re
 import subprocess
 import sys
 
@@ -202,3 +203,13 @@ def test_a_network_that_cannot_be_packed_ends_with_code_2(data, tmp_path, body, 
 def test_a_dry_run_is_for_one_network(capsys):
     assert main.main(["--experiment", "seed", "--dry-run"]) == 2 and "is for one network" in capsys.readouterr().err
     assert main.main(["--arch", "vgg18", "--dry-run"]) == 2 and "must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_the_readmes_example_prints_the_readmes_table(readme, tmp_path, capsys, monkeypatch):
+    text = (ROOT / readme).read_text()
+    code = re.search(r"```python\n# my_net.py\n(.*?)```", text, re.DOTALL)[1]
+    command, table = re.search(r"```\n\$ python main.py (.*?)\n(.*?)```", text, re.DOTALL).groups()
+    (tmp_path / "my_net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    assert main.main(command.split()) == 0 and capsys.readouterr().out == table

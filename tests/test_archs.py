@@ -60,10 +60,8 @@ def test_the_networks_that_the_settings_name_are_those_that_can_be_built():
     assert {name: shape.image_size for name, shape in networks.ARCHITECTURES.items() if isinstance(shape, ViTShape)} == FIXED
 
 
-SMALL = ["shufflenet_v2_x0_5", "squeezenet1_1"]  # the others take from half a minute to some minutes, most of it to compile
-
-
-@pytest.mark.parametrize("arch", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ZOO)])
+@pytest.mark.slow  # half a minute to some minutes each, most of it to compile
+@pytest.mark.parametrize("arch", sorted(ZOO))
 def test_a_network_of_the_zoo_keeps_old_tasks_to_the_bit(arch):
     packnet = three_tasks(networks.build(arch), ARCHS[arch])
     kinds = {parameter.kind for parameter in packnet.parameters.values()}
@@ -101,7 +99,7 @@ def test_weights_load_by_torchvisions_names_and_go_out_under_them(arch, tmp_path
     torch = pytest.importorskip("torch")
     net = networks.build(arch)
     net.add_head("a", 5)
-    tensors = {name: np.ascontiguousarray(value) for name, value in networks.in_torchvisions_names(net, "a").items()}
+    tensors = {name: np.ascontiguousarray(value.numpy()) for name, value in networks.in_torchvisions_names(net, "a").items()}
     assert f"{networks.ARCHITECTURES[arch].last}.weight" in tensors and not any(name.startswith(("trunk", "heads.a")) for name in tensors)
     torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, tmp_path / "weights.pth")
     again = networks.build(arch)
@@ -168,7 +166,7 @@ def vit_names(layers, width, hidden, tokens, patch):
 def test_vit_b_16_has_torchvisions_parameters():
     net = networks.build("vit_b_16")
     net.add_head("a", 1000)
-    ours = {name: value.shape for name, value in networks.in_torchvisions_names(net, "a").items()}
+    ours = {name: tuple(value.shape) for name, value in networks.in_torchvisions_names(net, "a").items()}
     assert ours == vit_names(12, 768, 3072, 197, 16) | {"heads.head.weight": (1000, 768), "heads.head.bias": (1000,)}
     assert sum(int(np.prod(shape)) for shape in ours.values()) == 86_567_656  # torchvision's own count
 
@@ -225,7 +223,7 @@ def test_the_vision_transformer_gives_pytorchs_logits(arch):
     torch = pytest.importorskip("torch")
     shape, net = networks.ARCHITECTURES[arch], random_vit(arch)
     twin = torch_vit(torch, shape, 5)
-    twin.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in networks.in_torchvisions_names(net, "a").items()})
+    twin.load_state_dict({name: torch.from_numpy(value.numpy().copy()) for name, value in networks.in_torchvisions_names(net, "a").items()})
     images = np.random.default_rng(2).normal(size=(2, 3, shape.image_size, shape.image_size)).astype(np.float32)
     ours, _ = PackNet_of_one(net).predict("a", [(jt.array(images), jt.array([0, 1]))])
     with torch.no_grad():
@@ -243,7 +241,7 @@ def test_older_files_of_vit_b_16_load_too(tmp_path):
     """In the published file the MLP's layers are called linear_1 and linear_2."""
     torch = pytest.importorskip("torch")
     source = random_vit()
-    tensors = {name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): torch.from_numpy(value.copy())
+    tensors = {name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): torch.from_numpy(value.numpy().copy())
                for name, value in networks.in_torchvisions_names(source, "a").items()}
     torch.save(tensors, tmp_path / "vit.pth")
     net = networks.build("vit-slim")
