@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 import toolchain
-from packing import loops
+from packing import changes, loops
 from packing.capacity import counted
-from packing.parameters import HEAD, OWNED, PRIVATE, parameters_of, table
+from packing.parameters import OWNED, PRIVATE, parameters_of, table
 
 jt = toolchain.start()
 from jittor import nn
@@ -47,34 +47,18 @@ class Bookkeeping:
 
     def look_again(self) -> None:
         """Find the parameters once more: heads may have been added, `eval` and `train` called. Raises ValueError where anything but
-        a head has come, gone, or become another Var since some of it was frozen."""
+        a head has come, gone, or become another."""
         self.reclaim()
         found = parameters_of(self.model, self.options["train_biases"], self.options["train_bn"])
-        for name in self.parameters.keys() ^ found.keys():
-            if (found.get(name) or self.parameters[name]).kind != HEAD:
-                raise ValueError(f"{name} {'has come into' if name in found else 'has gone from'} the network after it was packed")
-        for name, parameter in found.items():
-            before = self.parameters.get(name, parameter)
-            now, then = ((list(p.var.shape), p.kind) for p in (parameter, before))
-            if now != then:
-                raise ValueError(f"{name} was {then} when the network was packed, and is now {now}")
-        self.parameters = found
+        self.parameters = changes.accepted(self.parameters, found)
 
     def reclaim(self) -> None:
-        """Put every parameter back where another Var has taken its place, as of a norm that makes its running statistics anew: the
-        new value counts as a step, so that what is frozen stays. Raises ValueError for a weight, and while a view is entered."""
+        """Put every parameter back where another Var has taken its place (packing/changes.py). Raises ValueError where that is a weight,
+        and while a view is entered."""
         if self.viewed is not None:
             raise ValueError(f"the view of task {self.viewed!r} is entered, in which the weights of later tasks are hidden: leave it first")
-        for parameter in self.parameters.values() if self.tasks else ():
-            for place in parameter.places:
-                if not place.may_change or place.var is parameter.var or parameter.kind == HEAD:
-                    continue
-                if parameter.kind == OWNED or not isinstance(place.var, jt.Var):
-                    raise ValueError(f"{place.name} is not the Var that was packed: it was replaced, or is made anew in every pass. Such a "
-                                     "weight cannot be frozen.")
-                value = place.var
-                setattr(place.module, place.attribute, parameter.var)
-                parameter.var.update(value.stop_grad() if parameter.var.is_stop_grad() else value)
+        if self.tasks:
+            changes.put_back(self.parameters)
 
     @property
     def weights(self) -> dict[str, jt.Var]:

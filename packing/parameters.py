@@ -28,6 +28,7 @@ LAYERS = (
     ((nn.RNNBase, nn.RNNCell, nn.LSTMCell, nn.GRUCell), "weight_(ih|hh|hr).*", "bias_(ih|hh).*"))
 NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
 STATISTICS = ("running_mean", "running_var")
+HIDDEN = "hidden from Jittor: no optimizer gets it, no file holds it"
 
 
 @dataclass(eq=False)
@@ -46,6 +47,11 @@ class Place:
     def may_change(self) -> bool:
         """Whether a module that runs can put another Var here: not into a list, or a ParameterList."""
         return bool(self.attribute) and not isinstance(self.module, nn.ParameterList)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether a name on the way begins with _, by which Jittor's own rule what lies there is no parameter."""
+        return any(part.startswith("_") for part in self.path)
 
     @property
     def name(self) -> str:
@@ -76,6 +82,10 @@ class Parameter:
     def is_statistic(self) -> bool:
         return self.attribute in STATISTICS
 
+    @property
+    def hidden(self) -> bool:
+        return self.reason == HIDDEN
+
 
 def heads_of(model: nn.Module) -> dict[str, nn.Module]:
     """{task: its head}: of a model that keeps a dictionary of them as `heads` and has `select` to choose one (networks.MultiHead).
@@ -103,10 +113,11 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
         var, where, name = variables[key], places[key], names.get(key) or places[key][0].name
         where.sort(key=lambda place: place.name != name)  # the one that the state dict names comes first
         if key in names:
+            where = [place for place in where if not place.hidden]
             gradient = (key in stopped_by_eval or not var.is_stop_grad()) and where[0].attribute not in STATISTICS
             kind, reason = classified(where, gradient, heads.get(key), train_bn)
-        elif any(part.startswith("_") for part in where[0].path) or not getattr(var, "persistent", True):
-            gradient, kind, reason = False, SHARED, "hidden from Jittor: no optimizer gets it, no file holds it"
+        elif where[0].hidden or not getattr(var, "persistent", True):
+            gradient, kind, reason = False, SHARED, HIDDEN
         else:
             raise ValueError(f"{name} cannot be packed: it is in a plain list or dictionary, or beside the layers of a Sequential, where "
                              "Jittor does not see it and would neither train nor store it. Use nn.ModuleList or nn.ParameterList; a "

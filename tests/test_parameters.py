@@ -306,6 +306,24 @@ def test_what_jittor_does_not_see_is_refused_or_a_constant():
     assert not any("_blocks" in name for name in packnet.trainable())
 
 
+def test_outputs_that_a_module_keeps():
+    class Keeps(nn.Module):
+        def __init__(self, name):
+            self.first, self.name = nn.Linear(48, 6), name
+            self._weights = [self.first.weight]  # another way to a parameter is no second parameter
+
+        def execute(self, x):
+            setattr(self, self.name, self.first(x.reshape((x.shape[0], -1))))
+            return nn.relu(getattr(self, self.name))
+    packnet = PackNet(multi_head(Keeps("_seen")), 0.5)
+    assert list(packnet.owners) == ["trunk.first.weight"]
+    three_tasks(packnet)
+    packnet = PackNet(multi_head(Keeps("seen")), 0.5)
+    packnet.train_task("a", batches(0), 1)
+    with pytest.raises(ValueError, match="trunk.seen has come into the network .* must begin with _"):
+        packnet.start_task("b")
+
+
 # ---- heads
 
 def test_only_a_dictionary_of_heads_is_one():
