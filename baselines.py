@@ -76,7 +76,7 @@ def start(run: Run, method: str, task: str) -> None:
         run.results.baseline_started(method, [base] * run.has_base_data + run.config.task_list)
     net = run.net
     if first or method == "individual":
-        net = build(run.config.arch)
+        net = build(**run.config.network())
         net.add_head(base, run.results.stages[0]["num_classes"])
         assign(net, run.kept["dense"], "the base network")
     run.kept["teacher"] = parameters(net) if method == "lwf" else {}
@@ -142,7 +142,7 @@ def movable(method: str, phase: Phase, packnet: PackNet, task: str) -> dict[str,
 
 def lwf_loss(run: Run) -> Loss:
     """Of the run's network as it was before the task at hand, and all tasks but that."""
-    teacher = build(run.config.arch)
+    teacher = build(**run.config.network())
     old_tasks = [task for task in run.net.heads.keys() if task != run.net.task]
     for task in old_tasks:
         teacher.add_head(task, run.net.num_classes(task))

@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 import toolchain
 from images.folders import DataError
 from images.preprocess import preparation, preprocess
+from settings.archs import ARCHS, own, source_of
 from settings.command_line import complain
-from settings.config import Config
+from settings.config import Config, ConfigError
 from storage.checkpoint import WeightsError
 from storage.packed import Packed, load_packed, other_content
 from system.files import CHECKPOINT, replacing
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="print the five likeliest classes of these images, for --task")
     parser.add_argument("--export", nargs=2, metavar=("TASK", "OUT"), help="write the network of one task as OUT.safetensors, for "
                         "use without this project")
+    parser.add_argument("--arch", metavar="FILE:FUNCTION", help="of a run with a network of your own: where its file is now")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
     parser.add_argument("--cache-dir", help="folder for decoded images (default: the run's, or <data root>/.cache)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
@@ -47,8 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in filter(None, (options.task, options.export and options.export[0])):
             if name not in tasks:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
+        network = network_of(metadata, options.arch, Path(options.output_dir) / CHECKPOINT)
         toolchain.start(options.device, metadata["config"]["precision"], metadata["config"]["convolution"])
-        packnet = unpack(packed, metadata, Path(options.output_dir) / CHECKPOINT)
+        packnet = unpack(packed, metadata, network, Path(options.output_dir) / CHECKPOINT)
         del packed  # Jittor has copied it
         if options.export:
             export(packnet, metadata, *options.export)
@@ -56,19 +59,40 @@ def main(arguments: list[str] | None = None) -> int:
             predict_images(packnet, metadata, options.task, options.predict)
         else:
             evaluate(packnet, metadata, options)
-    except (DataError, WeightsError, toolchain.ToolchainError) as error:
+    except (ConfigError, DataError, WeightsError, toolchain.ToolchainError) as error:
         return complain(error)
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
     return 0
 
 
-def unpack(packed: Packed, metadata: dict, path: Path) -> "PackNet":
+def network_of(metadata: dict, arch: str | None, path: Path) -> dict:
+    """What networks.build needs for the network of a packed file. The code of a network of the user's own is only ever that which
+    `arch`, from the command line, names. Raises ConfigError and WeightsError."""
+    size, source = metadata["image_size"], metadata.get("network")
+    if not source:
+        if metadata["arch"] not in ARCHS:
+            raise other_content(path, ValueError(f"unknown network {metadata['arch']}"))
+        if arch not in (None, metadata["arch"]):
+            raise ConfigError(f"--arch {arch}: {path} holds a {metadata['arch']}, which needs no file")
+        return dict(arch=metadata["arch"], image_size=size)
+    if arch is None:
+        raise ConfigError(f"{path}: its network is built by the function {source['function']} of a file {source['file']} (SHA-256 "
+                          f"{source['sha256']}). Say where that is now: --arch path/to/{source['file']}:{source['function']}")
+    if not own(arch):
+        raise ConfigError(f"--arch {arch}: must be path/to/{source['file']}:{source['function']}")
+    if source_of(arch)["sha256"] != source["sha256"]:
+        print(f"warning: --arch {arch}: the file is not the one that the run was made with; if it builds another network whose parameters "
+              "have the same shapes, the results are not those of the run.", file=sys.stderr)
+    return dict(arch=arch, last=source["last"], image_size=size)
+
+
+def unpack(packed: Packed, metadata: dict, network: dict, path: Path) -> "PackNet":
     """The PackNet of a packed file, ready to evaluate. Raises WeightsError."""
     from runs.network import rebuild
     try:
         heads = {task["name"]: task["num_classes"] for task in metadata["tasks"]}
-        return rebuild(metadata["arch"], heads, packed, Config(**metadata["config"]).packnet_options(), path, list(heads))
+        return rebuild(network, heads, packed, Config(**metadata["config"]).packnet_options(), path, list(heads))
     except (KeyError, TypeError, ValueError) as error:
         raise other_content(path, error) from error
 
@@ -112,12 +136,9 @@ def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[st
 def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
     """Write the network of `task` as PyTorch's torchvision names it, ready for load_state_dict: its head as last layer, what
     is free or belongs to later tasks as 0."""
-    from networks import ARCHITECTURES
+    from networks import in_torchvisions_names
     with packnet.task_view(task) as net:
-        parameters = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in net.state_dict().items()}
-    last = ARCHITECTURES[metadata["arch"]].last
-    tensors = {name.removeprefix("trunk.").replace(f"heads.{task}.", f"{last}."): array for name, array in parameters.items()
-               if name.startswith(("trunk.", f"heads.{task}."))}
+        tensors = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in in_torchvisions_names(net, task).items()}
     tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
                 for name in list(tensors) if name.endswith("running_mean")}
     classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]

@@ -4,6 +4,7 @@
     python main.py                        # VGG-16 on CUBS, Cars, Flowers: the paper's schedule
     python main.py --resume               # goes on where that run stopped
     python main.py --experiment baselines # a named experiment of settings/experiments.py
+    python main.py --arch my_net.py:build --dry-run   # what becomes of each parameter of a network
     python main.py --task-list my_birds --pruning-ratios 0.5 --data-root ~/images
 
 `python main.py --help` lists every setting with its default (settings/config.py). Bad input ends with exit code 2 and one
@@ -13,13 +14,14 @@ import argparse
 import sys
 
 import toolchain
-from runs.folder import check_folders, resumed
+from runs.folder import check_folders, check_source, resumed
+from settings.archs import own
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
 from settings.experiments import DEMO, EXPERIMENTS, runs_of
 from system import processes
 
-FLAGS = ("demo", "resume", "experiment", "seeds")  # of the command line, beside the settings
+FLAGS = ("demo", "resume", "experiment", "seeds", "dry_run")  # of the command line, beside the settings
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]:
@@ -32,6 +34,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]
     parser.add_argument("--experiment", choices=EXPERIMENTS, metavar="NAME", help="carry out all runs of a named experiment "
                         f"(settings/experiments.py), into checkpoints/NAME/ (or --output-dir/NAME/): {', '.join(EXPERIMENTS)}")
     parser.add_argument("--seeds", type=int, help="of an experiment: how many seeds (default: the experiment's)")
+    parser.add_argument("--dry-run", action="store_true", help="only print what becomes of each parameter of the network; needs no data, "
+                        "trains and writes nothing")
     add_settings(parser)
     flags = parser.parse_args(arguments)
     return flags, {name: value for name, value in vars(flags).items() if name not in FLAGS}
@@ -41,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     flags, given = parse(arguments)
     if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
         return complain(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; one run's is --seed")
+    if flags.dry_run and flags.experiment:
+        return complain("--dry-run: is for one network; an --experiment has several. Name one with --arch.")
+    if flags.dry_run:
+        return describe(Config(**(DEMO if flags.demo else {}) | given))
     if not flags.experiment:
         return run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
     for name in {"seed", "task_list", "pruning_ratios", "arch"} & given.keys():
@@ -62,10 +70,11 @@ def run(given: dict, resume: bool, demo: bool) -> int:
     """One run with these settings, or the rest of it. Returns the exit code."""
     config = Config(**given)
     try:
-        config.check_values()
+        config.check_values(weights=not resume)  # those of a run to go on with are in its folder
         before = None
         if resume:
             config, before = resumed(config, given)
+            config.check_values()
         if processes.in_mpi():
             agree(config, before)
         if before and before["finished"]:
@@ -79,6 +88,26 @@ def run(given: dict, resume: bool, demo: bool) -> int:
     except OSError as error:  # the demo's data, the folders
         return complain(f"{error.filename}: {error.strerror}")
     return pack(config)
+
+
+def describe(config: Config) -> int:
+    """Print the table of the network's parameters, with heads for the tasks whose data are there. Returns the exit code."""
+    try:
+        config.check_values(weights=False)
+        if own(config.arch):
+            check_source(config)
+        toolchain.start(config.device, config.precision)
+        from networks import build
+        from runs.network import packed_network
+        net = build(**config.network())
+        for task in (config.base_task, *config.task_list):
+            if classes := [*config.folder(task).glob("train/[!.]*/")]:
+                net.add_head(task, len(classes))
+        print(packed_network(net, config).describe())
+        print(f"\nEach task adds a head: {net.num_features:,} features to its classes.")
+    except (ConfigError, RuntimeError) as error:
+        return complain(error)
+    return 0
 
 
 def agree(config: Config, before: dict | None) -> None:

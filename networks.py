@@ -8,7 +8,8 @@
 
 The paper's four: VGG-16 with and without batch norm, ResNet-50 and DenseNet-121; and slim ones of each kind to try
 things out in seconds. VGG-16's trunk is its 13 convolutions and fc6, fc7: 15 prunable layers, 134,248,128 weights.
-ResNet and DenseNet are those of Jittor's model zoo without their last layer. Jittor's batch norm keeps the variance of a
+ResNet, DenseNet and whatever else Jittor's model zoo has are the zoo's without their last layer (trunks/zoo.py); the vision
+transformer is trunks/vit.py, a network of the user's own trunks/own.py. Jittor's batch norm keeps the variance of a
 batch as it is in its running statistics, PyTorch's multiplies it by n / (n - 1). Parameters of the trunk have
 torchvision's names below `trunk.`, heads are `heads.<task>.{weight,bias}`.
 """
@@ -18,8 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import toolchain
+from settings.archs import ZOO, own
 from storage.checkpoint import WeightsError
 from storage.pretrained import read_pretrained
+from trunks import own as own_networks
+from trunks import zoo
+from trunks.layers import AdaptivePool, Dropout, Pool, PooledConv, layer_at, put
+from trunks.vit import ViT, ViTShape
 
 jt = toolchain.start()
 from jittor import models, nn
@@ -42,14 +48,26 @@ class Zoo:
     make: Callable[[], nn.Module]
     last: str
     pretrained: str = ""
+    without: tuple[str, ...] = ()  # parts of the file that the trunk has not
 
 
+VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+VGG13 = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
-ARCHITECTURES = {
-    "vgg16": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16.pkl"),
+VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512, 512, 512, "M")
+
+
+def _zoo() -> dict[str, VGGShape | Zoo]:
+    """Every network of Jittor's zoo under its name there; its VGGs are ours."""
+    vggs = {"vgg11": VGG11, "vgg13": VGG13, "vgg16": VGG16, "vgg19": VGG19}
+    return {name: VGGShape(vggs[name[:5]], pooled=7, hidden=4096, dropout=0.5, pretrained=f"{name}.pkl", batch_norm=name.endswith("_bn"))
+            if name.startswith("vgg") else
+            Zoo(lambda name=name: zoo.make(name), zoo.last_of(name), zoo.FILES.get(name, f"{name}.pkl"), zoo.AUXILIARY.get(name, ()))
+            for name in ZOO}
+
+
+ARCHITECTURES = _zoo() | {
     "vgg16-bn": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16_bn.pkl", batch_norm=True),
-    "resnet50": Zoo(models.resnet50, "fc", "resnet50.pkl"),
-    "densenet121": Zoo(models.densenet121, "classifier", "densenet121.pkl"),
     # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying things out.
     "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"),
                            pooled=7, hidden=64, dropout=0.5),
@@ -57,20 +75,10 @@ ARCHITECTURES = {
     "vgg-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2),
     "vgg-bn-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2, batch_norm=True),
     "resnet-slim": Zoo(lambda: models.resnet.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=16), "fc"),
-    "densenet-slim": Zoo(lambda: models.densenet.DenseNet(12, (2, 2, 2, 2), 16), "classifier"),
+    "densenet-slim": Zoo(lambda: zoo.refitted(models.densenet.DenseNet(12, (2, 2, 2, 2), 16)), "classifier"),
+    "vit_b_16": ViTShape(image_size=224, patch=16, layers=12, heads=12, width=768, hidden=3072),
+    "vit-slim": ViTShape(image_size=48, patch=8, layers=3, heads=4, width=64, hidden=128),
 }
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout; a batch of which this process sees one of several equal parts is masked as one process would mask it."""
-    part, parts = 0, 1
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        if self.parts == 1 or not self.is_train:
-            return super().execute(x)
-        kept = jt.random((x.shape[0] * self.parts, *x.shape[1:])) > self.p
-        first = self.part * x.shape[0]
-        return x * kept[first:first + x.shape[0]] / (1 - self.p)
 
 
 class VGG(nn.Module):
@@ -80,13 +88,12 @@ class VGG(nn.Module):
         layers, channels = [], 3
         for width in shape.convolutions:
             if width == "M":
-                layers.append(nn.MaxPool2d(2, 2))
+                layers.append(Pool(2, 2, op="maximum"))
             else:
                 layers += [nn.Conv(channels, width, 3, padding=1), *[nn.BatchNorm(width)] * shape.batch_norm, nn.ReLU()]
                 channels = width
         self.features = nn.Sequential(*layers)
-        self.pooled = shape.pooled
-        self.avgpool = nn.AdaptiveAvgPool2d((shape.pooled, shape.pooled))
+        self.avgpool = AdaptivePool(shape.pooled)
         self.classifier = nn.Sequential(
             nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(), Dropout(shape.dropout),
             nn.Linear(shape.hidden, shape.hidden), nn.ReLU(), Dropout(shape.dropout))
@@ -97,20 +104,20 @@ class VGG(nn.Module):
                 jt.init.zero_(layer.bias)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        x = self.features(x)
-        if x.shape[2:] != [self.pooled, self.pooled]:
-            x = self.avgpool(x)
+        x = self.avgpool(self.features(x))
         return self.classifier(x.reshape((x.shape[0], -1)))
 
 
 class MultiHead(nn.Module):
     """A trunk and one linear head per task; `select` says which head the next calls use.
 
-    `trunk` is any module with images in and float32 [B, num_features] out.
+    `trunk` is any module with images in and float32 [B, num_features] out. `shape`: its entry of ARCHITECTURES; `last`: the name
+    of the layer that the heads have replaced in it, "" for none; `make_head(num_features, num_classes)` gives a head.
     """
 
-    def __init__(self, trunk: nn.Module, num_features: int) -> None:
-        self.trunk = trunk
+    def __init__(self, trunk: nn.Module, num_features: int, last: str = "", shape: "VGGShape | Zoo | ViTShape | None" = None,
+                 make_head: Callable[[int, int], nn.Module] = nn.Linear) -> None:
+        self.trunk, self.last, self.shape, self.make_head = trunk, last, shape, make_head
         self.heads = nn.Sequential()  # a dictionary of modules: keyed by task, never run as a sequence
         self.num_features = num_features
         self.task = None
@@ -119,7 +126,7 @@ class MultiHead(nn.Module):
     def add_head(self, task: str, num_classes: int) -> None:
         if task in self.heads.keys():
             raise ValueError(f"task {task!r} has a head already")
-        self.heads.add_module(task, nn.Linear(self.num_features, num_classes))
+        self.heads.add_module(task, self.make_head(self.num_features, num_classes))
 
     def num_classes(self, task: str) -> int:
         return self.heads[task].weight.shape[0]
@@ -142,30 +149,54 @@ class MultiHead(nn.Module):
         return self.heads[self.task](self.trunk(x))
 
 
-def build(arch: str) -> MultiHead:
-    """A network of ARCHITECTURES with random weights and no heads."""
+def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHead:
+    """A network of ARCHITECTURES, or of the user's own (`my_net.py:build`), with random weights and no heads.
+
+    `last`, `image_size`: for a network of the user's own, the layer that heads replace (trunks/own.py) and the images that it
+    must take. Raises ConfigError where that one cannot be used.
+    """
+    if own(arch):
+        trunk = own_networks.make(*own(arch))
+        last, num_features = own_networks.split(trunk, last, image_size, f"--arch {arch}")
+        return MultiHead(trunk, num_features, last)
     shape = ARCHITECTURES[arch]
-    if isinstance(shape, VGGShape):
-        trunk = VGG(shape)
-        return MultiHead(trunk, trunk.num_features)
+    if isinstance(shape, VGGShape | ViTShape):
+        trunk = VGG(shape) if isinstance(shape, VGGShape) else ViT(shape)
+        return MultiHead(trunk, trunk.num_features, shape.last, shape)
     trunk = shape.make()
-    num_features = getattr(trunk, shape.last).weight.shape[1]
-    setattr(trunk, shape.last, nn.Identity())
-    return MultiHead(trunk, num_features)
+    layer = layer_at(trunk, shape.last)
+    put(trunk, shape.last, nn.Identity())
+    return MultiHead(trunk, layer.weight.shape[1], shape.last, shape, PooledConv if isinstance(layer, nn.Conv) else nn.Linear)
 
 
-def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "classifier.6") -> None:
-    """Load a whole classifier of the trunk's architecture; its layer `last` becomes the head of task `head`.
+def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "") -> None:
+    """Load a whole classifier of the trunk's architecture; its layer `last` (default: net.last) becomes the head of task `head`.
 
     `path`: torchvision's .pth or Jittor's .pkl. Raises WeightsError with what differs if names or shapes do.
     """
+    last = last or net.last
     tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value  # torchvision's older DenseNets
                for name, value in read_pretrained(path).items() if not name.endswith(".num_batches_tracked")}
-    if f"{last}.weight" not in tensors or tensors[f"{last}.weight"].ndim != 2:
+    for theirs, ours in getattr(net.shape, "renamed", ()):
+        tensors = {name.replace(theirs, ours): value for name, value in tensors.items()}
+    for part in getattr(net.shape, "without", ()):
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{part}.")}
+    if f"{last}.weight" not in tensors or tensors[f"{last}.weight"].ndim != (4 if net.make_head is PooledConv else 2):
         raise WeightsError(f"{path}: holds no {last}.weight, the last layer of a network with this trunk")
     net.add_head(head, len(tensors[f"{last}.weight"]))
     assign(net, {f"heads.{head}{name[len(last):]}" if name.startswith(last + ".") else f"trunk.{name}": value
                  for name, value in tensors.items()}, path)
+
+
+def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:
+    """The parameters of the trunk and of the head of `task` as they are, as a file of torchvision's names them: the head is the last
+    layer. The reverse of load_pretrained."""
+    head, last = f"heads.{task}.", f"{net.last or 'head'}."
+    tensors = {last + name.removeprefix(head) if name.startswith(head) else name.removeprefix("trunk."): parameter
+               for name, parameter in net.state_dict().items() if name.startswith(("trunk.", head))}
+    for theirs, ours in getattr(net.shape, "renamed", ())[:1]:
+        tensors = {name.replace(ours, theirs): value for name, value in tensors.items()}
+    return tensors
 
 
 def assign(net: nn.Module, tensors: dict, source: str | Path) -> None:

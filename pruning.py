@@ -9,7 +9,7 @@ authors' release (github.com/arunmallya/packnet), whose rules this file follows:
   4. Start task k+1: it takes every free weight; they start from 0.                              PackNet.start_task
   5. While task k trains, only weights it owns and its head move.                                            freeze
   6. Biases and batch norm belong to the first task and stay fixed afterwards;            PackNet.freeze_the_others
-     or, as options of the release, each task has its own.                                       packing/per_task.py
+     or, as options of the release, each task has its own.                                     packing/parameters.py
   7. Evaluate task k: weights that are free or belong to later tasks count as 0.                  PackNet.task_view
 
 Rule 5 is where implementations fail: they zero gradients, and momentum, weight decay or batch norm's running
@@ -18,15 +18,15 @@ the write to the parameter. Jittor compiles it into the update's own kernel, so 
 any optimizer. Masks are keyed by parameter name.
 """
 import contextlib
-import weakref
 from collections.abc import Iterator
 
 import numpy as np
 
 import toolchain
 from packing.bookkeeping import Bookkeeping
+from packing.freezing import fix, hold, thaw
 from packing.masks import SeveralMasks, protected
-from packing.per_task import private_names
+from packing.parameters import OWNED, PRIVATE, SHARED, Parameter, parameters_of
 
 jt = toolchain.start()
 from jittor import nn
@@ -35,11 +35,15 @@ FREE = 0
 MAX_TASKS = 255  # an owner is a uint8
 
 
+def prunable(model: nn.Module) -> dict[str, Parameter]:
+    """The weights of `model` that have owners, by name: of convolutions, linear layers and their like, without the tasks' heads
+    (rules 1 and 2). Raises ValueError where the network has a parameter that cannot be packed (packing/parameters.py)."""
+    return {name: parameter for name, parameter in parameters_of(model).items() if parameter.kind == OWNED}
+
+
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolutions and linear layers of `model` by the name of their weight, without those below an attribute
-    called `heads` (rules 1 and 2)."""
-    return {f"{name}.weight".lstrip("."): layer for name, layer in model.named_modules()
-            if isinstance(layer, (nn.Conv, nn.Linear)) and "heads" not in name.split(".")}
+    """The layers that these weights belong to, by the name of the weight."""
+    return {name: parameter.module for name, parameter in prunable(model).items()}
 
 
 def cutoff(magnitudes: np.ndarray, ratio: float) -> np.float32 | None:
@@ -73,34 +77,19 @@ def free_smallest(weight: jt.Var, owner: jt.Var, task: int, ratio: float) -> int
     return int(freed.sum().item())
 
 
-def freeze(layer: nn.Module, owner: jt.Var, task: int) -> None:
-    """From now on optimizers move only the entries of `layer.weight` whose owner is `task` (rule 5).
+def freeze(layer: nn.Module, owner: jt.Var, task: int, attribute: str = "weight") -> None:
+    """From now on optimizers move only the entries of `layer.weight` (or `attribute`) whose owner is `task` (rule 5).
 
     Every optimizer of Jittor writes a step through `parameter.update(new)`. The parameter's own `update` is put in
     front of it: where the owner is another one, the old value is written back, whatever `new` is (a NaN too).
     `owner` is read at each step, so a later change of it counts. A second call replaces the first.
     """
-    layer_reference = weakref.ref(layer)  # the parameter must not refer to itself: Jittor's Vars are not collected
-
-    def update(new: jt.Var) -> jt.Var:
-        weight = layer_reference().weight
-        return jt.Var.update(weight, jt.ternary(owner == task, new, weight))
-
-    layer.weight.update = update
+    hold(layer, attribute, masked, owner, task)
 
 
-def fix(parameter: jt.Var) -> None:
-    """From now on no optimizer, and no batch norm, moves any entry of `parameter`.
-
-    The step is computed all the same: momentum that nothing asks for would pile up in Jittor's graph, step by step.
-    """
-    parameter.update = lambda new: new.sync()
-
-
-def thaw(parameter: jt.Var) -> None:
-    """Undo `fix`."""
-    with contextlib.suppress(AttributeError):
-        del parameter.update
+def masked(weight: jt.Var, new: jt.Var, owner: jt.Var, task: int) -> jt.Var:
+    """The step of a frozen weight."""
+    return jt.Var.update(weight, jt.ternary(owner == task, new, weight))
 
 
 class PackNet(Bookkeeping):
@@ -113,11 +102,11 @@ class PackNet(Bookkeeping):
             packnet.train_task(task, loaders[task], epochs=10)   # 3. re-train the ones it kept
         packnet.evaluate_task(tasks[0], test_loaders[tasks[0]])  # as it was when the next task began, to the bit
 
-    `model` is any Jittor module. With one head per task (networks.MultiHead) the head of the task at hand is
-    selected by its name; a model without `heads` is used as it is, its last layer packed like the others.
+    `model` is any Jittor module; `describe()` says what becomes of each of its parameters. With one head per task
+    (networks.MultiHead) the head of the task at hand is selected by its name; another model is used as it is.
 
-    `train_biases`, `train_bn`: every task has biases, or batch norm (parameters and running statistics), of its own, which
-    start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random (He et al.'s
+    `train_biases`, `train_bn`: every task has biases, or norms (batch, layer, ...: parameters and running statistics), of its
+    own, which start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random (He et al.'s
     normal initialisation) instead of from 0.
 
     `owners`: {parameter name: uint8 Var in the weight's shape}. What else it holds (`tasks`, `ratios`, ...) and can do
@@ -128,12 +117,10 @@ class PackNet(Bookkeeping):
                  fresh_weights: bool = False) -> None:
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio {prune_ratio} is outside [0, 1)")
-        layers = prunable_layers(model)
-        if not layers:
-            raise ValueError("the model has no convolution or linear layer that could be pruned")
-        super().__init__(model, layers, private_names(model, layers, train_biases, train_bn))
+        super().__init__(model, dict(train_biases=train_biases, train_bn=train_bn, fresh_weights=fresh_weights))
+        if not self.owners:
+            raise ValueError("the model has no convolution or linear layer that could be pruned and takes a gradient")
         self.prune_ratio = prune_ratio
-        self.options = dict(train_biases=train_biases, train_bn=train_bn, fresh_weights=fresh_weights)
 
     def start_task(self, task) -> None:
         """Give every free weight, all of which are 0, to `task`, and freeze everything earlier tasks use (rules 4-6)."""
@@ -141,14 +128,15 @@ class PackNet(Bookkeeping):
             raise ValueError(f"task {task!r} was started before")
         if len(self.tasks) == MAX_TASKS:
             raise ValueError(f"a network holds at most {MAX_TASKS} tasks")
+        self.look_again()
         if self.tasks:
             self.private[self.tasks[-1]] = {name: parameter.clone().stop_grad() for name, parameter in self.own_parameters().items()}
             jt.sync_all()
         self.tasks.append(task)
-        k = len(self.tasks)
+        k, weights = len(self.tasks), self.weights
         for name, owner in self.owners.items():
             if self.options["fresh_weights"] and k > 1:
-                weight = self.layers[name].weight
+                weight = weights[name]
                 spread = (2 / (weight.numel() / weight.shape[0])) ** 0.5
                 weight.assign(jt.ternary(owner == FREE, jt.randn(weight.shape) * spread, weight))
             owner.assign(jt.ternary(owner == FREE, jt.full(owner.shape, k, "uint8"), owner))
@@ -161,59 +149,67 @@ class PackNet(Bookkeeping):
         the task is re-trained. Raises ValueError unless `task` is the one that was started last.
         """
         self.check_open(task)
+        self.reclaim()
         self.ratios[task] = self.prune_ratio if ratio is None else ratio
-        return {name: free_smallest(layer.weight, self.owners[name], self.owner_of(task), self.ratios[task])
-                for name, layer in self.layers.items()}
+        return {name: free_smallest(weight, self.owners[name], self.owner_of(task), self.ratios[task])
+                for name, weight in self.weights.items()}
 
     prune_and_freeze = prune  # to freeze takes no call of its own: the next start_task does it
 
     def freeze_the_others(self) -> None:
         """Only what the last task owns, and its head, may move; everything else too if it is the first (rules 5, 6)."""
-        for name, parameter in self.model.state_dict().items():
-            if name in self.layers:
-                freeze(self.layers[name], self.owners[name], len(self.tasks))
-            elif len(self.tasks) == 1 or name in self.private_names or self.is_head(name, self.tasks[-1]):
-                thaw(parameter)  # an earlier task, or an earlier PackNet, may have fixed it
+        task, first = self.tasks[-1], len(self.tasks) == 1
+        for name, parameter in self.parameters.items():
+            if parameter.kind == OWNED:
+                freeze(parameter.module, self.owners[name], len(self.tasks), parameter.attribute)
+            elif first or parameter.kind == PRIVATE or self.is_head(name, task):
+                thaw(parameter.var)  # an earlier task, or an earlier PackNet, may have fixed it
             else:
-                fix(parameter)
+                fix(parameter.var)
 
     def trainable(self) -> dict[str, jt.Var]:
         """What may move now, by name: the prunable weights, the head of the last task, what each task has of its own, and
-        all the rest for the first."""
+        all the rest for the first. Gradients that the model's `eval` has stopped are started again."""
+        self.reclaim()
         task, first = self.tasks[-1], len(self.tasks) == 1
-        return {name: parameter for name, parameter in self.model.named_parameters()
-                if name in self.layers or self.is_head(name, task)
-                or name in self.private_names and not parameter.is_stop_grad()
-                or first and not parameter.is_stop_grad() and "heads" not in name.split(".")}
+        moving = {name: parameter.var for name, parameter in self.parameters.items() if parameter.gradient and (
+            parameter.kind in (OWNED, PRIVATE) or parameter.kind == SHARED and first or self.is_head(name, task))}
+        for var in moving.values():
+            if var.is_stop_grad():
+                var.start_grad()
+        return moving
 
     def set_training(self, training: bool) -> None:
-        """Dropout and batch norm in training or test mode; shared batch norm trains with the first task only (rule 6)."""
+        """Dropout and norms in training or test mode; a norm whose statistics are shared trains with the first task only (rule 6)."""
+        fixed = {id(parameter.module) for parameter in self.parameters.values() if parameter.is_statistic and parameter.kind == SHARED}
         for module in self.model.modules():
-            fixed = isinstance(module, nn.BatchNorm) and len(self.tasks) > 1 and not self.options["train_bn"]
-            module.is_train = training and not fixed
+            module.is_train = training and not (id(module) in fixed and len(self.tasks) > 1)
 
     @contextlib.contextmanager
     def task_view(self, task) -> Iterator[nn.Module]:
         """Within this context the model is the network of `task`: later and free weights are 0 (rule 7), its head
         is selected, what it has of its own is in place, and the model is in test mode. Afterwards every value is back, to
         the bit."""
-        k, swapped = self.owner_of(task), []
+        k, weights, stand_ins = self.owner_of(task), self.weights, {}
+        self.reclaim()
         if k < len(self.tasks):  # for the last task there is nothing to hide: what is free is 0
             for name, owner in self.owners.items():
-                weight = self.layers[name].weight
-                swapped.append((weight, jt.ternary((owner != FREE) & (owner <= k), weight, jt.zeros_like(weight)).stop_grad()))
-            swapped += [(parameter, self.private[task][name]) for name, parameter in self.own_parameters().items()]
-        for parameter, stand_in in swapped:
+                shown = (owner != FREE) & (owner <= k)
+                stand_ins[name] = jt.ternary(shown, weights[name], jt.zeros_like(weights[name])).stop_grad()
+            stand_ins |= {name: self.private[task][name] for name in self.own_parameters()}
+        parameters = [self.parameters[name].var for name in stand_ins]
+        for stand_in in stand_ins.values():
             stand_in.sync()
-            parameter.swap(stand_in)
-        selected = getattr(self.model, "task", None)
-        self.select(task)
-        self.set_training(False)
+        swapped, selected = [], getattr(self.model, "task", None)
         try:
+            self.viewed = task
+            swapped.extend(map(jt.Var.swap, parameters, stand_ins.values()))  # one call into C: Ctrl-C comes before or after all
+            self.select(task)
+            self.set_training(False)
             yield self.model
         finally:
-            for parameter, stand_in in swapped:
-                parameter.swap(stand_in)
+            list(map(jt.Var.swap, parameters[:len(swapped)], stand_ins.values()))
+            self.viewed = None
             if selected is not None:
                 self.select(selected)
 
@@ -228,10 +224,10 @@ class PackNetPruning:
         Returns the mask of the weights that were kept. Raises ValueError for a ratio outside [0, 1] and for a
         mask that does not fit the model.
         """
-        layers, kept = prunable_layers(model), {}
-        for name, earlier in protected(layers, previous_masks).items():
+        weights, kept = {name: parameter.var for name, parameter in prunable(model).items()}, {}
+        for name, earlier in protected(weights, previous_masks).items():
             owner = earlier + jt.array(1).uint8()  # 2 = an earlier task's
-            free_smallest(layers[name].weight, owner, 1, pruning_ratio)
+            free_smallest(weights[name], owner, 1, pruning_ratio)
             kept[name] = owner == 1
         return kept
 
@@ -239,6 +235,6 @@ class PackNetPruning:
     def freeze_weights_by_mask(model: nn.Module, masks: SeveralMasks) -> None:
         """From now on no optimizer moves the weights of `masks`; the others train on. Later calls replace this one,
         so that None or {} thaws everything."""
-        layers = prunable_layers(model)
-        for name, keep in protected(layers, masks).items():
-            freeze(layers[name], keep, 0)  # 0: no mask keeps it
+        found = prunable(model)
+        for name, keep in protected({name: parameter.var for name, parameter in found.items()}, masks).items():
+            freeze(found[name].module, keep, 0, found[name].attribute)  # 0: no mask keeps it

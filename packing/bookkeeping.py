@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 import toolchain
-from packing import loops
+from packing import changes, loops
 from packing.capacity import counted
-from packing.per_task import check
+from packing.parameters import OWNED, PRIVATE, parameters_of, table
 
 jt = toolchain.start()
 from jittor import nn
@@ -16,23 +16,54 @@ class Bookkeeping:
     """The part of pruning.PackNet that is no rule of the paper; the rules are start_task, prune, freeze_the_others, trainable,
     set_training and task_view there.
 
-    Attributes: `tasks` (names in the order they were added; the k-th has owner k), `owners` ({parameter name:
-    uint8 Var in the weight's shape}), `ratios` ({task: the ratio it was pruned with}), `layers` ({name of its weight: layer}
-    of all that is packed), `private_names` (parameters of which each task has its own) and `private` ({task: {parameter
-    name: Var}} of all tasks but the last, whose are in the model).
+    Attributes: `parameters` ({name: packing.parameters.Parameter} of all that the model has), `tasks` (names in the order they
+    were added; the k-th has owner k), `owners` ({parameter name: uint8 Var in the weight's shape}), `ratios` ({task: the
+    ratio it was pruned with}) and `private` ({task: {parameter name: Var}} of all tasks but the last, whose are in the model).
     """
 
-    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], private_names: set[str]) -> None:
-        self.model, self.layers, self.private_names = model, layers, private_names
-        self.owners = {name: jt.zeros(layer.weight.shape, "uint8").stop_grad() for name, layer in layers.items()}
+    def __init__(self, model: nn.Module, options: dict) -> None:
+        self.model, self.options = model, options
+        self.parameters = parameters_of(model, options["train_biases"], options["train_bn"])
+        self.owners = {name: jt.zeros(parameter.var.shape, "uint8").stop_grad() for name, parameter in self.parameters.items()
+                       if parameter.kind == OWNED}
         self.tasks: list = []
         self.ratios: dict = {}
         self.private: dict = {}
+        self.viewed = None  # the task whose view is entered
+
+    def describe(self) -> str:
+        """A table of every parameter with what becomes of it and why, the totals, and the share that is packed."""
+        return table(self.parameters)
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """All layers that are packed, by the name of their weight."""
+        return {name: self.parameters[name].module for name in self.owners}
+
+    @property
+    def private_names(self) -> set[str]:
+        """The parameters of which each task has its own."""
+        return {name for name, parameter in self.parameters.items() if parameter.kind == PRIVATE}
+
+    def look_again(self) -> None:
+        """Find the parameters once more: heads may have been added, `eval` and `train` called. Raises ValueError where anything but
+        a head has come, gone, or become another."""
+        self.reclaim()
+        found = parameters_of(self.model, self.options["train_biases"], self.options["train_bn"])
+        self.parameters = changes.accepted(self.parameters, found)
+
+    def reclaim(self) -> None:
+        """Put every parameter back where another Var has taken its place (packing/changes.py). Raises ValueError where that is a weight,
+        and while a view is entered."""
+        if self.viewed is not None:
+            raise ValueError(f"the view of task {self.viewed!r} is entered, in which the weights of later tasks are hidden: leave it first")
+        if self.tasks:
+            changes.put_back(self.parameters)
 
     @property
     def weights(self) -> dict[str, jt.Var]:
         """The packed weights, {parameter name: float32 Var}."""
-        return {name: layer.weight for name, layer in self.layers.items()}
+        return {name: self.parameters[name].var for name in self.owners}
 
     @property
     def masks(self) -> dict:
@@ -42,7 +73,7 @@ class Bookkeeping:
 
     def own_parameters(self) -> dict[str, jt.Var]:
         """The private parameters of the last task, by name."""
-        return {name: parameter for name, parameter in self.model.state_dict().items() if name in self.private_names}
+        return {name: parameter.var for name, parameter in self.parameters.items() if parameter.kind == PRIVATE}
 
     def owner_of(self, task) -> int:
         """The owner that weights of `task` have. Raises ValueError for a task that was never started."""
@@ -58,7 +89,7 @@ class Bookkeeping:
 
     def is_head(self, name: str, task) -> bool:
         """Whether the parameter `name` belongs to the head of `task`."""
-        return f".heads.{task}." in f".{name}"
+        return self.parameters[name].task == str(task)
 
     def select(self, task) -> None:
         """Let the model use the head of `task`, where it has heads."""
@@ -101,7 +132,10 @@ class Bookkeeping:
         """Take over what an earlier PackNet of the same network held: `tasks`, `owners` (uint8 arrays by parameter name),
         `ratios` and `private`. Raises ValueError where one of them is missing or does not fit."""
         private = {task: (private or {}).get(task, {}) for task in tasks[:-1]}
-        check(private, self.own_parameters())
+        wanted = {name: list(var.shape) for name, var in self.own_parameters().items()}
+        for task, arrays in private.items():
+            if {name: list(array.shape) for name, array in arrays.items()} != wanted:
+                raise ValueError(f"the parameters that {task} has of its own are missing or do not fit the network")
         for name, owner in self.owners.items():
             array = owners.get(name)
             if array is None or list(array.shape) != list(owner.shape) or array.dtype != np.uint8 \

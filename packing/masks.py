@@ -9,7 +9,6 @@ import numpy as np
 import toolchain
 
 jt = toolchain.start()
-from jittor import nn
 
 Masks = Mapping[str, "jt.Var | np.ndarray"]
 SeveralMasks = Masks | Iterable[Masks] | Mapping[object, Masks] | None
@@ -24,21 +23,21 @@ def as_list(masks: SeveralMasks) -> list[Masks]:
     return list(masks)
 
 
-def protected(layers: dict[str, nn.Module], masks: SeveralMasks) -> dict[str, jt.Var]:
-    """{parameter name: uint8 Var in the weight's shape, 1 where any mask keeps the weight, else 0} of all `layers`.
+def protected(weights: dict[str, jt.Var], masks: SeveralMasks) -> dict[str, jt.Var]:
+    """{parameter name: uint8 Var in the weight's shape, 1 where any mask keeps the weight, else 0} of all `weights`.
 
     Raises ValueError for a mask that fits none of them."""
     masks = as_list(masks)
     for mask in masks:
         for name, values in mask.items():
-            if name not in layers:
+            if name not in weights:
                 raise ValueError(f"mask {name!r} belongs to no convolution or linear layer of the model")
-            if list(values.shape) != list(layers[name].weight.shape):
+            if list(values.shape) != list(weights[name].shape):
                 raise ValueError(f"mask {name!r} has shape {list(values.shape)}, "
-                                 f"the weight {list(layers[name].weight.shape)}")
+                                 f"the weight {list(weights[name].shape)}")
     result = {}
-    for name, layer in layers.items():
-        result[name] = jt.zeros(layer.weight.shape, "uint8")
+    for name, weight in weights.items():
+        result[name] = jt.zeros(weight.shape, "uint8")
         for mask in masks:
             if name in mask:
                 result[name] = result[name] | (jt.array(mask[name]) != 0).uint8()

@@ -1,9 +1,11 @@
 """The folder of a run: whether it is free, and the settings of the run that is in it. Needs no Jittor."""
+import ast
 import dataclasses
 import json
 from pathlib import Path
 
 from images.folders import found_datasets
+from settings.archs import own, source_of
 from settings.config import MAY_MOVE, Config, ConfigError, shown
 from system.files import CHECKPOINT, LOG, RESULTS, STATE
 
@@ -15,6 +17,8 @@ def check_folders(config: Config, resume: bool = False) -> None:
     for name in () if resume else (RESULTS, CHECKPOINT, STATE, LOG):
         need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten. "
              "Go on with it by --resume, choose another folder, or move this one away.")
+    if own(config.arch):
+        check_source(config)
     need(config.pretrained is None or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
          "no such file")
     need(Path(config.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
@@ -24,6 +28,16 @@ def check_folders(config: Config, resume: bool = False) -> None:
              "README.md says where the data come from; `python main.py --demo` needs none.")
     need(config.num_epochs_base == 0 or config.has_data(config.base_task), "num_epochs_base",
          f"the base network trains on {config.folder(config.base_task)}, which does not exist")
+
+
+def check_source(config: Config) -> None:
+    """Raise ConfigError unless the file of a network of the user's own is there and is Python. Runs none of it."""
+    path, _ = own(config.arch)
+    config.need(path.is_file(), "arch", "no such file")
+    try:
+        ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"--arch {config.arch}: {path} is not Python ({error})") from error
 
 
 def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
@@ -41,15 +55,31 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
         saved, finished = results["config"], results["finished"]
         if set(saved) != {field.name for field in dataclasses.fields(config)} or not isinstance(finished, bool):
             raise ValueError("its settings are not those of this version")
-        moved = {name: value for name, value in given.items() if name in MAY_MOVE}
+        may_move = (*MAY_MOVE, "arch") if same_source(saved["arch"], results, given) else MAY_MOVE
+        moved = {name: value for name, value in given.items() if name in may_move}
         going_on = Config(**saved | moved | dict(output_dir=config.output_dir))
         going_on.check_values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{path}: not the results of a run of this version, so that it cannot go on "
                           f"({type(error).__name__}: {error})") from error
+    if own(saved["arch"]) and "arch" not in may_move:
+        raise ConfigError(f"--resume: --arch {given['arch']} is not what the run began with ({saved['arch']}): the function, or a byte of "
+                          "the file, is another, and the result would be neither run")
     differences = [f"--{name.replace('_', '-')} was {shown(saved[name])} and is now {shown(value)}"
-                   for name, value in given.items() if name not in MAY_MOVE and value != saved[name]]
+                   for name, value in given.items() if name not in may_move and value != saved[name]]
     if differences:
         raise ConfigError(f"--resume: the run in {config.output_dir} has other settings, and the result would be neither "
                           f"run: {'; '.join(differences)}. Leave them out, or choose another --output-dir.")
     return going_on, results
+
+
+def same_source(arch: str, results: dict, given: dict) -> bool:
+    """Whether the run's network is one of the user's own, and the file that was named for it is the same still. Raises ConfigError
+    where no file was named: what results.json names is not run."""
+    if not own(arch):
+        return False
+    if "arch" not in given:
+        raise ConfigError(f"--resume: the run's network is built by {arch}, and only a file that is named is run: add --arch {arch}, "
+                          "or where that file is now")
+    there = own(given["arch"]) and own(given["arch"])[0].is_file() and source_of(given["arch"])
+    return bool(there) and all(there[key] == results["network"][key] for key in ("function", "sha256"))

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 import toolchain
-from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
+from networks import MultiHead, assign, build, load_pretrained
 from pruning import PackNet
 from settings.config import Config, ConfigError
 from storage.packed import Packed
@@ -16,15 +16,23 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
 
     `classes`: of the base task's data set, None where it is not there. Raises ConfigError and WeightsError.
     """
-    net, shape = build(config.arch), ARCHITECTURES[config.arch]
+    net = build(**config.network())
     if config.num_epochs_base:
         net.add_head(config.base_task, classes)
         return net
-    load_pretrained(net, config.pretrained or download(shape.pretrained, toolchain.cache_folder()), config.base_task, shape.last)
+    load_pretrained(net, config.pretrained or download(net.shape.pretrained, toolchain.cache_folder()), config.base_task)
     if classes and classes != net.num_classes(config.base_task):
         raise ConfigError(f"{config.folder(config.base_task)} has {classes} classes, the pretrained network "
                           f"{net.num_classes(config.base_task)}: they must be the same")
     return net
+
+
+def packed_network(net: MultiHead, config: Config) -> PackNet:
+    """A PackNet of it with the run's options. Raises ConfigError for a network that cannot be packed."""
+    try:
+        return PackNet(net, **config.packnet_options())
+    except ValueError as error:
+        raise ConfigError(f"--arch {config.arch}: {error}") from error
 
 
 def contents(packnet: PackNet) -> Packed:
@@ -36,11 +44,12 @@ def contents(packnet: PackNet) -> Packed:
                   {task: arrays(values) for task, values in packnet.private.items()})
 
 
-def rebuild(arch: str, heads: dict[str, int], packed: Packed, options: dict, source: str | Path, tasks: list[str],
+def rebuild(network: dict, heads: dict[str, int], packed: Packed, options: dict, source: str | Path, tasks: list[str],
             ratios: dict[str, float] | None = None) -> PackNet:
-    """The packed network of these arrays. `heads`: {task: classes}, `tasks`: those that were started, in order, `options`: of
-    PackNet, `source`: the file, for messages. Raises WeightsError and ValueError where something does not fit."""
-    net = build(arch)
+    """The packed network of these arrays. `network`: for networks.build, `heads`: {task: classes}, `tasks`: those that were started,
+    in order, `options`: of PackNet, `source`: the file, for messages. Raises WeightsError and ValueError where something does not
+    fit."""
+    net = build(**network)
     for task, classes in heads.items():
         net.add_head(task, classes)
     assign(net, packed.parameters, source)

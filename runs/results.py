@@ -8,6 +8,7 @@ import toolchain
 from dataset import Loader
 from pruning import PackNet
 from runs.log import Log
+from settings.archs import source_of
 from settings.config import Config
 
 Loaders = dict[tuple[str, str], Loader]  # by data set and split
@@ -38,6 +39,7 @@ class Results:
 
     def __init__(self, config: Config, loaders: Loaders, log: Log) -> None:
         self.config, self.loaders, self.log = config, loaders, log
+        self.source = source_of(config.arch)  # as it was when the run, or the rest of it, began
         self.stages: list[dict] = []
         self.history: list[dict] = []
         self.matrix: list[list[float | None]] = []
@@ -63,7 +65,8 @@ class Results:
         return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(),
                     seconds=seconds, config=self.config.asdict(), tasks=self.stages[1:],
                     base=self.stages[0] if self.stages else None, accuracy_matrix=self.matrix, capacity=self.capacity,
-                    owners_by_layer=self.owners_by_layer, history=self.history, baselines=self.baselines, storage=self.storage)
+                    owners_by_layer=self.owners_by_layer, history=self.history, baselines=self.baselines, storage=self.storage,
+                    **(dict(network=self.source) if self.source else {}))
 
     # ---- measuring
 

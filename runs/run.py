@@ -8,9 +8,8 @@ import numpy as np
 import toolchain
 from dataset import create_dataloader
 from networks import MultiHead
-from pruning import PackNet
 from runs.log import Log
-from runs.network import base_network, contents, rebuild
+from runs.network import base_network, contents, packed_network, rebuild
 from runs.results import Loaders, Results
 from settings.config import Config, ConfigError
 from storage.packed import save_packed
@@ -47,7 +46,7 @@ class Run:
             seed(config.seed)
             train = self.loaders.get((config.base_task, "train"))
             net = base_network(config, len(train.classes) if train else None)
-            self.packnet = PackNet(net, **config.packnet_options())
+            self.packnet = packed_network(net, config)
             self.log = Log(self.folder / LOG)
             self.results = Results(config, self.loaders, self.log)
             self.results.opened(self.packnet)
@@ -115,10 +114,12 @@ class Run:
         """What the packed file says beside its tensors. The output folder is left out: it may be moved."""
         config = self.config.asdict()
         config.pop("output_dir")
+        last, source = config.pop("last"), self.results.source
         tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
                       top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
                       if (stage["name"], "test") in self.loaders else None) for stage in self.results.stages]
-        return dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config)
+        network = dict(network=source | dict(last=last)) if source else {}
+        return dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config) | network
 
     def save_state(self) -> None:
         if processes.RANK:
@@ -140,7 +141,7 @@ class Run:
                     raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
                                       f"{saved['data'].get(key)}, are {data.get(key)}), and the result would be neither run")
             self.position, self.started = saved["position"], time.monotonic() - saved["seconds"]
-            self.packnet = rebuild(self.config.arch, saved["heads"], state.packed, saved["options"], path,
+            self.packnet = rebuild(self.config.network(), saved["heads"], state.packed, saved["options"], path,
                                    saved["packed_tasks"], saved["ratios"])
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
             figures = {name: saved["results"][name] for name in Results.FIGURES}

@@ -11,13 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.folders import dataset_folder
+from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
-# Networks, and the least image size that leaves something to their last layers.
-ARCHS = {"vgg16": 224, "vgg16-bn": 224, "resnet50": 32, "densenet121": 32, "vgg16-slim": 224, "vgg-slim": 48, "vgg-bn-slim": 48,
-         "resnet-slim": 32, "densenet-slim": 32}
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
-PUBLISHED_WEIGHTS = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
 MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained")  # settings that a resumed run may change
 
 
@@ -44,13 +41,15 @@ class Config:
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
                              "network is re-trained on it")
     # Network
-    arch: str = setting("vgg16", "network: " + " or ".join(ARCHS))
+    arch: str = setting("vgg16", f"network: {', '.join(ARCHS)}; or one of your own, path/to/my_net.py:build, a function that returns it")
+    last: str | None = setting(None, "of a network of your own, the linear layer that each task replaces by a head of its own, or none "
+                               "where it gives features (default: the one that it ends with)")
     pretrained: str | None = setting(None, "file with the pretrained weights: torchvision's .pth or Jittor's .pkl "
                                      "(default: Jittor's own download)")
     image_size: int = setting(224, "side of the network's input in pixels")
     # Options of the authors' release, and one of our own (free_weights)
     train_biases: bool = setting(False, "give every task biases of its own, stored per task")
-    train_bn: bool = setting(False, "give every task batch norm of its own, stored per task")
+    train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
     free_weights: str = setting("zero", "where the free weights that a task takes over start: zero, or init (at random)")
     # Schedule of an added task: the authors' release
     batch_size: int = setting(32, "images per step")
@@ -82,10 +81,11 @@ class Config:
     def __post_init__(self) -> None:
         self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)
 
-    def check_values(self) -> None:
-        """Raise ConfigError for the first setting that cannot be used, whatever the disk holds."""
+    def check_values(self, weights: bool = True) -> None:
+        """Raise ConfigError for the first setting that cannot be used, whatever the disk holds. `weights`: whether it needs any."""
         need = self.need
-        need(self.arch in ARCHS, "arch", f"must be one of {', '.join(ARCHS)}")
+        need(self.arch in ARCHS or bool(own(self.arch)), "arch", f"must be one of {', '.join(ARCHS)}, or path/to/file.py:function")
+        need(self.last is None or bool(own(self.arch)), "last", f"is for a network of your own; the last layer of {self.arch} is known")
         need(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
@@ -111,10 +111,13 @@ class Config:
         for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr"):
             need(0 < getattr(self, name) < float("inf"), name, "must be a positive number")
         need(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
-        need(self.image_size >= ARCHS[self.arch], "image_size", f"must be at least {ARCHS[self.arch]} for {self.arch}")
+        least = ARCHS.get(self.arch, 1)
+        need(self.arch not in FIXED or self.image_size == least, "image_size", f"must be {least} for {self.arch}, whose position embedding "
+             "is for that size")
+        need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
         need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
              "cannot be combined with --num-epochs-base, which trains the base network from scratch")
-        need(self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None or self.num_epochs_base > 0, "arch",
+        need(not weights or self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None or self.num_epochs_base > 0, "arch",
              "has no published weights: give --pretrained FILE or --num-epochs-base N")
 
     def need(self, good: bool, name: str, rule: str) -> None:
@@ -130,6 +133,10 @@ class Config:
 
     def asdict(self) -> dict:
         return dataclasses.asdict(self)
+
+    def network(self) -> dict:
+        """What networks.build needs."""
+        return dict(arch=self.arch, last=self.last, image_size=self.image_size)
 
     def packnet_options(self) -> dict:
         """The options of the run's pruning.PackNet."""

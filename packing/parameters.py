@@ -1,0 +1,206 @@
+"""Every parameter of a network, by identity: where it lives, and what becomes of it when the network is packed.
+
+    owned     packed weight by weight: each has an owner, and is pruned, frozen and hidden as pruning.py's rules say
+    shared    moves with the first task and stays as it is for all later ones
+    private   each task has its own, which start as those of the task before
+    head      belongs to the head of one task
+
+Jittor's `state_dict` is not enough to go by: it lists a parameter that has two names once, and passes over what is in a plain
+list. What cannot be packed to the bit is refused with a sentence that names it.
+"""
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import toolchain
+
+jt = toolchain.start()
+from jittor import nn
+from jittor.attention import MultiheadAttention
+from jittor.weightnorm import WeightNorm
+
+OWNED, SHARED, PRIVATE, HEAD = "owned", "shared", "private", "head"
+
+# (layers, the names of the matrices they multiply by, the names of what they add)
+LAYERS = (
+    ((nn.Linear, nn.Conv, nn.Conv1d, nn.Conv3d, nn.ConvTranspose, nn.ConvTranspose3d, nn.Bilinear), "weight", "bias"),
+    ((MultiheadAttention,), "(in|q|k|v)_proj_weight", "in_proj_bias"),
+    ((nn.RNNBase, nn.RNNCell, nn.LSTMCell, nn.GRUCell), "weight_(ih|hh|hr).*", "bias_(ih|hh).*"))
+NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
+STATISTICS = ("running_mean", "running_var")
+HIDDEN = "hidden from Jittor: no optimizer gets it, no file holds it"
+
+
+@dataclass(eq=False)
+class Place:
+    """Where a Var is: `attribute` of `module` (of a ParameterList the key, in a plain list ""); `path` leads there from the model."""
+    module: nn.Module
+    attribute: str
+    path: tuple[str, ...]
+
+    @property
+    def var(self) -> jt.Var | None:
+        """What is there now."""
+        return vars(self.module).get(self.attribute)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a module that runs can put another Var here: not into a list, or a ParameterList."""
+        return bool(self.attribute) and not isinstance(self.module, nn.ParameterList)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether a name on the way begins with _, by which Jittor's own rule what lies there is no parameter."""
+        return any(part.startswith("_") for part in self.path)
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+@dataclass(eq=False)
+class Parameter:
+    """`name`: as in the state dict. `gradient`: whether training moves it by gradients (a running statistic moves otherwise).
+    `task`: whose head it belongs to."""
+    name: str
+    var: jt.Var
+    places: list[Place]
+    kind: str
+    reason: str
+    gradient: bool
+    task: str | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        return self.places[0].module
+
+    @property
+    def attribute(self) -> str:
+        return self.places[0].attribute
+
+    @property
+    def is_statistic(self) -> bool:
+        return self.attribute in STATISTICS
+
+    @property
+    def hidden(self) -> bool:
+        return self.reason == HIDDEN
+
+
+def heads_of(model: nn.Module) -> dict[str, nn.Module]:
+    """{task: its head}: of a model that keeps a dictionary of them as `heads` and has `select` to choose one (networks.MultiHead).
+    Any other attribute called `heads` is a part of the network like the rest."""
+    heads = getattr(model, "heads", None)
+    return dict(heads.items()) if isinstance(heads, nn.Sequential) and callable(getattr(model, "select", None)) else {}
+
+
+def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool = False) -> dict[str, Parameter]:
+    """All parameters of `model` by their name in its state dict, in that order; what Jittor hides by an underscore comes last.
+    Raises ValueError for one that cannot be packed."""
+    places: dict[int, list[Place]] = {}
+    variables: dict[int, jt.Var] = {}
+    for place, var in walk(model):
+        variables[id(var)] = var
+        known = places.setdefault(id(var), [])
+        if not any(place.module is other.module and place.attribute == other.attribute for other in known):
+            known.append(place)
+    names = {id(var): name for name, var in model.state_dict().items()}
+    order = [key for key in names if key in places] + [key for key in places if key not in names]
+    stopped_by_eval = {key for module in model.modules() for key, moved in vars(module).get("backup_grad_state", {}).items() if moved}
+    heads = {id(var): task for task, head in heads_of(model).items() for _, var in walk(head)}
+    found = {}
+    for key in order:
+        var, where, name = variables[key], places[key], names.get(key) or places[key][0].name
+        where.sort(key=lambda place: place.name != name)  # the one that the state dict names comes first
+        if key in names:
+            where = [place for place in where if not place.hidden]
+            gradient = (key in stopped_by_eval or not var.is_stop_grad()) and where[0].attribute not in STATISTICS
+            kind, reason = classified(where, gradient, heads.get(key), train_bn)
+        elif where[0].hidden or not getattr(var, "persistent", True):
+            gradient, kind, reason = False, SHARED, HIDDEN
+        else:
+            raise ValueError(f"{name} cannot be packed: it is in a plain list or dictionary, or beside the layers of a Sequential, where "
+                             "Jittor does not see it and would neither train nor store it. Use nn.ModuleList or nn.ParameterList; a "
+                             "constant's name begins with _.")
+        found[name] = Parameter(name, var, where, kind, reason, gradient, heads.get(key))
+    if train_biases:
+        packed = {id(place.module) for parameter in found.values() if parameter.kind == OWNED for place in parameter.places}
+        for parameter in found.values():
+            if parameter.kind == SHARED and all(role(place) == "bias" and id(place.module) in packed for place in parameter.places):
+                parameter.kind = PRIVATE
+    return found
+
+
+def walk(thing, path: tuple[str, ...] = (), module: nn.Module | None = None, attribute: str = "",
+         seen: set | None = None) -> Iterator[tuple[Place, jt.Var]]:
+    """Every Var at or below `thing`, in modules, lists, tuples and dictionaries, with its place; once for each place."""
+    seen = set() if seen is None else seen
+    if isinstance(thing, jt.Var):
+        yield Place(module, attribute, path), thing
+        return
+    if id(thing) in seen or not isinstance(thing, nn.Module | list | tuple | dict):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, nn.Module):
+        module, entries = thing, dict(vars(thing))
+        hook = entries.get("__fhook2__")
+        if isinstance(hook, WeightNorm):
+            name = ".".join((*path, hook.name))
+            raise ValueError(f"{name} cannot be packed: weight_norm computes it anew from {name}_g and {name}_v in every pass, so that "
+                             "no single weight of it can be freed or frozen. Pack the network without weight_norm.")
+        entries |= entries.pop("layers", {}) if isinstance(thing, nn.Sequential) else {}
+        entries |= entries.pop("params", {}) if isinstance(thing, nn.ParameterList) else {}
+        if isinstance(thing, nn.Conv1d):
+            entries.pop("_conv", None)  # computes with the weight that Conv1d has
+    else:
+        entries = thing if isinstance(thing, dict) else dict(enumerate(thing))
+    for key, value in list(entries.items()):
+        yield from walk(value, (*path, str(key)), module, str(key) if isinstance(thing, nn.Module) else "", seen)
+
+
+def role(place: Place) -> str:
+    """What the Var at this place is for: weight, bias, norm, embedding, or other."""
+    for layers, weights, biases in LAYERS:
+        if isinstance(place.module, layers):
+            return "weight" if re.fullmatch(weights, place.attribute) else "bias" if re.fullmatch(biases, place.attribute) else "other"
+    if isinstance(place.module, NORMS) or set(STATISTICS) <= vars(place.module).keys():
+        return "norm"
+    return "embedding" if isinstance(place.module, nn.Embedding) else "other"
+
+
+def classified(places: list[Place], gradient: bool, task: str | None, train_bn: bool) -> tuple[str, str]:
+    """(class, reason) of a Var that lives at `places`. Raises ValueError where it can have none."""
+    first, roles = places[0], {role(place) for place in places}
+    kind = type(first.module).__name__
+    tied = f"; the same Var is {', '.join(place.name for place in places[1:])}" if places[1:] else ""
+    if task is not None:
+        if len({place.path[:2] for place in places}) > 1:
+            raise ValueError(f"{first.name} cannot be packed{tied}, and a head belongs to one task alone. Give each its own Var.")
+        return HEAD, f"head of {task}"
+    if roles == {"norm"}:
+        statistic = "running statistic of " if first.attribute in STATISTICS else ""
+        return PRIVATE if train_bn else SHARED, statistic + kind + tied
+    if not gradient:
+        return SHARED, f"takes no gradient: {kind}{tied}"
+    if roles == {"weight"}:
+        return OWNED, f"weight of {kind}{tied}"
+    if roles == {"weight", "embedding"}:
+        return SHARED, f"an embedding, which is not pruned, and so not packed as the weight of a layer{tied}"
+    if "weight" in roles:
+        raise ValueError(f"{first.name} cannot be packed{tied}, and one of them is the weight of a layer, each entry of which has an "
+                         "owner, the other is not. Give each its own Var.")
+    what = {"bias": f"bias of {kind}", "embedding": kind}.get(role(first), f"a Var of {kind} that is no layer's weight")
+    return SHARED, what + tied
+
+
+def table(parameters: dict[str, Parameter]) -> str:
+    """A line for each parameter: name, shape, class, reason; then the totals, and the share of all that is packed."""
+    rows = [("name", "shape", "class", "reason")]
+    rows += [(p.name, "x".join(map(str, p.var.shape)), p.kind, p.reason) for p in parameters.values()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[3]]) for row in rows]
+    counts = {kind: sum(p.var.numel() for p in parameters.values() if p.kind == kind) for kind in (OWNED, SHARED, PRIVATE, HEAD)}
+    total = sum(counts.values())
+    lines += ["", *(f"{kind:8}{count:>13,}  {100 * count / max(1, total):6.2f} %" for kind, count in counts.items()),
+              f"{'all':8}{total:>13,}  of which {100 * counts[OWNED] / max(1, total):.2f} % are packed"]
+    return "\n".join(lines)

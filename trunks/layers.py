@@ -1,0 +1,89 @@
+"""Layers that Jittor lacks, and how to exchange one in a network."""
+import numpy as np
+
+import toolchain
+
+jt = toolchain.start()
+from jittor import nn
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout; a batch of which this process sees one of several equal parts is masked as one process would mask it."""
+    part, parts = 0, 1
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if self.parts == 1 or not self.is_train:
+            return super().execute(x)
+        kept = jt.random((x.shape[0] * self.parts, *x.shape[1:])) > self.p
+        first = self.part * x.shape[0]
+        return x * kept[first:first + x.shape[0]] / (1 - self.p)
+
+
+class Pool(nn.Pool):
+    """nn.Pool, which refuses an image no larger than its kernel, for those as well; as PyTorch's."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if all(n > kernel for n, kernel in zip(x.shape[2:], self.kernel_size)):
+            return super().execute(x)
+        if self.op != "maximum":
+            return x.reduce(self.op, [2, 3], keepdims=True) if tuple(x.shape[2:]) == self.kernel_size else super().execute(x)
+        cells = []
+        for n, kernel, stride, padding in zip(x.shape[2:], self.kernel_size, self.stride, self.padding):
+            count = (n + 2 * padding - kernel + (stride - 1) * self.ceil_mode) // stride + 1
+            cells.append(count - (self.ceil_mode and (count - 1) * stride >= n + padding))  # the last one begins within the image
+        if min(cells) < 1:
+            raise ValueError(f"an image of {list(x.shape[2:])} is smaller than the kernel {list(self.kernel_size)}")
+        windows = x.reindex([*x.shape[:2], *cells, *self.kernel_size], [
+            "i0", "i1", f"i2*{self.stride[0]}-{self.padding[0]}+i4", f"i3*{self.stride[1]}-{self.padding[1]}+i5"], overflow_value=-3e38)
+        return windows.reduce("maximum", [4, 5])
+
+
+class AdaptivePool(nn.Module):
+    """Average pooling to `side` x `side` cells as PyTorch's AdaptiveAvgPool2d: cell i of an axis of n is the mean of the entries
+    from floor(i n / side) to ceil((i + 1) n / side). Jittor's is another where n is no multiple of `side`, and fails below it."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        if x.shape[2:] == [self.side, self.side]:
+            return x
+        if all(n % self.side == 0 for n in x.shape[2:]):
+            return nn.AdaptiveAvgPool2d((self.side, self.side))(x)
+        rows, columns = (jt.array(self.means(n)).stop_grad() for n in x.shape[2:])
+        x = jt.matmul(x.reshape((-1, x.shape[3])), columns.transpose()).reshape((*x.shape[:3], self.side))
+        return jt.matmul(x.transpose(0, 1, 3, 2).reshape((-1, x.shape[2])), rows.transpose()).reshape(
+            (*x.shape[:2], self.side, self.side)).transpose(0, 1, 3, 2)
+
+    def means(self, n: int) -> np.ndarray:
+        """float32 [side, n]: row i takes the mean that cell i is."""
+        matrix = np.zeros((self.side, n), np.float32)
+        for i in range(self.side):
+            first, end = i * n // self.side, -(-(i + 1) * n // self.side)
+            matrix[i, first:end] = 1 / (end - first)
+        return matrix
+
+
+class PooledConv(nn.Conv):
+    """A head as SqueezeNet's: a 1x1 convolution, ReLU, and the mean over the image. float32 [B, channels * pixels] -> [B, classes]."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes, 1)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return nn.relu(super().execute(x.reshape((x.shape[0], self.in_channels, -1, 1)))).mean((2, 3))
+
+
+def layer_at(model: nn.Module, name: str) -> nn.Module | None:
+    """The layer `name` ("classifier.6") of a network; None where it has none of that name."""
+    return dict(model.named_modules()).get(name)
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Let `layer` be the layer `name` of the network."""
+    parent, _, key = name.rpartition(".")
+    parent = layer_at(model, parent) if parent else model
+    if isinstance(parent, nn.Sequential):
+        parent.layers[key] = layer
+    else:
+        setattr(parent, key, layer)
