@@ -96,7 +96,7 @@ def describe(config: Config) -> int:
         config.check_values(weights=False)
         if own(config.arch):
             check_source(config)
-        toolchain.start(config.device, config.precision)
+        toolchain.start(config.device, config.precision, config.convolution)
         from networks import build
         from runs.network import packed_network
         net = build(**config.network())
