@@ -73,7 +73,8 @@ def start(run: Run, method: str, task: str) -> None:
     base = run.config.base_task
     first = method not in run.results.baselines
     if first:
-        run.results.baseline_started(method, [base] * run.has_base_data + run.config.task_list)
+        run.log(f"\n== Baseline {method}, for comparison: from the base network before its prune ==")
+        run.results.baselines[method] = dict(tasks=[base] * run.has_base_data + run.config.task_list, top1_by_stage=[], top5_by_stage=[])
     net = run.net
     if first or method == "individual":
         net = build(run.config.arch)
@@ -114,8 +115,18 @@ def finish(run: Run, method: str, task: str) -> None:
     top1, top5 = ({name: getattr(figure, key) for name, figure in scores.items()} for key in ("top1", "top5"))
     if method == "individual" and run.has_base_data:
         top1[run.config.base_task] = run.results.stages[0]["top1_before_prune"]  # of the base network itself
-    run.results.baseline_tested(method, task, top1, top5)
+    remember(run, method, task, top1, top5)
     run.end_optimizer()
+
+
+def remember(run: Run, method: str, after: str, top1: dict[str, float], top5: dict[str, float]) -> None:
+    """`top1`, `top5`: of the tasks that were tested after the task `after`; the others keep their figures."""
+    figures = run.results.baselines[method]
+    for table, values in ((figures["top1_by_stage"], top1), (figures["top5_by_stage"], top5)):
+        before = table[-1] if table else [None] * len(figures["tasks"])
+        table.append([values.get(name, old) for name, old in zip(figures["tasks"], before)])
+    row = zip(figures["tasks"], figures["top1_by_stage"][-1])
+    run.log(f"{method}, after {after}: " + ", ".join(f"{name} {value:.2f} %" for name, value in row if value is not None))
 
 
 def parameters(net: MultiHead) -> dict[str, np.ndarray]:

@@ -18,12 +18,10 @@ import numpy as np
 import toolchain
 from images.cache import CachedImages, StreamedImages
 from images.folders import DataError, Split, dataset_folder, read_split
-from images.preprocess import preparation
+from images.preprocess import MEAN, STD, preparation
 
 jt = toolchain.start()
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 # Batches prepared in a thread while the GPU computes. On the CPU the cores are busy computing, and a thread beside
 # them halves the loader's speed (OpenMP's workers spin while they wait).
 AHEAD = 2 if toolchain.device == "cuda" else 0

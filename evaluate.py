@@ -3,6 +3,7 @@
     python evaluate.py --output-dir checkpoints/packnet [--task cubs]          # every task's accuracy again; needs the data
     python evaluate.py --task cubs --predict bird.jpg another.jpg              # the five likeliest classes of an image
     python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names
+    python evaluate.py --seals [cubs.safetensors]                              # whether each task is what it was; needs nothing
 """
 import argparse
 import json
@@ -20,6 +21,7 @@ from settings.command_line import complain
 from settings.config import Config
 from storage.checkpoint import WeightsError
 from storage.packed import Packed, load_packed, other_content
+from storage.seals import recomputed
 from system.files import CHECKPOINT, replacing
 
 if TYPE_CHECKING:  # starts Jittor
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="print the five likeliest classes of these images, for --task")
     parser.add_argument("--export", nargs=2, metavar=("TASK", "OUT"), help="write the network of one task as OUT.safetensors, for "
                         "use without this project")
+    parser.add_argument("--seals", nargs="?", const="", metavar="FILE", help="recompute the seal of every task of the run, or of a packed "
+                        "or exported FILE, and compare; needs neither data nor Jittor")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
     parser.add_argument("--cache-dir", help="folder for decoded images (default: the run's, or <data root>/.cache)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
@@ -42,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         return complain("--predict: --task must say which task's classes the images are to be told apart by")
 
     try:
+        if options.seals is not None:
+            return compare_seals(options.seals or Path(options.output_dir) / CHECKPOINT)
         packed, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
         tasks = [task["name"] for task in metadata["tasks"]]
         for name in filter(None, (options.task, options.export and options.export[0])):
@@ -61,6 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
     return 0
+
+
+def compare_seals(path: str | Path) -> int:
+    """Print whether each task's seal is the stored one; 1 if one is not."""
+    rows = recomputed(path)
+    for task, stored, now in rows:
+        print(f"{task:14} {stored}  {'unchanged' if now == stored else f'BROKEN: is {now}'}")
+    broken = [task for task, stored, now in rows if now != stored]
+    print(f"{len(rows)} task{'s' * (len(rows) > 1)}: " + (f"{len(broken)} not what they were: {', '.join(broken)}" if broken else
+                                                      "seals unchanged"))
+    return 1 if broken else 0
 
 
 def unpack(packed: Packed, metadata: dict, path: Path) -> "PackNet":
@@ -120,11 +137,11 @@ def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
                if name.startswith(("trunk.", f"heads.{task}."))}
     tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
                 for name in list(tensors) if name.endswith("running_mean")}
-    classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
+    entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
     with replacing(out) as temporary:
         temporary.touch()
-        save_file(tensors, temporary, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]),
-                                           classes=json.dumps(classes)))
+        save_file(tensors, temporary, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]), head=last,
+                                           classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]), seal=entry["seal"]))
     print(f"Written: {out}, the network of {task} ({metadata['arch']}, {sum(array.nbytes for array in tensors.values()) / 1e6:.1f} MB)")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import toolchain
 from networks import MultiHead
 from packing.loops import part_of
+from runs.results import TrainingError
 from runs.run import Run, Step
 from settings.config import Config
 from system.progress import Progress
@@ -25,10 +26,6 @@ from jittor import nn
 CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
 
 Loss = Callable[[MultiHead, jt.Var, jt.Var], tuple[jt.Var, jt.Var]]  # (network, images, labels) -> (loss, logits)
-
-
-class TrainingError(Exception):
-    """Training cannot go on. The message names task, phase and epoch."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,18 @@ import numpy as np
 
 import toolchain
 from dataset import Loader
+from images.preprocess import input_settings
 from pruning import PackNet
 from runs.log import Log
 from settings.config import Config
+from storage import seals
+from storage.packed import Packed
 
 Loaders = dict[tuple[str, str], Loader]  # by data set and split
+
+
+class TrainingError(Exception):
+    """Training cannot go on. The message names task, phase and epoch."""
 
 
 @dataclass
@@ -30,15 +37,17 @@ class Score:
 class Results:
     """Each event of a run is told to one method, which measures, logs and remembers it.
 
-    `stages`: the base task, then the added ones, with all their figures. `history`: a record per epoch. `matrix`: accuracies
+    `stages`: the base task, then the added ones, with all their figures. `entries`: what the packed file says of each, from when
+    it was frozen. `history`: a record per epoch. `matrix`: accuracies
     of the added tasks after each of them. `capacity`, `owners_by_layer`, `storage` (bytes): as of the last frozen task.
     `baselines`: the figures of each method. `reference`: a task's test logits when it was frozen.
     """
-    FIGURES = ("stages", "history", "matrix", "capacity", "owners_by_layer", "storage", "baselines")
+    FIGURES = ("stages", "entries", "history", "matrix", "capacity", "owners_by_layer", "storage", "baselines")
 
     def __init__(self, config: Config, loaders: Loaders, log: Log) -> None:
         self.config, self.loaders, self.log = config, loaders, log
         self.stages: list[dict] = []
+        self.entries: list[dict] = []
         self.history: list[dict] = []
         self.matrix: list[list[float | None]] = []
         self.capacity: list[dict] = []
@@ -157,16 +166,19 @@ class Results:
         self.log(f"{task} is frozen. Top-1 (top-5) now: "
                  + ", ".join(f"{name} {score.top1:.2f} % ({score.top5:.2f} %)" for name, score in scores.items()))
 
-    def baseline_started(self, method: str, names: list[str]) -> None:
-        self.log(f"\n== Baseline {method}, for comparison: from the base network before its prune ==")
-        self.baselines[method] = dict(tasks=names, top1_by_stage=[], top5_by_stage=[])
-
-    def baseline_tested(self, method: str, after: str, top1: dict[str, float], top5: dict[str, float]) -> None:
-        """`top1`, `top5`: of the tasks that were tested after the task `after`; the others keep their figures."""
-        figures = self.baselines[method]
-        for table, values in ((figures["top1_by_stage"], top1), (figures["top5_by_stage"], top5)):
-            before = table[-1] if table else [None] * len(figures["tasks"])
-            table.append([values.get(name, old) for name, old in zip(figures["tasks"], before)])
-        row = figures["top1_by_stage"][-1]
-        self.log(f"{method}, after {after}: "
-                 + ", ".join(f"{name} {value:.2f} %" for name, value in zip(figures["tasks"], row) if value is not None))
+    def sealed(self, packed: Packed) -> None:
+        """The seal of the task that was frozen last, in a new entry; and whether those of the earlier tasks are what they were.
+        Raises TrainingError where one is not."""
+        stage = self.stages[-1]
+        loader = self.loaders.get((stage["name"], "test"))
+        entry = {key: stage[key] for key in ("name", "num_classes", "pruning_ratio", "top1_before_prune", "top1_after_prune", "still_zero")}
+        entry |= dict(top1=stage["top1_final"], top5=stage["top5_final"], classes=loader and loader.classes,
+                      input=input_settings(stage["name"], self.config.image_size))
+        broken = seals.broken(packed, self.entries)
+        if broken:
+            raise TrainingError(f"{stage['name']}: the seals of {', '.join(broken)} are broken: these tasks are not what they were when "
+                                "they were frozen. The packed file before this task is kept.")
+        if self.entries:
+            self.log(f"{len(self.entries)} earlier task{'s' * (len(self.entries) > 1)}: seals unchanged")
+        self.entries.append(entry)
+        entry["seal"] = stage["seal"] = seals.of_task(packed, self.entries, len(self.entries) - 1)

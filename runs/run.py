@@ -22,6 +22,7 @@ jt = toolchain.start()
 from jittor import nn
 
 Step = tuple  # (function, its arguments after the run)
+NOT_PACKED = ("output_dir", "baselines")  # settings that are none of the packed network's
 
 
 class Run:
@@ -108,17 +109,14 @@ class Run:
             write(self.folder / RESULTS, json.dumps(dict(finished=finished) | self.content(), indent=1).encode())
 
     def save_packed(self) -> None:
-        if not processes.RANK:
-            self.results.storage = save_packed(self.folder / CHECKPOINT, contents(self.packnet), self._packed_metadata())
-
-    def _packed_metadata(self) -> dict:
-        """What the packed file says beside its tensors. The output folder is left out: it may be moved."""
-        config = self.config.asdict()
-        config.pop("output_dir")
-        tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
-                      top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
-                      if (stage["name"], "test") in self.loaders else None) for stage in self.results.stages]
-        return dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config)
+        """Seal the task that was frozen last, and write the packed file. Raises TrainingError where an earlier seal is broken."""
+        if processes.RANK:
+            return
+        packed = contents(self.packnet)
+        self.results.sealed(packed)
+        config = {name: value for name, value in self.config.asdict().items() if name not in NOT_PACKED}
+        metadata = dict(arch=self.config.arch, image_size=self.config.image_size, tasks=self.results.entries, config=config)
+        self.results.storage = save_packed(self.folder / CHECKPOINT, packed, metadata)
 
     def save_state(self) -> None:
         if processes.RANK:

@@ -90,6 +90,13 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     assert evaluate.main(["--output-dir", str(output), "--task", "boats"]) == 2
     assert "the checkpoint holds imagenet, cubs, cars, flowers" in capsys.readouterr().err
 
+    # its seals
+    assert evaluate.main(["--output-dir", str(output), "--seals"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 tasks: seals unchanged"
+    assert [line for line in log.splitlines() if "seals" in line] == [f"{count} earlier task{s}: seals unchanged"
+                                                                     for count, s in ((1, ""), (2, "s"), (3, "s"))]
+    assert [task["seal"] for task in results["tasks"]] == [task["seal"] for task in metadata["tasks"][1:]]
+
     # a finished run is never overwritten
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert main.main(options(image_root, output, pretrained)) == 2

@@ -107,7 +107,7 @@ def test_an_exported_task_gives_the_same_logits_in_pytorch(arch, tmp_path):
     packnet.train_task("a", batches(0), 1, lr=1e-3)
     packnet.prune("a", 0.5)
     packnet.train_task("b", batches(1), 1, lr=1e-3)
-    metadata = dict(arch=arch, image_size=48, tasks=[dict(name="a", classes=list("vwxyz")), dict(name="b", classes=None)])
+    metadata = dict(arch=arch, image_size=48, tasks=[dict(name=task, classes=list("vwxyz"), input={}, seal="") for task in "ab"])
     for task in "ab":
         ours, _ = packnet.predict(task, batches(2))
         evaluate.export(packnet, metadata, task, str(tmp_path / "out.safetensors"))
@@ -137,7 +137,8 @@ def test_an_export_loads_strictly_into_pytorch(tmp_path):
     import evaluate
     packnet = PackNet(random_network("vgg-bn-slim"))
     packnet.start_task("a")
-    evaluate.export(packnet, dict(arch="vgg-bn-slim", image_size=48, tasks=[dict(name="a", classes=None)]), "a", str(tmp_path / "x"))
+    metadata = dict(arch="vgg-bn-slim", image_size=48, tasks=[dict(name="a", classes=None, input={}, seal="")])
+    evaluate.export(packnet, metadata, "a", str(tmp_path / "x"))
     layers, channels = [], 3
     for width in networks.ARCHITECTURES["vgg-bn-slim"].convolutions:
         layers += [torch.nn.MaxPool2d(2)] if width == "M" else [
