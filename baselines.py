@@ -1,4 +1,5 @@
 """What the paper compares PackNet with, each from the same base network before its prune, on the same data and loaders.
+An addition (--add-to) compares `classifier` and `individual` on the new tasks, from the packed network it adds to.
 
     classifier   a new head on the frozen base network; its learning rate is constant
     individual   a network of its own for every task, fine-tuned from the base network
@@ -22,7 +23,7 @@ from dataset import Loader
 from networks import MultiHead, assign, build
 from packing.loops import predict
 from pruning import PackNet
-from runs.results import Score
+from runs.measure import Score
 from runs.run import Run, Step
 from settings.config import Config
 from training import Loss, Phase, cross_entropy
@@ -40,6 +41,8 @@ TEMPERATURE = 2  # of Learning without Forgetting, section 3.1 of that paper
 
 def compared(steps: Iterable[Step], c: Config) -> Iterator[Step]:
     """PackNet's `steps`, in which the base network is kept before its prune, and after them those of the baselines."""
+    if c.baselines and c.add_to:
+        yield (keep,)
     for function, *arguments in steps:
         keeps = c.baselines and function is training.prune and arguments[0] == c.base_task
         yield keep_and_prune if keeps else function, *arguments
@@ -63,8 +66,13 @@ def phases(c: Config, method: str) -> list[Phase]:
 
 # ------------------------------------------------------------------------------------------------ the steps
 
-def keep_and_prune(run: Run, task: str, ratio: float) -> None:
+def keep(run: Run) -> None:
+    """Keep the network from which the baselines start."""
     run.kept["dense"] = parameters(run.net)
+
+
+def keep_and_prune(run: Run, task: str, ratio: float) -> None:
+    keep(run)
     training.prune(run, task, ratio)
 
 
@@ -73,12 +81,14 @@ def start(run: Run, method: str, task: str) -> None:
     base = run.config.base_task
     first = method not in run.results.baselines
     if first:
-        run.log(f"\n== Baseline {method}, for comparison: from the base network before its prune ==")
+        start_from = "the packed network" if run.config.add_to else "the base network before its prune"
+        run.log(f"\n== Baseline {method}, for comparison: from {start_from} ==")
         run.results.baselines[method] = dict(tasks=[base] * run.has_base_data + run.config.task_list, top1_by_stage=[], top5_by_stage=[])
     net = run.net
     if first or method == "individual":
         net = build(run.config.arch)
-        net.add_head(base, run.results.stages[0]["num_classes"])
+        for stage in run.results.stages[:len(run.results.earlier) or 1]:
+            net.add_head(stage["name"], stage["num_classes"])
         assign(net, run.kept["dense"], "the base network")
     run.kept["teacher"] = parameters(net) if method == "lwf" else {}
     run.packnet = PackNet(net)
@@ -99,8 +109,8 @@ def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
         run.net.select(task)
         loader, tested = run.loaders[task, "train"], [task]
     title, lr = f"{method}: {task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
-    loader.epoch = run.position  # as in training.epoch
     optimizer = run.begin_epoch(movable(method, phase, run.packnet, task), lr, phase.weight_decay, goes_on=number > 0)
+    loader.epoch = run.seed(method, task, phase.name, number)  # as in training.epoch
     loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
     loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
     test_top1 = float(np.mean([score(run, name).top1 for name in tested]))

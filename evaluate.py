@@ -93,7 +93,7 @@ def unpack(packed: Packed, metadata: dict, path: Path) -> "PackNet":
 def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
     """Print every task's accuracy on its test split beside the one the run recorded."""
     from dataset import create_dataloader
-    from runs.results import Score
+    from runs.measure import Score
     config, tasks = metadata["config"], {task["name"]: task for task in metadata["tasks"]}
     print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
     for name in [options.task] if options.task else tasks:

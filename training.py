@@ -1,14 +1,16 @@
 """A run of PackNet, step by step.
 
     base task:   load pretrained weights (runs/network.py), or train from scratch  ->  prune  ->  re-train where its data are
-    each task:   train on the free weights  ->  prune  ->  re-train  ->  evaluate every task so far
+    each task:   train on the free weights  ->  prune  ->  re-train  ->  evaluate every task so far, write the packed network
+
+An addition (--add-to) has a packed network instead of the base task: a later task is added to it as if it had been in the list.
 
 `plan` writes the steps down; each is one of the functions below, of the run it works on. Who carries them out,
 saves and resumes: runs/. What is measured: runs/results.py. The algorithm itself: pruning.py.
 """
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import toolchain
@@ -44,25 +46,38 @@ class Phase:
 
 # ------------------------------------------------------------------------------------------------ the plan of a run
 
-def plan(c: Config) -> Iterator[Step]:
-    """The steps of a run (paper, section 3). The pruned base network is re-trained where its data set is there."""
-    decay = max(1, math.ceil(c.num_epochs_base * 2 / 3))  # from scratch: once, for the last third
-    train = Phase("train", c.num_epochs_base, c.base_lr, decay, c.weight_decay)
-    retrain_epochs = c.num_epochs_base_finetune if c.has_data(c.base_task) else 0
-    retrain = Phase("retrain", retrain_epochs, c.base_finetune_lr, c.base_lr_decay_every, c.weight_decay)
-    yield from one_task(c.base_task, train, c.initial_pruning_ratio, retrain)
-
+def plan(c: Config, earlier: Sequence[str] = ()) -> Iterator[Step]:
+    """The steps of a run (paper, section 3). The pruned base network is re-trained where its data set is there. `earlier`: the
+    tasks of the packed network that the run adds to, where it does."""
+    if not earlier:
+        decay = max(1, math.ceil(c.num_epochs_base * 2 / 3))  # from scratch: once, for the last third
+        train = Phase("train", c.num_epochs_base, c.base_lr, decay, c.weight_decay)
+        yield from one_task(c.base_task, train, c.initial_pruning_ratio, retraining(c, c.base_task))
+    elif c.prune_last:
+        yield from smaller(earlier[-1], c.prune_last, retraining(c, earlier[-1]))
     train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every, c.weight_decay)
-    retrain = Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every, c.weight_decay)
     for task, ratio in zip(c.task_list, c.pruning_ratios):
-        yield from one_task(task, train, ratio, retrain)
+        yield from one_task(task, train, ratio, retraining(c, task))
+
+
+def retraining(c: Config, task: str) -> Phase:
+    """The epochs that follow the prune of a task."""
+    if task != c.base_task:
+        return Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every, c.weight_decay)
+    epochs = c.num_epochs_base_finetune if c.has_data(task) else 0
+    return Phase("retrain", epochs, c.base_finetune_lr, c.base_lr_decay_every, c.weight_decay)
 
 
 def one_task(task: str, train: Phase, ratio: float, retrain: Phase) -> Iterator[Step]:
-    """Train on the free weights, prune, re-train what is kept; then the task is frozen. With ratio 0 it keeps everything."""
+    """Train on the free weights, then `smaller`."""
     yield start, task
     for number in range(train.epochs):
         yield epoch, task, train, number
+    yield from smaller(task, ratio, retrain)
+
+
+def smaller(task: str, ratio: float, retrain: Phase) -> Iterator[Step]:
+    """Prune the last task, re-train what is kept; then it is frozen. With ratio 0 it keeps everything."""
     yield prune, task, ratio
     for number in range(retrain.epochs if ratio else 0):
         yield epoch, task, retrain, number
@@ -84,9 +99,9 @@ def epoch(run: Run, task: str, phase: Phase, number: int) -> None:
     begin = time.monotonic()
     title, lr = f"{task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
     loader = run.loaders[task, "train"]
-    loader.epoch = run.position  # shuffle, crops and flips follow from the number of the step, so that a resumed run draws the same
     run.net.select(task)
     optimizer = run.begin_epoch(run.packnet.trainable(), lr, phase.weight_decay, goes_on=number > 0)
+    loader.epoch = run.seed(task, phase.name, number)  # from which shuffle, crops and flips follow
     loss, train_top1 = train_epoch(run.net, cross_entropy, loader, optimizer, title)
     test_top1 = run.results.score(run.packnet, task).top1
     run.results.trained(title, dict(task=task, phase=phase.name, epoch=number + 1, lr=lr, loss=loss, train_top1=train_top1,
@@ -97,7 +112,10 @@ def prune(run: Run, task: str, ratio: float) -> None:
     """Free the smallest weights of the task; with ratio 0 it keeps them all."""
     before = run.results.about_to_prune(run.packnet, task)
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
+    so_far = run.packnet.ratios.get(task)  # of --prune-last: it was frozen before
     freed = run.packnet.prune(task, ratio) if ratio else {}
+    if so_far:
+        run.packnet.ratios[task] = 1 - (1 - so_far) * (1 - ratio)
     run.results.pruned(run.packnet, task, ratio, freed, before)
     run.end_optimizer()
 

@@ -41,7 +41,8 @@ class Split:
 
 
 def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
-    """List one split. Raises DataError for whatever would make a class or an image vanish in silence."""
+    """List one split. Raises DataError for whatever would make a class or an image vanish in silence. The test split may be
+    there alone."""
     if split not in ("train", "test"):
         raise DataError(f"split {split!r} is unknown: train or test")
     folder = dataset_folder(dataset_name, data_root)
@@ -49,8 +50,9 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
     if not folder.is_dir():
         raise DataError(f"{dataset_name}: the folder {folder} does not exist. "
                         f"It must hold train/<class>/<image> and {test}/<class>/<image>.")
-    found = {name: _read_classes(folder / name) for name in ("train", test)}
-    for here, there in (("train", test), (test, "train")):
+    pairs = () if split == "test" and not (folder / "train").exists() else (("train", test), (test, "train"))
+    found = {name: _read_classes(folder / name) for name in ([here for here, _ in pairs] or [test])}
+    for here, there in pairs:
         missing = sorted(found[here].keys() - found[there].keys())
         if missing:
             raise DataError(f"{folder}: {_several(missing, 'class', 'classes')} in {here}/ but not in {there}/. "

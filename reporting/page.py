@@ -22,7 +22,7 @@ def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
             if not results["finished"]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
-            results["storage"], results["baselines"], results["tasks"][0]["still_zero"]
+            results["storage"], results["seals_unchanged"], results["tasks"][0]["still_zero"]
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
             continue
@@ -62,7 +62,8 @@ def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> No
     head += [cell for source in columns for cell in (source, "difference")]
     rows = []
     for name in names:
-        row, mean = [name], None
+        stored = any(task["name"] == name and task.get("stored") for task in (first["base"], *first["tasks"]))
+        row, mean = [name + " (stored)" * stored], None
         for runs in labels.values():
             tasks = [task for _, results in runs for task in (results["base"], *results["tasks"])
                      if task["name"] == name and task["top1_final"] is not None]
@@ -72,7 +73,7 @@ def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> No
             row += [spread([100 - task["top1_best_epoch"] for task in tasks]), spread([100 - task["top1_before_prune"] for task in tasks]),
                     f"{100 * statistics.mean(task['owned_fraction'] for task in tasks):.2f} %",
                     spread([100 * task["still_zero"] for task in tasks]) + " %",
-                    f"{max(task['max_logit_change'] for task in tasks):g}"]
+                    "-" if stored else f"{max(task['max_logit_change'] for task in tasks):g}"]
         for source in columns:
             figure = PUBLISHED[source][1].get(name)
             apart = f"{mean - figure:+.2f}" if figure and mean is not None and len(labels) == 1 else "-"
@@ -133,6 +134,11 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
     for runs in labels.values():
         if runs[0][1]["baselines"]:
             baselines_table(page, runs, published)
+    first = next(iter(labels.values()))[0][1]
+    if any(task.get("stored") for task in (first["base"], *first["tasks"])):
+        page.text("(stored): there were no data to measure the task again; the figures are those of the packed file it was added to.")
+    if first["seals_unchanged"]:
+        page.text(f"{len(first['seals_unchanged'])} earlier tasks: seals unchanged ({', '.join(first['seals_unchanged'])}).")
     page.text("Storage in MB, measured:")
     page.table(["run", "packed file", "owner maps in it", "as separate networks", "ratio"],
                [[label, *(f"{results['storage'][key] / 1e6:.2f}" for key in ("packed_file", "owner_maps", "separate_networks")),

@@ -84,8 +84,9 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
         if stage["top1_final"] is None:
             continue
         errors = [100 - top1 for top1 in stage["top1_by_stage"]]
-        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]),
-                  label=stage["name"], clip_on=False)
+        stored = stage.get("stored")  # not measured in this run
+        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]), ls=":" if stored else "-",
+                  mfc="white" if stored else None, label=stage["name"] + " (stored)" * bool(stored), clip_on=False)
         axes.plot([first], [100 - stage["top1_before_prune"]], "o", ms=9, mfc="none", mew=1.5, clip_on=False,
                   color=_colour(results, stage["name"]))
     axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")

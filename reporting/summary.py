@@ -12,9 +12,14 @@ def summary(results: dict) -> list[str]:
              + "".join(f"  {source:>{len(source)}}" for source in columns)]
     for task in tasks:
         error, best = 100 - task["top1_final"], 100 - task["top1_best_epoch"]
+        change = "stored" if task["max_logit_change"] is None else f"{task['max_logit_change']:g}"
         lines.append(f"{task['name']:14} {f'{error:.2f} ({best:.2f})':>16} {100 - task['top1_before_prune']:13.2f} "
-                     f"{100 * task['owned_fraction']:9.2f} % {task['max_logit_change']:13g}"
+                     f"{100 * task['owned_fraction']:9.2f} % {change:>13}"
                      + "".join(f"  {figures.get(task['name'], '-'):>{len(source)}}" for source, figures in columns.items()))
+    if any(task.get("stored") for task in tasks):
+        lines.append("stored: there are no data here to measure the task again; the figures are those of the packed file.")
+    if results["seals_unchanged"]:
+        lines.append(f"Seals of {len(results['seals_unchanged'])} earlier tasks: unchanged.")
     for method, figures in results["baselines"].items():
         errors = ", ".join(f"{name} {100 - top1:.2f}" for name, top1 in zip(figures["tasks"], figures["top1_by_stage"][-1]))
         lines.append(f"{METHODS[method]}: {errors}")

@@ -6,8 +6,9 @@ import numpy as np
 import toolchain
 from networks import ARCHITECTURES, MultiHead, assign, build, load_pretrained
 from pruning import PackNet
+from runs.addition import Earlier
 from settings.config import Config, ConfigError
-from storage.packed import Packed
+from storage.packed import Packed, other_content
 from storage.pretrained import download
 
 
@@ -25,6 +26,18 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
         raise ConfigError(f"{config.folder(config.base_task)} has {classes} classes, the pretrained network "
                           f"{net.num_classes(config.base_task)}: they must be the same")
     return net
+
+
+def first_network(config: Config, earlier: Earlier | None, classes: int | None) -> PackNet:
+    """What a run begins with: the base network, of which nothing is packed yet, or `earlier`. `classes`: as of base_network."""
+    if earlier is None:
+        return PackNet(base_network(config, classes), **config.packnet_options())
+    heads = {entry["name"]: entry["num_classes"] for entry in earlier.entries}
+    ratios = {entry["name"]: entry["pruning_ratio"] for entry in earlier.entries}
+    try:
+        return rebuild(config.arch, heads, earlier.packed, config.packnet_options(), earlier.path, list(heads), ratios)
+    except ValueError as error:
+        raise other_content(earlier.path, error) from error
 
 
 def contents(packnet: PackNet) -> Packed:

@@ -1,4 +1,5 @@
 """A run in the making: what its steps work on, saved and restored."""
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -7,10 +8,11 @@ import numpy as np
 
 import toolchain
 from dataset import create_dataloader
+from images.folders import DataError
 from networks import MultiHead
-from pruning import PackNet
+from runs.addition import Earlier
 from runs.log import Log
-from runs.network import base_network, contents, rebuild
+from runs.network import contents, first_network, rebuild
 from runs.results import Loaders, Results
 from settings.config import Config, ConfigError
 from storage.packed import save_packed
@@ -22,7 +24,7 @@ jt = toolchain.start()
 from jittor import nn
 
 Step = tuple  # (function, its arguments after the run)
-NOT_PACKED = ("output_dir", "baselines")  # settings that are none of the packed network's
+NOT_PACKED = ("output_dir", "baselines", "add_to", "prune_last")  # settings that are none of the packed network's
 
 
 class Run:
@@ -33,7 +35,8 @@ class Run:
     find again, {kind: {name: array}}.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, earlier: Earlier | None = None) -> None:
+        """`earlier`: the packed network that a new run begins with, if it is one of --add-to."""
         self.config, self.folder = config, Path(config.output_dir)
         self.started = time.monotonic()
         self.position = 0
@@ -41,17 +44,16 @@ class Run:
         self.optimizer: nn.SGD | None = None
         self.moving: dict[str, jt.Var] = {}  # what the optimizer moves, by name
         self.stopped_momentum: dict[str, np.ndarray] = {}  # of the optimizer when the run was stopped
-        self.loaders = open_loaders(config)
         if (self.folder / STATE).exists():
             self._restore(self.folder / STATE)
         else:
+            self.loaders = open_loaders(config, earlier.entries if earlier else [])
             seed(config.seed)
             train = self.loaders.get((config.base_task, "train"))
-            net = base_network(config, len(train.classes) if train else None)
-            self.packnet = PackNet(net, **config.packnet_options())
+            self.packnet = first_network(config, earlier, len(train.classes) if train else None)
             self.log = Log(self.folder / LOG)
             self.results = Results(config, self.loaders, self.log)
-            self.results.opened(self.packnet)
+            self.results.opened(self.packnet, earlier)
             self.save_results(finished=False)
 
     @property
@@ -64,17 +66,19 @@ class Run:
 
     # ---- for the steps
 
-    def seed(self) -> None:
-        """Set every random state from the run's seed and the number of the step alone, so that what follows is the same
-        whatever ran before it in this process."""
-        seed(self.config.seed, self.position)
+    def seed(self, *place: str | int) -> int:
+        """Set every random state from the run's seed and a place in it alone, as task, phase and epoch: what follows is the same
+        whatever ran before, in this process or in this run. Returns a number that stands for the place."""
+        number = int.from_bytes(hashlib.sha256(json.dumps(place).encode()).digest()[:6], "little")
+        seed(self.config.seed, number)
+        return number
 
     def add_head(self, task: str) -> None:
-        self.seed()
+        self.seed(task, "head")
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
 
     def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float, goes_on: bool) -> nn.SGD:
-        """SGD that moves the parameters `moving`; everything random is seeded, and the network is in training mode.
+        """SGD that moves the parameters `moving`; the network is in training mode.
 
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
@@ -88,7 +92,6 @@ class Run:
                     value.assign(jt.array(self.stopped_momentum[name]).stop_grad())
             self.stopped_momentum = {}
         self.optimizer.lr = lr
-        self.seed()
         self.packnet.set_training(True)
         return self.optimizer
 
@@ -115,7 +118,9 @@ class Run:
         packed = contents(self.packnet)
         self.results.sealed(packed)
         config = {name: value for name, value in self.config.asdict().items() if name not in NOT_PACKED}
-        metadata = dict(arch=self.config.arch, image_size=self.config.image_size, tasks=self.results.entries, config=config)
+        base, *added = self.results.entries
+        config |= dict(task_list=[entry["name"] for entry in added], pruning_ratios=[entry["pruning_ratio"] for entry in added])
+        metadata = dict(arch=self.config.arch, image_size=self.config.image_size, tasks=[base, *added], config=config)
         self.results.storage = save_packed(self.folder / CHECKPOINT, packed, metadata)
 
     def save_state(self) -> None:
@@ -132,7 +137,9 @@ class Run:
     def _restore(self, path: Path) -> None:
         state = State.load(path)
         try:
-            saved, data = state.values, self._data()
+            saved, entries = state.values, state.values["results"]["entries"]
+            self.loaders = open_loaders(self.config, entries if self.config.add_to else [])
+            data = self._data()
             for key in saved["data"].keys() | data.keys():
                 if saved["data"].get(key) != data.get(key):
                     raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
@@ -141,10 +148,8 @@ class Run:
             self.packnet = rebuild(self.config.arch, saved["heads"], state.packed, saved["options"], path,
                                    saved["packed_tasks"], saved["ratios"])
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
-            figures = {name: saved["results"][name] for name in Results.FIGURES}
             self.log = Log(self.folder / LOG, saved["log_length"])  # last: it cuts off what was logged after the state
-            self.results = Results(self.config, self.loaders, self.log)
-            self.results.take_over(figures, reference)
+            self.results = Results(self.config, self.loaders, self.log, saved["results"], reference)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise other_version(path, error) from error
 
@@ -152,16 +157,26 @@ class Run:
         return {f"{name}, {split}": [loader.num_images, len(loader.classes)] for (name, split), loader in self.loaders.items()}
 
 
-def open_loaders(config: Config) -> Loaders:
-    """Every loader at once: what is wrong with any data set is said before the first epoch."""
-    names = [*config.task_list] + [config.base_task] * config.has_data(config.base_task)
+def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
+    """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
+    which are packed already and were measured, the test split where it is there; of the last, if it is pruned once more, both."""
+    if not config.add_to:
+        splits = {name: ("train", "test") for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
+    else:
+        splits = {entry["name"]: ("test",) for entry in earlier if entry["top1"] is not None and config.has_data(entry["name"])}
+        again = [earlier[-1]["name"]] if config.prune_last else []
+        splits |= {name: ("train", "test") for name in again + config.task_list}
     loaders = {}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
-    for name in names:
-        for split in ("train", "test"):
-            loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
-                                                        image_size=config.image_size, cache_dir=config.cache_dir)
+    for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
+        loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
+                                                    image_size=config.image_size, cache_dir=config.cache_dir)
+    for entry in earlier:
+        loader = loaders.get((entry["name"], "test"))
+        if loader and entry["classes"] not in (None, loader.classes):
+            raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed task {entry['name']}. "
+                            "Move the folder away: what is stored of the task is then shown.")
     if not processes.LOCAL_RANK:
         processes.wait_for_all()
     return loaders

@@ -18,7 +18,7 @@ ARCHS = {"vgg16": 224, "vgg16-bn": 224, "resnet50": 32, "densenet121": 32, "vgg1
          "resnet-slim": 32, "densenet-slim": 32}
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
 PUBLISHED_WEIGHTS = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
-MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained")  # settings that a resumed run may change
+MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained", "add_to")  # settings that a resumed run may change
 
 
 class ConfigError(Exception):
@@ -43,6 +43,10 @@ class Config:
                                            "(authors' release: 0.5)")
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
                              "network is re-trained on it")
+    add_to: str | None = setting(None, "folder of a finished run, or its packed file: the tasks are added to that network (default: "
+                                 "none)")
+    prune_last: float | None = setting(None, "with --add-to: fraction of its weights that the last task of that network gives up "
+                                       "first, where none are free (default: nothing)")
     # Network
     arch: str = setting("vgg16", "network: " + " or ".join(ARCHS))
     pretrained: str | None = setting(None, "file with the pretrained weights: torchvision's .pth or Jittor's .pkl "
@@ -101,6 +105,8 @@ class Config:
              f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")
         need(all(0 <= ratio < 1 for ratio in self.pruning_ratios), "pruning_ratios", "each must be in [0, 1)")
         need(0 <= self.initial_pruning_ratio < 1, "initial_pruning_ratio", "must be in [0, 1)")
+        need(self.prune_last is None or self.add_to is not None, "prune_last", "goes with --add-to only")
+        need(self.prune_last is None or 0 < self.prune_last < 1, "prune_last", "must be in (0, 1)")
         for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base", "num_epochs_base_finetune", "seed",
                      "weight_decay"):
             need(0 <= getattr(self, name) < float("inf"), name, "must not be negative")
