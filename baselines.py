@@ -72,7 +72,10 @@ def keep(run: Run) -> None:
 
 
 def keep_and_prune(run: Run, task: str, ratio: float) -> None:
+    run.take_best()
     keep(run)
+    if run.has_base_data:
+        run.results.stages[0]["top1_dense"] = score(run, task).top1
     training.prune(run, task, ratio)
 
 
@@ -113,20 +116,23 @@ def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
     loader.epoch = run.seed(method, task, phase.name, number)  # as in training.epoch
     loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
     loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
-    test_top1 = float(np.mean([score(run, name).top1 for name in tested]))
-    run.results.epoch_line(title, dict(lr=lr, loss=loss, train_top1=train_top1, test_top1=test_top1, seconds=time.monotonic() - begin))
+    split = run.results.judging
+    top1 = float(np.mean([score(run, name, split).top1 for name in tested]))
+    run.keep_if_best(top1)
+    run.results.epoch_line(title, {"lr": lr, "loss": loss, "train_top1": train_top1, f"{split}_top1": top1,
+                                   "seconds": time.monotonic() - begin})
 
 
 def finish(run: Run, method: str, task: str) -> None:
     """Test every task so far; with networks of their own, earlier tasks keep their figures."""
+    run.take_best()
     names = run.results.baselines[method]["tasks"]
     tested = [task] if method == "individual" else names[:names.index(task) + 1] if task in names else names
     scores = {name: score(run, name) for name in tested}
     top1, top5 = ({name: getattr(figure, key) for name, figure in scores.items()} for key in ("top1", "top5"))
     if method == "individual" and run.has_base_data:
-        top1[run.config.base_task] = run.results.stages[0]["top1_before_prune"]  # of the base network itself
+        top1[run.config.base_task] = run.results.stages[0]["top1_dense"]  # of the base network itself
     remember(run, method, task, top1, top5)
-    run.end_optimizer()
 
 
 def remember(run: Run, method: str, after: str, top1: dict[str, float], top5: dict[str, float]) -> None:
@@ -143,11 +149,11 @@ def parameters(net: MultiHead) -> dict[str, np.ndarray]:
     return {name: parameter.numpy() for name, parameter in net.state_dict().items()}
 
 
-def score(run: Run, task: str) -> Score:
+def score(run: Run, task: str, split: str = "test") -> Score:
     """Of the network as it is: nothing is hidden from a task."""
     run.packnet.set_training(False)
     run.net.select(task)
-    return Score.of(*predict(run.net, run.loaders[task, "test"], f"{task}, test"))
+    return Score.of(*predict(run.net, run.loaders[task, split], f"{task}, {split}"))
 
 
 def movable(method: str, phase: Phase, packnet: PackNet, task: str) -> dict[str, jt.Var]:

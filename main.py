@@ -49,7 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.demo and "add_to" in given:
         return complain("--add-to: everything but the new task's settings comes from the packed network; leave --demo out")
     if not flags.experiment:
-        return run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
+        code = run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
+        if flags.demo and not code and not processes.RANK:
+            root, output = (given.get(name, DEMO[name]) for name in ("data_root", "output_dir"))
+            print(f"To add a folder of your own, {root}/my_birds/{{train,test}}/<class>/*.jpg, to this network:\n"
+                  f"python main.py --add-to {output} --task-list my_birds --output-dir {Path(output).parent}/with_birds")
+        return code
     for name in {"seed", "task_list", "pruning_ratios", "arch", "add_to", "prune_last"} & given.keys():
         return complain(f"--{name.replace('_', '-')}: --experiment {flags.experiment} sets this itself")
     parent = f"{given.pop('output_dir', 'checkpoints')}/{'demo-' if flags.demo else ''}{flags.experiment}"
@@ -57,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     for number, (label, settings) in enumerate(todo, start=1):
         if not processes.RANK:
             print(f"==== {flags.experiment}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
-        code = run(settings | given | dict(output_dir=f"{parent}/{label}"), resume=True, demo=flags.demo)
+        drawn = flags.demo or EXPERIMENTS[flags.experiment].drawn
+        code = run(settings | given | dict(output_dir=f"{parent}/{label}"), resume=True, demo=drawn)
         if code:
             return code
     if not processes.RANK:
@@ -103,8 +109,8 @@ def agree(config: Config, before: dict | None) -> None:
 def prepare(config: Config, resume: bool, demo: bool) -> None:
     """Draw the demo's data and check all folders; under mpirun one process draws, and none writes before all have checked."""
     if demo and not processes.LOCAL_RANK:
-        from images.drawings import draw
-        draw(config.data_root)
+        from images.drawings import ALPHABETS, DATASETS, draw
+        draw(config.data_root, names=[*DATASETS, *(task for task in config.task_list if task in ALPHABETS)])
     if processes.in_mpi():
         processes.wait_for_all()
     check_folders(config, resume)

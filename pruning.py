@@ -117,15 +117,15 @@ class PackNet(Bookkeeping):
     selected by its name; a model without `heads` is used as it is, its last layer packed like the others.
 
     `train_biases`, `train_bn`: every task has biases, or batch norm (parameters and running statistics), of its own, which
-    start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random (He et al.'s
-    normal initialisation) instead of from 0.
+    start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random instead of from 0,
+    normal with this fraction of He et al.'s deviation.
 
     `owners`: {parameter name: uint8 Var in the weight's shape}. What else it holds (`tasks`, `ratios`, ...) and can do
     (`train_task`, `evaluate_task`, `capacity`, ...): packing/bookkeeping.py.
     """
 
     def __init__(self, model: nn.Module, prune_ratio: float = 0.75, *, train_biases: bool = False, train_bn: bool = False,
-                 fresh_weights: bool = False) -> None:
+                 fresh_weights: float = 0.0) -> None:
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio {prune_ratio} is outside [0, 1)")
         layers = prunable_layers(model)
@@ -149,7 +149,7 @@ class PackNet(Bookkeeping):
         for name, owner in self.owners.items():
             if self.options["fresh_weights"] and k > 1:
                 weight = self.layers[name].weight
-                spread = (2 / (weight.numel() / weight.shape[0])) ** 0.5
+                spread = self.options["fresh_weights"] * (2 / (weight.numel() / weight.shape[0])) ** 0.5
                 weight.assign(jt.ternary(owner == FREE, jt.randn(weight.shape) * spread, weight))
             owner.assign(jt.ternary(owner == FREE, jt.full(owner.shape, k, "uint8"), owner))
         self.freeze_the_others()

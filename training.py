@@ -11,11 +11,13 @@ saves and resumes: runs/. What is measured: runs/results.py. The algorithm itsel
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import toolchain
-from networks import MultiHead
+from networks import MultiHead, assign
 from packing.loops import part_of
+from runs import search
+from runs.network import contents
 from runs.results import TrainingError
 from runs.run import Run, Step
 from settings.config import Config
@@ -56,7 +58,7 @@ def plan(c: Config, earlier: Sequence[str] = ()) -> Iterator[Step]:
     elif c.prune_last:
         yield from smaller(earlier[-1], c.prune_last, retraining(c, earlier[-1]))
     train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every, c.weight_decay)
-    for task, ratio in zip(c.task_list, c.pruning_ratios):
+    for task, ratio in zip(c.task_list, c.ratios()):
         yield from one_task(task, train, ratio, retraining(c, task))
 
 
@@ -68,15 +70,17 @@ def retraining(c: Config, task: str) -> Phase:
     return Phase("retrain", epochs, c.base_finetune_lr, c.base_lr_decay_every, c.weight_decay)
 
 
-def one_task(task: str, train: Phase, ratio: float, retrain: Phase) -> Iterator[Step]:
-    """Train on the free weights, then `smaller`."""
+def one_task(task: str, train: Phase, ratio: float | str, retrain: Phase) -> Iterator[Step]:
+    """Train on the free weights, find the ratio if it is "auto", then `smaller`."""
     yield start, task
     for number in range(train.epochs):
         yield epoch, task, train, number
+    for _ in range(search.TRIALS if ratio == "auto" else 0):
+        yield attempt, task, replace(retrain, epochs=min(retrain.epochs, max(1, retrain.epochs // 5)))
     yield from smaller(task, ratio, retrain)
 
 
-def smaller(task: str, ratio: float, retrain: Phase) -> Iterator[Step]:
+def smaller(task: str, ratio: float | str, retrain: Phase) -> Iterator[Step]:
     """Prune the last task, re-train what is kept; then it is frozen. With ratio 0 it keeps everything."""
     yield prune, task, ratio
     for number in range(retrain.epochs if ratio else 0):
@@ -95,40 +99,71 @@ def start(run: Run, task: str) -> None:
 
 
 def epoch(run: Run, task: str, phase: Phase, number: int) -> None:
-    """One epoch of what the task owns, and a test."""
+    """One epoch of what the task owns, and a test of it."""
     begin = time.monotonic()
     title, lr = f"{task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
-    loader = run.loaders[task, "train"]
-    run.net.select(task)
-    optimizer = run.begin_epoch(run.packnet.trainable(), lr, phase.weight_decay, goes_on=number > 0)
-    loader.epoch = run.seed(task, phase.name, number)  # from which shuffle, crops and flips follow
-    loss, train_top1 = train_epoch(run.net, cross_entropy, loader, optimizer, title)
-    test_top1 = run.results.score(run.packnet, task).top1
+    loss, train_top1 = train(run, task, phase, number, title)
+    top1 = run.results.judge(run.packnet, task)
+    run.keep_if_best(top1)
     run.results.trained(title, dict(task=task, phase=phase.name, epoch=number + 1, lr=lr, loss=loss, train_top1=train_top1,
-                                    test_top1=test_top1, seconds=time.monotonic() - begin))
+                                    seconds=time.monotonic() - begin) | {f"{run.results.judging}_top1": top1})
 
 
-def prune(run: Run, task: str, ratio: float) -> None:
-    """Free the smallest weights of the task; with ratio 0 it keeps them all."""
+def attempt(run: Run, task: str, phase: Phase) -> None:
+    """Try one pruning ratio from the trained weights, which are put back: prune, re-train for the epochs of `phase`, judge."""
+    run.take_best()
+    run.net.mpi_param_broadcast()  # as in `prune`
+    packnet, whole, ratios = run.packnet, contents(run.packnet), dict(run.packnet.ratios)
+    trials = run.results.stages[-1].setdefault("tried", [])
+    before, ratio = run.results.judge(packnet, task), search.next_ratio(trials, run.config.max_drop)
+    packnet.prune(task, ratio)
+    for number in range(phase.epochs):
+        train(run, task, replace(phase, name=f"try {ratio:g}"), number, f"{task}, {ratio:g} tried {number + 1}/{phase.epochs}")
+    after = run.results.judge(packnet, task)
+    trials.append(dict(ratio=ratio, epochs=phase.epochs, before=before, top1=after, drop=before - after))
+    run.log(f"{task}: {ratio:g} tried: {before:.2f} % -> {after:.2f} %")
+    run.end_optimizer()
+    assign(run.net, whole.parameters, "the trained weights")
+    packnet.restore(packnet.tasks, whole.owners, ratios, whole.private)
+
+
+def prune(run: Run, task: str, ratio: float | str) -> None:
+    """Free the smallest weights of the task; with ratio 0 it keeps them all, with "auto" those that the attempts have found."""
+    run.take_best()
     before = run.results.about_to_prune(run.packnet, task)
+    if ratio == "auto":
+        c, trials = run.config, run.results.stages[-1]["tried"]
+        ratio = search.chosen(trials, c.max_drop)
+        for line in search.table(task, trials, c.max_drop, c.num_epochs_per_task + c.num_epochs_finetune):
+            run.log(line)
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
     so_far = run.packnet.ratios.get(task)  # of --prune-last: it was frozen before
     freed = run.packnet.prune(task, ratio) if ratio else {}
     if so_far:
         run.packnet.ratios[task] = 1 - (1 - so_far) * (1 - ratio)
-    run.results.pruned(run.packnet, task, ratio, freed, before)
-    run.end_optimizer()
+    after = run.results.pruned(run.packnet, task, ratio, freed, before)
+    if freed and after is not None:
+        run.keep_if_best(after)  # the release: where no epoch of the re-training is better, these weights stay
 
 
 def finish(run: Run, task: str) -> None:
     """The task is frozen: evaluate every task so far, write the packed network."""
+    run.take_best()
     run.results.frozen(run.packnet, task)
-    run.end_optimizer()
     run.save_packed()
     run.save_results(finished=False)
 
 
 # ------------------------------------------------------------------------------------------------ one epoch
+
+def train(run: Run, task: str, phase: Phase, number: int, title: str) -> tuple[float, float]:
+    """Epoch `number` of a phase of the run's network on a task. Returns what train_epoch does."""
+    loader = run.loaders[task, "train"]
+    run.net.select(task)
+    optimizer = run.begin_epoch(run.packnet.trainable(), phase.lr_at(number), phase.weight_decay, goes_on=number > 0)
+    loader.epoch = run.seed(task, phase.name, number)  # from which shuffle, crops and flips follow
+    return train_epoch(run.net, cross_entropy, loader, optimizer, title)
+
 
 def cross_entropy(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
     """(loss, logits) of the selected head."""

@@ -40,6 +40,8 @@ def completed(given: dict) -> dict:
         differences = [f"--{name.replace('_', '-')} {shown(given[name])}: the packed network was made with {shown(saved[name])}"
                        for name in FIXED if name in given and given[name] != saved[name]]
         result = {name: value for name, value in saved.items() if name not in ("task_list", "pruning_ratios")} | given
+        to_come = saved["tasks_to_come"] - len(given.get("task_list", []))  # the new tasks are among them
+        result["tasks_to_come"] = given.get("tasks_to_come", max(0, to_come) if "equal" in given.get("pruning_ratios", []) else 0)
         Config(**result)
     except (KeyError, TypeError) as error:
         raise other_content(path, error) from error

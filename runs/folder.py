@@ -48,7 +48,7 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
         raise ConfigError(f"{path}: not the results of a run of this version, so that it cannot go on "
                           f"({type(error).__name__}: {error})") from error
     differences = [f"--{name.replace('_', '-')} was {shown(saved[name])} and is now {shown(value)}"
-                   for name, value in given.items() if name not in MAY_MOVE and value != saved[name]]
+                   for name in given if name not in MAY_MOVE and (value := getattr(config, name)) != saved[name]]
     if differences:
         raise ConfigError(f"--resume: the run in {config.output_dir} has other settings, and the result would be neither "
                           f"run: {'; '.join(differences)}. Leave them out, or choose another --output-dir.")

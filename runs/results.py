@@ -18,6 +18,13 @@ from storage.packed import Packed
 Loaders = dict[tuple[str, str], Loader]  # by data set and split
 
 
+KEPT_EPOCH = {
+    "last": "The figure of a phase is that of its last epoch.",
+    "best": "Of each phase the epoch that is best on the validation part is kept.",
+    "best-on-test": "Of each phase the epoch that is best on the test split is kept, as by the authors: figures beside theirs, and too "
+                    "good for a test."}
+
+
 class TrainingError(Exception):
     """Training cannot go on. The message names task, phase and epoch."""
 
@@ -33,6 +40,7 @@ class Results(Figures):
         """`figures` and `reference`: those of a run that goes on. Raises TypeError where a figure is none of Figures."""
         super().__init__(**figures or {})
         self.config, self.loaders, self.log, self.reference = config, loaders, log, reference or {}
+        self.judging = "validation" if config.validation else "test"  # the split that epochs are judged on
 
     def figures(self) -> dict:
         """Everything but the arrays, for the state."""
@@ -52,6 +60,10 @@ class Results(Figures):
     def score(self, packnet: PackNet, task: str) -> Score:
         return Score.of(*packnet.predict(task, self.loaders[task, "test"]))
 
+    def judge(self, packnet: PackNet, task: str) -> float:
+        """Top-1 while a task is still in the making: on its validation part, where there is one."""
+        return Score.of(*packnet.predict(task, self.loaders[task, self.judging])).top1
+
     def measured(self, task: str) -> bool:
         """Whether there are data to test the task on: the base task may have none."""
         return (task, "test") in self.loaders
@@ -67,8 +79,8 @@ class Results(Figures):
         for line in earlier.report if earlier else ():
             self.log(line)
         self.log("Settings: " + json.dumps(self.config.asdict()))
-        self.log("The figure of a phase is that of its last epoch. Losses are means per image. Accuracies are top-1 on "
-                 "the test split.")
+        frozen = "; those of frozen tasks on the test split" if self.config.validation else ""
+        self.log(f"{KEPT_EPOCH[self.config.keep]} Losses are means per image. Accuracies are top-1 on the {self.judging} split{frozen}.")
         for (name, split), loader in self.loaders.items():
             self.log(f"{name}, {split}: {loader.num_images:,} images, {len(loader.classes)} classes")
         if earlier:
@@ -101,22 +113,22 @@ class Results(Figures):
                                 top1_by_stage=[], top5_by_stage=[]))
 
     def trained(self, title: str, record: dict) -> None:
-        """An epoch of PackNet; `record`: task, phase, epoch, lr, loss, train_top1, test_top1, seconds."""
+        """An epoch of PackNet; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is judged on>_top1, seconds."""
         self.epoch_line(title, record)
         self.history.append(record)
 
     def epoch_line(self, title: str, record: dict) -> None:
         """An epoch of anything."""
-        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {test_top1:.2f} % ({seconds:.1f} s)"
-                 .format(title, **record))
+        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, {} {:.2f} % ({seconds:.1f} s)"
+                 .format(title, self.judging, record[f"{self.judging}_top1"], **record))
 
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0 already."""
         self.stages[-1]["still_zero"] = still_zero(packnet, task)
-        return self.score(packnet, task).top1 if self.measured(task) else None
+        return self.judge(packnet, task) if self.measured(task) else None
 
-    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> None:
-        """`freed` from each layer; nothing, where the ratio is 0."""
+    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> float | None:
+        """`freed` from each layer; nothing, where the ratio is 0. Returns the accuracy after the prune."""
         after, k = before, packnet.owner_of(task)
         if freed:
             self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
@@ -126,9 +138,10 @@ class Results(Figures):
             for name, count in freed.items():
                 self.log(f"  {name:{width}}  owned {kept[name] + count:>11,}  freed {count:>11,}  kept {kept[name]:>11,}")
             if before is not None:
-                after = self.score(packnet, task).top1
+                after = self.judge(packnet, task)
                 self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
         self.stages[-1].update(pruning_ratio=packnet.ratios.get(task, 0.0), top1_before_prune=before, top1_after_prune=after)
+        return after
 
     def frozen(self, packnet: PackNet, task: str) -> None:
         """Keep the logits of the task, and test every task so far."""
@@ -146,9 +159,8 @@ class Results(Figures):
         stage = self.stages[-1]
         last_phase = "retrain" if stage["pruning_ratio"] else "train"
         stage["top1_after_finetune"] = stage["top1_final"]
-        stage["top1_best_epoch"] = max((record["test_top1"] for record in self.history
-                                        if record["task"] == task and record["phase"] == last_phase),
-                                       default=stage["top1_final"])
+        stage["top1_best_epoch"] = max((record["test_top1"] for record in self.history if record["task"] == task
+                                        and record["phase"] == last_phase and "test_top1" in record), default=stage["top1_final"])
         self.log(f"{task} is frozen. Top-1 (top-5) now: "
                  + ", ".join(f"{name} {score.top1:.2f} % ({score.top5:.2f} %)" for name, score in scores.items()))
 

@@ -9,7 +9,8 @@ import numpy as np
 import toolchain
 from dataset import create_dataloader
 from images.folders import DataError
-from networks import MultiHead
+from networks import MultiHead, assign
+from reporting.continual import measures
 from runs.addition import Earlier
 from runs.log import Log
 from runs.network import contents, first_network, rebuild
@@ -32,7 +33,7 @@ class Run:
 
     Steps are functions of a run; `position` is the number of the next one. Everything that later ones need goes into the state
     file, so that a killed run goes on from there and ends as if nothing had happened. `kept`: the arrays that steps want to
-    find again, {kind: {name: array}}.
+    find again, {kind: {name: array}}; `best`: the accuracy of the epoch whose parameters are among them.
     """
 
     def __init__(self, config: Config, earlier: Earlier | None = None) -> None:
@@ -41,6 +42,7 @@ class Run:
         self.started = time.monotonic()
         self.position = 0
         self.kept: dict[str, dict[str, np.ndarray]] = {}
+        self.best = -1.0
         self.optimizer: nn.SGD | None = None
         self.moving: dict[str, jt.Var] = {}  # what the optimizer moves, by name
         self.stopped_momentum: dict[str, np.ndarray] = {}  # of the optimizer when the run was stopped
@@ -99,13 +101,26 @@ class Run:
         """At the end of a phase: the momentum is needed no more."""
         self.optimizer, self.moving, self.stopped_momentum = None, {}, {}
 
+    def keep_if_best(self, top1: float) -> None:
+        """With --keep best or best-on-test: keep the network as it is now, unless it was as good before in this phase."""
+        if self.config.keep != "last" and top1 > self.best:
+            self.best, self.kept["best"] = top1, {name: value.numpy() for name, value in self.net.state_dict().items()}
+
+    def take_best(self) -> None:
+        """The end of a phase: go on from what was kept, if anything was."""
+        if best := self.kept.pop("best", None):
+            assign(self.net, best, "the best epoch")
+        self.best = -1.0
+        self.end_optimizer()
+
     def _momentum(self) -> dict[str, jt.Var]:
         return dict(zip(self.moving, self.optimizer.param_groups[0]["values"])) if self.optimizer else {}
 
     # ---- files; under mpirun the first process writes for all
 
     def content(self) -> dict:
-        return self.results.asdict(time.monotonic() - self.started, jt.world_size)
+        results = self.results.asdict(time.monotonic() - self.started, jt.world_size)
+        return results | dict(continual=measures(results))
 
     def save_results(self, finished: bool) -> None:
         if not processes.RANK:
@@ -127,7 +142,8 @@ class Run:
         if processes.RANK:
             return
         momentum = {name: value.numpy() for name, value in self._momentum().items()} or self.stopped_momentum
-        values = dict(position=self.position, seconds=time.monotonic() - self.started, data=self._data(), log_length=self.log.length,
+        values = dict(position=self.position, best=self.best, seconds=time.monotonic() - self.started, data=self._data(),
+                      log_length=self.log.length,
                       heads={task: self.net.num_classes(task) for task in self.net.heads.keys()},
                       packed_tasks=self.packnet.tasks, ratios=self.packnet.ratios, options=self.packnet.options,
                       results=self.results.figures())
@@ -144,7 +160,7 @@ class Run:
                 if saved["data"].get(key) != data.get(key):
                     raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
                                       f"{saved['data'].get(key)}, are {data.get(key)}), and the result would be neither run")
-            self.position, self.started = saved["position"], time.monotonic() - saved["seconds"]
+            self.position, self.best, self.started = saved["position"], saved["best"], time.monotonic() - saved["seconds"]
             self.packnet = rebuild(self.config.arch, saved["heads"], state.packed, saved["options"], path,
                                    saved["packed_tasks"], saved["ratios"])
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
@@ -159,19 +175,21 @@ class Run:
 
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
-    which are packed already and were measured, the test split where it is there; of the last, if it is pruned once more, both."""
+    which are packed already and were measured, the test split where it is there; of the last, if it is pruned once more, all."""
+    every = ("train", "validation", "test") if config.validation else ("train", "test")
     if not config.add_to:
-        splits = {name: ("train", "test") for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
+        splits = {name: every for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
     else:
         splits = {entry["name"]: ("test",) for entry in earlier if entry["top1"] is not None and config.has_data(entry["name"])}
         again = [earlier[-1]["name"]] if config.prune_last else []
-        splits |= {name: ("train", "test") for name in again + config.task_list}
+        splits |= {name: every for name in again + config.task_list}
     loaders = {}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
     for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
         loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
-                                                    image_size=config.image_size, cache_dir=config.cache_dir)
+                                                    image_size=config.image_size, cache_dir=config.cache_dir,
+                                                    validation=config.validation)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader and entry["classes"] not in (None, loader.classes):
