@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import toolchain
-from images.folders import DataError
+from images.folders import DataError, dataset_folder
 from images.preprocess import preparation, preprocess
 from packing.which_task import probabilities, surest
 from settings.command_line import complain
@@ -104,14 +104,21 @@ def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) ->
     tasks = {task["name"]: task for task in metadata["tasks"]}
     print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
     for name in [options.task] if options.task else tasks:
-        if tasks[name]["top1"] is None and options.task is None:
-            print(f"{name:14} {'-':>8} {'-':>8} {'-':>9}  (no data in the run)")
+        recorded = f"{tasks[name]['top1']:9.2f}" if tasks[name]["top1"] is not None else f"{'-':>9}"
+        if not options.task and not there(tasks[name], metadata, options):
+            print(f"{name:14} {'-':>8} {'-':>8} {recorded}  (no data)")
             continue
-        loader = test_loader(tasks[name], metadata, options)
-        score = Score.of(*packnet.predict(name, loader))
-        recorded = tasks[name]["top1"]
-        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} "
-              + (f"{recorded:9.2f}" if recorded is not None else f"{'-':>9}"))
+        score = Score.of(*packnet.predict(name, test_loader(tasks[name], metadata, options)))
+        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} {recorded}")
+
+
+def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
+    """Whether there are data to test a task on: it was measured before, and its folder is here. Raises DataError where no task's is."""
+    root = options.data_root or metadata["config"]["data_root"]
+    found = [other for other in metadata["tasks"] if other["top1"] is not None and dataset_folder(other["name"], root).is_dir()]
+    if not found:
+        raise DataError(f"--data-root {root}: holds none of the tasks {', '.join(other['name'] for other in metadata['tasks'])}")
+    return entry in found
 
 
 def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: str | None = None) -> "Loader":
@@ -166,16 +173,15 @@ def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) 
     print(f"{'task':14} {'task found %':>13} {'top-1 %':>8} {'task known':>11}")
     rows = []
     for number, entry in enumerate(entries):
-        if entry["top1"] is None:
-            print(f"{entry['name']:14} {'-':>13} {'-':>8} {'-':>11}  (no data in the run)")
+        if not there(entry, metadata, options):
+            print(f"{entry['name']:14} {'-':>13} {'-':>8} {'-':>11}  (no data)")
             continue
         answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other["name"])) for other in entries]
         labels, found = answers[number][1], surest([logits for logits, _ in answers]) == number
         right = answers[number][0].argmax(1) == labels
         rows.append([100 * float(share.mean()) for share in (found, found & right, right)])
         print(f"{entry['name']:14} {rows[-1][0]:13.2f} {rows[-1][1]:8.2f} {rows[-1][2]:11.2f}")
-    if rows:
-        print("{:14} {:13.2f} {:8.2f} {:11.2f}".format("mean", *np.mean(rows, axis=0)))
+    print("{:14} {:13.2f} {:8.2f} {:11.2f}".format("mean", *np.mean(rows, axis=0)))
 
 
 def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:

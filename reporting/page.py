@@ -133,7 +133,8 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     missing = [name for name in EXPERIMENTS if name not in found and f"demo-{name}" not in found]
     page.heading("Not run yet" if missing else "Every experiment was run")
     if missing:
-        rows = [[EXPERIMENTS[name].title, f"python main.py --experiment {name}", f"{EXPERIMENTS[name].hours:g} h"] for name in missing]
+        rows = [[EXPERIMENTS[name].title, f"python main.py --experiment {name}",
+                 f"{EXPERIMENTS[name].hours:g} h" + " on 2 CPU cores" * EXPERIMENTS[name].drawn] for name in missing]
         page.table(["experiment", "command", "on one H100 (estimated)"], rows)
     return [*page.write(), write_table(found, out / "report.csv")]
 

@@ -82,7 +82,7 @@ def test_added_later_is_added_at_once_to_the_bit(runs, home):
     assert "demo_cars: " in log and " % as stored" in log
 
 
-def test_no_data_results_or_state_of_earlier_tasks_are_needed(runs, home, monkeypatch):
+def test_no_data_results_or_state_of_earlier_tasks_are_needed(runs, home, monkeypatch, capsys):
     two, three, whole = runs
     monkeypatch.chdir(home / "elsewhere")
     shutil.copy(home / two / "packnet.safetensors", f"{two.partition('/')[0]}.safetensors")
@@ -96,6 +96,13 @@ def test_no_data_results_or_state_of_earlier_tasks_are_needed(runs, home, monkey
     log = (home / "elsewhere" / out / "log.txt").read_text()
     assert "as stored; there is no data/demo_birds to measure it again" in log and "the figures are those of the packed file" in log
     assert (home / "elsewhere" / out / "plots/error_as_tasks_are_added.png").exists()
+    capsys.readouterr()
+    assert evaluate.main(["--output-dir", out]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("(no data)")] == ["demo_base", "demo_birds", "demo_cars"]
+    assert f"{at_once['tasks'][0]['top1_final']:9.2f}  (no data)" in lines[2] and float(lines[4].split()[1]) == float(lines[4].split()[3])
+    assert evaluate.main(["--output-dir", out, "--data-root", "data/demo_flowers"]) == 2
+    assert "holds none of the tasks demo_base, demo_birds" in capsys.readouterr().err
     import report
     assert report.main(["--runs", out]) == 0
     page = (home / "elsewhere" / out / "report.md").read_text()
