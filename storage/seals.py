@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from storage.checkpoint import WeightsError
-from storage.packed import Packed, load_packed
+from storage.packed import Packed, load_packed, other_content
 
 Parameters = Iterable[tuple[str, np.ndarray]]  # sorted by name
 
@@ -60,13 +60,18 @@ def view(packed: Packed, task: str, owner: int) -> Iterator[tuple[str, np.ndarra
         yield canonical, array if owners is None else np.where((owners > 0) & (owners <= owner), array, array.dtype.type(0))
 
 
+def compared(packed: Packed, entries: list[dict]) -> list[tuple[str, str, str]]:
+    """(task, stored seal, seal of what is there now) for each task."""
+    return [(entry["name"], entry["seal"], of_task(packed, entries, number)) for number, entry in enumerate(entries)]
+
+
 def broken(packed: Packed, entries: list[dict]) -> list[str]:
     """The tasks whose seal is not the stored one."""
-    return [entry["name"] for number, entry in enumerate(entries) if of_task(packed, entries, number) != entry["seal"]]
+    return [task for task, stored, now in compared(packed, entries) if stored != now]
 
 
 def recomputed(path: str | Path) -> list[tuple[str, str, str]]:
-    """(task, stored seal, seal of what the file holds now) for each task of a packed file, or the one of an exported network.
+    """What `compared` gives for each task of a packed file, or for the one of an exported network.
 
     A file whose tensors are damaged is read all the same: to say which tasks the damage touches is what this is for. Raises
     WeightsError for a file of another kind, and where even its header is damaged.
@@ -75,8 +80,10 @@ def recomputed(path: str | Path) -> list[tuple[str, str, str]]:
     if exported:
         return [exported]
     packed, metadata = load_packed(path, verify=False)
-    entries = metadata["tasks"]
-    return [(entry["name"], entry["seal"], of_task(packed, entries, number)) for number, entry in enumerate(entries)]
+    try:
+        return compared(packed, metadata["tasks"])
+    except (KeyError, TypeError) as error:
+        raise other_content(path, error) from error
 
 
 def _exported(path: Path) -> tuple[str, str, str] | None:

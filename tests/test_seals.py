@@ -146,6 +146,14 @@ def test_what_has_no_seals_is_one_line(tmp_path, content, capsys):
     assert re.match(rf"error: {tmp_path}/x: .*\n$", error)
 
 
+def test_a_packed_file_without_seals_is_one_line(sealed, tmp_path, capsys):
+    packed, metadata = load_packed(sealed[1])
+    del metadata["tasks"][1]["seal"]
+    save_packed(tmp_path / "x", packed, metadata)
+    assert evaluate.main(["--seals", str(tmp_path / "x")]) == 2
+    assert "x: not a checkpoint of this version (KeyError: 'seal')" in capsys.readouterr().err
+
+
 def test_a_run_goes_no_further_with_a_broken_seal(sealed, tmp_path):
     """Something has moved an earlier task: nothing is written over it."""
     packed, metadata = load_packed(sealed[1])
