@@ -1,4 +1,5 @@
 """What the paper compares PackNet with, each from the same base network before its prune, on the same data and loaders.
+An addition (--add-to) compares `classifier` and `individual` on the new tasks, from the packed network it adds to.
 
     classifier   a new head on the frozen base network; its learning rate is constant
     individual   a network of its own for every task, fine-tuned from the base network
@@ -22,7 +23,7 @@ from dataset import Loader
 from networks import MultiHead, assign, build
 from packing.loops import predict
 from pruning import PackNet
-from runs.results import Score
+from runs.measure import Score
 from runs.run import Run, Step
 from settings.config import Config
 from training import Loss, Phase, cross_entropy
@@ -40,6 +41,8 @@ TEMPERATURE = 2  # of Learning without Forgetting, section 3.1 of that paper
 
 def compared(steps: Iterable[Step], c: Config) -> Iterator[Step]:
     """PackNet's `steps`, in which the base network is kept before its prune, and after them those of the baselines."""
+    if c.baselines and c.add_to:
+        yield (keep,)
     for function, *arguments in steps:
         keeps = c.baselines and function is training.prune and arguments[0] == c.base_task
         yield keep_and_prune if keeps else function, *arguments
@@ -63,8 +66,16 @@ def phases(c: Config, method: str) -> list[Phase]:
 
 # ------------------------------------------------------------------------------------------------ the steps
 
-def keep_and_prune(run: Run, task: str, ratio: float) -> None:
+def keep(run: Run) -> None:
+    """Keep the network from which the baselines start."""
     run.kept["dense"] = parameters(run.net)
+
+
+def keep_and_prune(run: Run, task: str, ratio: float) -> None:
+    run.take_best()
+    keep(run)
+    if run.has_base_data:
+        run.results.stages[0]["top1_dense"] = score(run, task).top1
     training.prune(run, task, ratio)
 
 
@@ -73,11 +84,14 @@ def start(run: Run, method: str, task: str) -> None:
     base = run.config.base_task
     first = method not in run.results.baselines
     if first:
-        run.results.baseline_started(method, [base] * run.has_base_data + run.config.task_list)
+        start_from = "the packed network" if run.config.add_to else "the base network before its prune"
+        run.log(f"\n== Baseline {method}, for comparison: from {start_from} ==")
+        run.results.baselines[method] = dict(tasks=[base] * run.has_base_data + run.config.task_list, top1_by_stage=[], top5_by_stage=[])
     net = run.net
     if first or method == "individual":
         net = build(**run.config.network())
-        net.add_head(base, run.results.stages[0]["num_classes"])
+        for stage in run.results.stages[:len(run.results.earlier) or 1]:
+            net.add_head(stage["name"], stage["num_classes"])
         assign(net, run.kept["dense"], "the base network")
     run.kept["teacher"] = parameters(net) if method == "lwf" else {}
     run.packnet = PackNet(net)
@@ -98,35 +112,48 @@ def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
         run.net.select(task)
         loader, tested = run.loaders[task, "train"], [task]
     title, lr = f"{method}: {task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
-    loader.epoch = run.position  # as in training.epoch
     optimizer = run.begin_epoch(movable(method, phase, run.packnet, task), lr, phase.weight_decay, goes_on=number > 0)
+    loader.epoch = run.seed(method, task, phase.name, number)  # as in training.epoch
     loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
     loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
-    test_top1 = float(np.mean([score(run, name).top1 for name in tested]))
-    run.results.epoch_line(title, dict(lr=lr, loss=loss, train_top1=train_top1, test_top1=test_top1, seconds=time.monotonic() - begin))
+    split = run.results.judging
+    top1 = float(np.mean([score(run, name, split).top1 for name in tested]))
+    run.keep_if_best(top1)
+    run.results.epoch_line(title, {"lr": lr, "loss": loss, "train_top1": train_top1, f"{split}_top1": top1,
+                                   "seconds": time.monotonic() - begin})
 
 
 def finish(run: Run, method: str, task: str) -> None:
     """Test every task so far; with networks of their own, earlier tasks keep their figures."""
+    run.take_best()
     names = run.results.baselines[method]["tasks"]
     tested = [task] if method == "individual" else names[:names.index(task) + 1] if task in names else names
     scores = {name: score(run, name) for name in tested}
     top1, top5 = ({name: getattr(figure, key) for name, figure in scores.items()} for key in ("top1", "top5"))
     if method == "individual" and run.has_base_data:
-        top1[run.config.base_task] = run.results.stages[0]["top1_before_prune"]  # of the base network itself
-    run.results.baseline_tested(method, task, top1, top5)
-    run.end_optimizer()
+        top1[run.config.base_task] = run.results.stages[0]["top1_dense"]  # of the base network itself
+    remember(run, method, task, top1, top5)
+
+
+def remember(run: Run, method: str, after: str, top1: dict[str, float], top5: dict[str, float]) -> None:
+    """`top1`, `top5`: of the tasks that were tested after the task `after`; the others keep their figures."""
+    figures = run.results.baselines[method]
+    for table, values in ((figures["top1_by_stage"], top1), (figures["top5_by_stage"], top5)):
+        before = table[-1] if table else [None] * len(figures["tasks"])
+        table.append([values.get(name, old) for name, old in zip(figures["tasks"], before)])
+    row = zip(figures["tasks"], figures["top1_by_stage"][-1])
+    run.log(f"{method}, after {after}: " + ", ".join(f"{name} {value:.2f} %" for name, value in row if value is not None))
 
 
 def parameters(net: MultiHead) -> dict[str, np.ndarray]:
     return {name: parameter.numpy() for name, parameter in net.state_dict().items()}
 
 
-def score(run: Run, task: str) -> Score:
+def score(run: Run, task: str, split: str = "test") -> Score:
     """Of the network as it is: nothing is hidden from a task."""
     run.packnet.set_training(False)
     run.net.select(task)
-    return Score.of(*predict(run.net, run.loaders[task, "test"], f"{task}, test"))
+    return Score.of(*predict(run.net, run.loaders[task, split], f"{task}, {split}"))
 
 
 def movable(method: str, phase: Phase, packnet: PackNet, task: str) -> dict[str, jt.Var]:

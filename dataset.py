@@ -17,13 +17,11 @@ import numpy as np
 
 import toolchain
 from images.cache import CachedImages, StreamedImages
-from images.folders import DataError, Split, dataset_folder, read_split
-from images.preprocess import preparation
+from images.folders import DataError, Split, dataset_folder, hold_out, read_split
+from images.preprocess import MEAN, STD, preparation
 
 jt = toolchain.start()
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 # Batches prepared in a thread while the GPU computes. On the CPU the cores are busy computing: an epoch of the slim network takes
 # 0.701 s without and 0.709 s with a thread beside it (medians of 12 in turn, 2 cores), and the loader alone a third longer.
 AHEAD = 2 if toolchain.device == "cuda" else 0
@@ -140,10 +138,22 @@ def to_input_by_operators(pixels: jt.Var, flip: jt.Var, affine: jt.Var) -> jt.Va
     return mirrored.float32() * scale + shift
 
 
+class Rows:
+    """Some of the images of a split: those of `rows`."""
+
+    def __init__(self, images, rows: np.ndarray) -> None:
+        self.images, self.rows = images, rows
+
+    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+        return self.images.crops(self.rows[indices], rng, mine)
+
+
 def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: str = "train", batch_size: int = 32,
-                      *, seed: int = 0, image_size: int = 224,
-                      cache_dir: str | Path | None = None) -> tuple[Loader, int]:
-    """(loader, num_classes) of one split ("train" or "test") of a data set.
+                      *, seed: int = 0, image_size: int = 224, cache_dir: str | Path | None = None,
+                      validation: float = 0.0, like: str | None = None) -> tuple[Loader, int]:
+    """(loader, num_classes) of one split ("train", "validation" or "test") of a data set. `validation`: the fraction of the
+    training split that is held out of "train" (images.folders.hold_out), and is "validation", prepared as test images are. `like`:
+    the data set as whose images these are prepared, if not as its own.
 
     The first call decodes the images into the cache (`cache_dir`, by default `<data_root>/.cache`); a file that
     cannot be decoded is found here, before any training. `image_size` is the side of the crop, in pixels; the short
@@ -151,7 +161,13 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     """
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
-    files, how = read_split(dataset_name, data_root, split), preparation(dataset_name, split)
+    files = read_split(dataset_name, data_root, "train" if split == "validation" else split)
+    how = preparation(like or dataset_name, "train" if split == "train" else "test")
     name, cache = dataset_folder(dataset_name, data_root).name, Path(cache_dir or Path(data_root) / ".cache")
+    rest, held_out = hold_out(files, validation, seed) if validation else (None, None)
+    if split == "validation":
+        files, name = files.of(held_out), f"{name}-validation"
     images = StreamedImages(files, name, image_size, cache) if how == "random" else CachedImages(files, name, how, image_size, cache)
+    if split == "train" and validation:
+        files, images = files.of(rest), Rows(images, rest)  # the cache is that of the whole split
     return Loader(images, files, batch_size, split == "train", seed), len(files.classes)

@@ -2,7 +2,10 @@
 
     python evaluate.py --output-dir checkpoints/packnet [--task cubs]          # every task's accuracy again; needs the data
     python evaluate.py --task cubs --predict bird.jpg another.jpg              # the five likeliest classes of an image
+    python evaluate.py --predict something.jpg                                 # the task is found too
+    python evaluate.py --task-agnostic                                         # how often it is; needs the data
     python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names
+    python evaluate.py --seals [cubs.safetensors]                              # whether each task is what it was; needs nothing
 """
 import argparse
 import json
@@ -14,16 +17,19 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import toolchain
-from images.folders import DataError
+from images.folders import DataError, dataset_folder
 from images.preprocess import preparation, preprocess
+from packing.which_task import probabilities, surest
 from settings.archs import ARCHS, own, source_of
 from settings.command_line import complain
 from settings.config import Config, ConfigError
 from storage.checkpoint import WeightsError
 from storage.packed import Packed, load_packed, other_content
+from storage.seals import recomputed
 from system.files import CHECKPOINT, replacing
 
 if TYPE_CHECKING:  # starts Jittor
+    from dataset import Loader
     from pruning import PackNet
 
 
@@ -31,19 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--output-dir", default="checkpoints/packnet", help="folder of the run (default: %(default)s)")
     parser.add_argument("--task", help="only this task (default: all)")
-    parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="print the five likeliest classes of these images, for --task")
+    parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="print the five likeliest classes of these images, for --task; "
+                        "without --task, the class by the task whose view is surest")
+    parser.add_argument("--task-agnostic", action="store_true", help="how often the right task is found on the test splits, and the "
+                        "accuracy then, beside that with the task known")
     parser.add_argument("--export", nargs=2, metavar=("TASK", "OUT"), help="write the network of one task as OUT.safetensors, for "
                         "use without this project")
     parser.add_argument("--arch", metavar="FILE:FUNCTION", help="of a run with a network of your own: where its file is now")
+    parser.add_argument("--seals", nargs="?", const="", metavar="FILE", help="recompute the seal of every task of the run, or of a packed "
+                        "or exported FILE, and compare; needs neither data nor Jittor")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
     parser.add_argument("--cache-dir", help="folder for decoded images (default: the run's, or <data root>/.cache)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
     parser.add_argument("--device", default="auto", choices=toolchain.DEVICES)
     options = parser.parse_args(arguments)
-    if options.predict and not options.task:
-        return complain("--predict: --task must say which task's classes the images are to be told apart by")
-
     try:
+        if options.seals is not None:
+            return compare_seals(options.seals or Path(options.output_dir) / CHECKPOINT)
         packed, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
         tasks = [task["name"] for task in metadata["tasks"]]
         for name in filter(None, (options.task, options.export and options.export[0])):
@@ -55,8 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
         del packed  # Jittor has copied it
         if options.export:
             export(packnet, metadata, *options.export)
-        elif options.predict:
+        elif options.predict and options.task:
             predict_images(packnet, metadata, options.task, options.predict)
+        elif options.predict:
+            predict_with_task(packnet, metadata, options.predict)
+        elif options.task_agnostic:
+            find_tasks(packnet, metadata, options)
         else:
             evaluate(packnet, metadata, options)
     except (ConfigError, DataError, WeightsError, toolchain.ToolchainError) as error:
@@ -64,6 +78,17 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
     return 0
+
+
+def compare_seals(path: str | Path) -> int:
+    """Print whether each task's seal is the stored one; 1 if one is not."""
+    rows = recomputed(path)
+    for task, stored, now in rows:
+        print(f"{task:14} {stored}  {'unchanged' if now == stored else f'BROKEN: is {now}'}")
+    broken = [task for task, stored, now in rows if now != stored]
+    print(f"{len(rows)} task{'s' * (len(rows) > 1)}: " + (f"{len(broken)} not what they were: {', '.join(broken)}" if broken else
+                                                      "seals unchanged"))
+    return 1 if broken else 0
 
 
 def network_of(metadata: dict, arch: str | None, path: Path) -> dict:
@@ -99,38 +124,88 @@ def unpack(packed: Packed, metadata: dict, network: dict, path: Path) -> "PackNe
 
 def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
     """Print every task's accuracy on its test split beside the one the run recorded."""
-    from dataset import create_dataloader
-    from runs.results import Score
-    config, tasks = metadata["config"], {task["name"]: task for task in metadata["tasks"]}
+    from runs.measure import Score
+    tasks = {task["name"]: task for task in metadata["tasks"]}
     print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
     for name in [options.task] if options.task else tasks:
-        if tasks[name]["top1"] is None and options.task is None:
-            print(f"{name:14} {'-':>8} {'-':>8} {'-':>9}  (no data in the run)")
+        recorded = f"{tasks[name]['top1']:9.2f}" if tasks[name]["top1"] is not None else f"{'-':>9}"
+        if not options.task and not there(tasks[name], metadata, options):
+            print(f"{name:14} {'-':>8} {'-':>8} {recorded}  (no data)")
             continue
-        loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
-                                      options.batch_size or config["batch_size"], image_size=metadata["image_size"],
-                                      cache_dir=options.cache_dir or (None if options.data_root else config["cache_dir"]))
-        if tasks[name]["classes"] not in (None, loader.classes):
-            raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
-                            f"({len(loader.classes)} against {len(tasks[name]['classes'])})")
-        score = Score.of(*packnet.predict(name, loader))
-        recorded = tasks[name]["top1"]
-        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} "
-              + (f"{recorded:9.2f}" if recorded is not None else f"{'-':>9}"))
+        score = Score.of(*packnet.predict(name, test_loader(tasks[name], metadata, options)))
+        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} {recorded}")
+
+
+def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
+    """Whether there are data to test a task on: it was measured before, and its folder is here. Raises DataError where no task's is."""
+    root = options.data_root or metadata["config"]["data_root"]
+    found = [other for other in metadata["tasks"] if other["top1"] is not None and dataset_folder(other["name"], root).is_dir()]
+    if not found:
+        raise DataError(f"--data-root {root}: holds none of the tasks {', '.join(other['name'] for other in metadata['tasks'])}")
+    return entry in found
+
+
+def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: str | None = None) -> "Loader":
+    """The test split of the task `entry`; `like` as of create_dataloader. Raises DataError."""
+    from dataset import create_dataloader
+    config, name = metadata["config"], entry["name"]
+    loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test", options.batch_size or config["batch_size"],
+                                  image_size=metadata["image_size"], like=like,
+                                  cache_dir=options.cache_dir or (None if options.data_root else config["cache_dir"]))
+    if entry["classes"] not in (None, loader.classes):
+        raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
+                        f"({len(loader.classes)} against {len(entry['classes'])})")
+    return loader
+
+
+def logits_of(packnet: "PackNet", metadata: dict, task: str, paths: list[str]) -> np.ndarray:
+    """float32 [images, classes] of a task, the images preprocessed as its test images are."""
+    from dataset import to_input
+    how = preparation(task, "test")
+    images = np.stack([preprocess(path, how, metadata["image_size"]) for path in paths])
+    return packnet.predict(task, [(to_input(images, np.zeros(len(images), np.uint8)), np.zeros(len(images), np.int32))])[0]
+
+
+def class_name(entry: dict, label: int) -> str:
+    return entry["classes"][label] if entry["classes"] else f"class {label}"
 
 
 def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str]) -> None:
-    """Print the five likeliest classes of each image with their probabilities, preprocessed as the task's test images."""
-    from dataset import to_input
-    classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
-    how = preparation(task, "test")
-    images = np.stack([preprocess(path, how, metadata["image_size"]) for path in paths])
-    logits, _ = packnet.predict(task, [(to_input(images, np.zeros(len(images), np.uint8)), np.zeros(len(images), np.int32))])
-    for path, row in zip(paths, logits.astype(np.float64)):
-        shares = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+    """Print the five likeliest classes of each image with their probabilities."""
+    entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
+    logits = logits_of(packnet, metadata, task, paths)
+    for path, row, shares in zip(paths, logits, probabilities(logits)):
         print(path)
         for label in np.argsort(-row, kind="stable")[:5]:
-            print(f"  {100 * shares[label]:6.2f} %  {classes[label] if classes else f'class {label}'}")
+            print(f"  {100 * shares[label]:6.2f} %  {class_name(entry, label)}")
+
+
+def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str]) -> None:
+    """Print for each image the task whose view is surest of it, its likeliest class there, and that class's probability."""
+    entries = metadata["tasks"]
+    logits = [logits_of(packnet, metadata, entry["name"], paths) for entry in entries]
+    for number, (path, task) in enumerate(zip(paths, surest(logits))):
+        label = int(logits[task][number].argmax())
+        confidence = probabilities(logits[task][number:number + 1])[0, label]
+        print(f"{path}: {entries[task]['name']}, {class_name(entries[task], label)}, {100 * confidence:.2f} %")
+
+
+def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
+    """Print how often the surest task is the right one on each test split, and the top-1 accuracy then, beside that with the task
+    known."""
+    entries = metadata["tasks"]
+    print(f"{'task':14} {'task found %':>13} {'top-1 %':>8} {'task known':>11}")
+    rows = []
+    for number, entry in enumerate(entries):
+        if not there(entry, metadata, options):
+            print(f"{entry['name']:14} {'-':>13} {'-':>8} {'-':>11}  (no data)")
+            continue
+        answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other["name"])) for other in entries]
+        labels, found = answers[number][1], surest([logits for logits, _ in answers]) == number
+        right = answers[number][0].argmax(1) == labels
+        rows.append([100 * float(share.mean()) for share in (found, found & right, right)])
+        print(f"{entry['name']:14} {rows[-1][0]:13.2f} {rows[-1][1]:8.2f} {rows[-1][2]:11.2f}")
+    print("{:14} {:13.2f} {:8.2f} {:11.2f}".format("mean", *np.mean(rows, axis=0)))
 
 
 def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
@@ -139,13 +214,15 @@ def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
     from networks import in_torchvisions_names
     with packnet.task_view(task) as net:
         tensors = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in in_torchvisions_names(net, task).items()}
+        head, renamed = net.last or "head", json.dumps(next(iter(getattr(net.shape, "renamed", ())), ["", ""]))
     tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
                 for name in list(tensors) if name.endswith("running_mean")}
-    classes = next(entry for entry in metadata["tasks"] if entry["name"] == task)["classes"]
+    entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
     with replacing(out) as temporary:
         temporary.touch()
-        save_file(tensors, temporary, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]),
-                                           classes=json.dumps(classes)))
+        save_file(tensors, temporary, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]), head=head,
+                                           renamed=renamed, classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]),
+                                           seal=entry["seal"]))
     print(f"Written: {out}, the network of {task} ({metadata['arch']}, {sum(array.nbytes for array in tensors.values()) / 1e6:.1f} MB)")
 
 

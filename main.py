@@ -6,20 +6,25 @@
     python main.py --experiment baselines # a named experiment of settings/experiments.py
     python main.py --arch my_net.py:build --dry-run   # what becomes of each parameter of a network
     python main.py --task-list my_birds --pruning-ratios 0.5 --data-root ~/images
+    python main.py --add-to checkpoints/packnet --task-list my_birds --output-dir checkpoints/with_birds
 
 `python main.py --help` lists every setting with its default (settings/config.py). Bad input ends with exit code 2 and one
 message, before anything is written. What a run does: training.py.
 """
 import argparse
 import sys
+from pathlib import Path
 
 import toolchain
+from runs.addition import Earlier, completed, opened
 from runs.folder import check_folders, check_source, resumed
 from settings.archs import own
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
 from settings.experiments import DEMO, EXPERIMENTS, runs_of
+from storage.checkpoint import WeightsError
 from system import processes
+from system.files import STATE
 
 FLAGS = ("demo", "resume", "experiment", "seeds", "dry_run")  # of the command line, beside the settings
 
@@ -45,20 +50,28 @@ def main(arguments: list[str] | None = None) -> int:
     flags, given = parse(arguments)
     if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
         return complain(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; one run's is --seed")
+    if flags.demo and "add_to" in given:
+        return complain("--add-to: everything but the new task's settings comes from the packed network; leave --demo out")
     if flags.dry_run and flags.experiment:
         return complain("--dry-run: is for one network; an --experiment has several. Name one with --arch.")
     if flags.dry_run:
         return describe(Config(**(DEMO if flags.demo else {}) | given))
     if not flags.experiment:
-        return run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
-    for name in {"seed", "task_list", "pruning_ratios", "arch"} & given.keys():
+        code = run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
+        if flags.demo and not code and not processes.RANK:
+            root, output = (given.get(name, DEMO[name]) for name in ("data_root", "output_dir"))
+            print(f"To add a folder of your own, {root}/my_birds/{{train,test}}/<class>/*.jpg, to this network:\n"
+                  f"python main.py --add-to {output} --task-list my_birds --output-dir {Path(output).parent}/with_birds")
+        return code
+    for name in {"seed", "task_list", "pruning_ratios", "arch", "add_to", "prune_last"} & given.keys():
         return complain(f"--{name.replace('_', '-')}: --experiment {flags.experiment} sets this itself")
     parent = f"{given.pop('output_dir', 'checkpoints')}/{'demo-' if flags.demo else ''}{flags.experiment}"
     todo = runs_of(flags.experiment, flags.demo, flags.seeds)
     for number, (label, settings) in enumerate(todo, start=1):
         if not processes.RANK:
             print(f"==== {flags.experiment}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
-        code = run(settings | given | dict(output_dir=f"{parent}/{label}"), resume=True, demo=flags.demo)
+        drawn = flags.demo or EXPERIMENTS[flags.experiment].drawn
+        code = run(settings | given | dict(output_dir=f"{parent}/{label}"), resume=True, demo=drawn)
         if code:
             return code
     if not processes.RANK:
@@ -68,8 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(given: dict, resume: bool, demo: bool) -> int:
     """One run with these settings, or the rest of it. Returns the exit code."""
-    config = Config(**given)
     try:
+        if given.get("add_to"):
+            given = completed(given)
+        config = Config(**given)
         config.check_values(weights=not resume)  # those of a run to go on with are in its folder
         before = None
         if resume:
@@ -82,12 +97,13 @@ def run(given: dict, resume: bool, demo: bool) -> int:
                 print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
             return 0
         prepare(config, resume, demo)
+        earlier = opened(config) if config.add_to and not (Path(config.output_dir) / STATE).exists() else None
         start_jittor(config, before)
-    except (ConfigError, RuntimeError) as error:
+    except (ConfigError, WeightsError, RuntimeError) as error:
         return complain(error)
     except OSError as error:  # the demo's data, the folders
         return complain(f"{error.filename}: {error.strerror}")
-    return pack(config)
+    return pack(config, earlier)
 
 
 def describe(config: Config) -> int:
@@ -122,8 +138,8 @@ def agree(config: Config, before: dict | None) -> None:
 def prepare(config: Config, resume: bool, demo: bool) -> None:
     """Draw the demo's data and check all folders; under mpirun one process draws, and none writes before all have checked."""
     if demo and not processes.LOCAL_RANK:
-        from images.drawings import draw
-        draw(config.data_root)
+        from images.drawings import ALPHABETS, DATASETS, draw
+        draw(config.data_root, names=[*DATASETS, *(task for task in config.task_list if task in ALPHABETS)])
     if processes.in_mpi():
         processes.wait_for_all()
     check_folders(config, resume)
@@ -143,17 +159,18 @@ def start_jittor(config: Config, before: dict | None) -> None:
                           f"would go on with {jt.world_size}, and the result would be neither run")
 
 
-def pack(config: Config) -> int:
-    """PackNet, and the baselines that were asked for, from where it was stopped to the end. Returns the exit code."""
+def pack(config: Config, earlier: Earlier | None) -> int:
+    """PackNet, and the baselines that were asked for, from where it was stopped to the end; `earlier`: the packed network that a new
+    run adds to. Returns the exit code."""
     from baselines import compared
     from images.folders import DataError
     from runs.carry_out import carry_out
     from runs.run import Run
-    from storage.checkpoint import WeightsError
     from training import TrainingError, plan
     go_on = f"`python main.py --resume --output-dir {config.output_dir}` goes on"
     try:
-        carry_out(Run(config), [*compared(plan(config), config)])
+        run = Run(config, earlier)
+        carry_out(run, [*compared(plan(config, run.results.earlier), config)])
     except (ConfigError, DataError, WeightsError) as error:
         return complain(error)
     except TrainingError as error:

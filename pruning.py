@@ -106,15 +106,15 @@ class PackNet(Bookkeeping):
     (networks.MultiHead) the head of the task at hand is selected by its name; another model is used as it is.
 
     `train_biases`, `train_bn`: every task has biases, or norms (batch, layer, ...: parameters and running statistics), of its
-    own, which start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random (He et al.'s
-    normal initialisation) instead of from 0.
+    own, which start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random instead of
+    from 0, normal with this fraction of He et al.'s deviation.
 
     `owners`: {parameter name: uint8 Var in the weight's shape}. What else it holds (`tasks`, `ratios`, ...) and can do
     (`train_task`, `evaluate_task`, `capacity`, ...): packing/bookkeeping.py.
     """
 
     def __init__(self, model: nn.Module, prune_ratio: float = 0.75, *, train_biases: bool = False, train_bn: bool = False,
-                 fresh_weights: bool = False) -> None:
+                 fresh_weights: float = 0.0) -> None:
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio {prune_ratio} is outside [0, 1)")
         super().__init__(model, dict(train_biases=train_biases, train_bn=train_bn, fresh_weights=fresh_weights))
@@ -137,7 +137,7 @@ class PackNet(Bookkeeping):
         for name, owner in self.owners.items():
             if self.options["fresh_weights"] and k > 1:
                 weight = weights[name]
-                spread = (2 / (weight.numel() / weight.shape[0])) ** 0.5
+                spread = self.options["fresh_weights"] * (2 / (weight.numel() / weight.shape[0])) ** 0.5
                 weight.assign(jt.ternary(owner == FREE, jt.randn(weight.shape) * spread, weight))
             owner.assign(jt.ternary(owner == FREE, jt.full(owner.shape, k, "uint8"), owner))
         self.freeze_the_others()

@@ -1,4 +1,5 @@
-"""Draws the demo's data: three small fine-grained data sets and a base task, as JPEG in the real folder layout.
+"""Draws the demo's data: three small fine-grained data sets and a base task, as JPEG in the real folder layout; and, for long
+sequences of tasks, alphabets of signs.
 
 Stand-ins for CUBS, Cars, Flowers and ImageNet. Within a set the classes differ in small parts only (beak, crest and
 tail; roof and spoiler; number and shape of petals); colours, size, place and background are drawn at random
@@ -6,6 +7,7 @@ and say nothing about the class.
 """
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from system.progress import Progress
 SIDE = 64        # pixels of a JPEG
 SCALE = 4        # drawn larger, then reduced, for smooth edges
 TRAIN, TEST = 80, 25  # images per class
+STROKES, SIGNS = 4, 8  # of a sign, of an alphabet
 
 Rng = np.random.Generator
 
@@ -138,6 +141,32 @@ def thing(rng: Rng, kind: str) -> Canvas:
     return c
 
 
+def sign(rng: Rng, strokes: frozenset) -> Canvas:
+    """`strokes`: pairs of the nine points of a grid."""
+    c = Canvas(rng, turn=12, size=0.9)
+    ink, width = colour(rng, 0, 130), rng.uniform(0.07, 0.12)
+    points = np.array([(x, y) for y in (-0.85, 0, 0.85) for x in (-0.85, 0, 0.85)])
+    for start, end in strokes:
+        along = (points[end] - points[start]) / np.linalg.norm(points[end] - points[start]) * width
+        across = along[::-1] * (1, -1)
+        c.polygon([points[start] - along + across, points[end] + along + across, points[end] + along - across,
+                   points[start] - along - across], ink)
+    return c
+
+
+def alphabet(number: int) -> dict:
+    """Its signs, drawn by its number; none is another's mirror image, which training on flipped images could not tell apart."""
+    rng, known, signs = np.random.default_rng((number, 1)), set(), {}
+    while len(signs) < SIGNS:
+        strokes = frozenset(tuple(sorted(map(int, rng.choice(9, 2, replace=False)))) for _ in range(STROKES))
+        mirrored = frozenset(tuple(sorted(point - 2 * (point % 3) + 2 for point in stroke)) for stroke in strokes)
+        if len(strokes) == STROKES and strokes not in known:
+            known |= {strokes, mirrored}
+            signs[f"sign{len(signs)}"] = (sign, dict(strokes=strokes))
+    return signs
+
+
+ALPHABETS = {f"signs_{number:02}": alphabet(number) for number in range(1, 21)}
 DATASETS = {
     "demo_base": {kind: (thing, dict(kind=kind)) for kind in (
         "triangle", "square", "hexagon", "star", "ring", "disc", "cross", "stripes", "arrow", "moon")},
@@ -151,13 +180,14 @@ DATASETS = {
 }
 
 
-def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = TEST) -> None:
-    """Write every data set of DATASETS below `data_root`, `train` and `test` images per class.
+def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = TEST, names: Iterable[str] = DATASETS) -> None:
+    """Write the data sets `names`, of DATASETS and ALPHABETS, below `data_root`, `train` and `test` images per class.
 
     A data set that is there is left as it is; a new one appears only once it is complete.
     """
-    for number, (name, classes) in enumerate(DATASETS.items()):
-        final = Path(data_root) / name
+    drawn = DATASETS | ALPHABETS
+    for number, name in ((list(drawn).index(name), name) for name in names):
+        final, classes = Path(data_root) / name, drawn[name]
         if final.exists():
             continue
         partial = final.with_name(f".{name}.partial")

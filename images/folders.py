@@ -39,9 +39,14 @@ class Split:
     paths: list[str]
     labels: np.ndarray
 
+    def of(self, rows: np.ndarray) -> "Split":
+        """Some of its images."""
+        return Split(self.folder, self.classes, [self.paths[row] for row in rows], self.labels[rows])
+
 
 def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
-    """List one split. Raises DataError for whatever would make a class or an image vanish in silence."""
+    """List one split. Raises DataError for whatever would make a class or an image vanish in silence. The test split may be
+    there alone."""
     if split not in ("train", "test"):
         raise DataError(f"split {split!r} is unknown: train or test")
     folder = dataset_folder(dataset_name, data_root)
@@ -49,8 +54,9 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
     if not folder.is_dir():
         raise DataError(f"{dataset_name}: the folder {folder} does not exist. "
                         f"It must hold train/<class>/<image> and {test}/<class>/<image>.")
-    found = {name: _read_classes(folder / name) for name in ("train", test)}
-    for here, there in (("train", test), (test, "train")):
+    pairs = () if split == "test" and not (folder / "train").exists() else (("train", test), (test, "train"))
+    found = {name: _read_classes(folder / name) for name in ([here for here, _ in pairs] or [test])}
+    for here, there in pairs:
         missing = sorted(found[here].keys() - found[there].keys())
         if missing:
             raise DataError(f"{folder}: {_several(missing, 'class', 'classes')} in {here}/ but not in {there}/. "
@@ -60,6 +66,19 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
     paths = [f"{name}/{file}" for name in classes for file in chosen[name]]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(chosen[name]) for name in classes])
     return Split(folder / ("train" if split == "train" else test), classes, paths, labels)
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the rest, the part held out): row numbers of a training split, ascending. Of each class `fraction`, drawn by the seed; one
+    image at least is left to both, and a class with a single image is not held out. Raises DataError where no class has two."""
+    rng, held = np.random.default_rng((seed, len(split.paths))), []
+    for label in range(len(split.classes)):
+        rows = rng.permutation(np.flatnonzero(split.labels == label))
+        held.append(rows[:min(max(1, round(fraction * len(rows))), len(rows) - 1)])
+    part = np.sort(np.concatenate(held))
+    if not len(part):
+        raise DataError(f"{split.folder}: no class has two images, so that none can be held out for validation.")
+    return np.setdiff1d(np.arange(len(split.paths)), part), part
 
 
 def _read_classes(folder: Path) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from images.folders import LARGE, DataError
 
 RESIZED = ("cubs", "cars")
 SHORT_SIDE = 256 / 224  # of the crop's side
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], by colour
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random resized crops
 
 
@@ -21,6 +22,11 @@ def preparation(dataset_name: str, split: str) -> str:
     if dataset_name in LARGE and split == "train":
         return "random"
     return "resize" if dataset_name in RESIZED else "short_side" if split == "train" else "centre"
+
+
+def input_settings(dataset_name: str, size: int) -> dict:
+    """How a test image of the data set becomes the network's input, as plain values."""
+    return dict(size=size, prepared=preparation(dataset_name, "test"), mean=list(MEAN), std=list(STD))
 
 
 def open_rgb(path: str | Path) -> Image.Image:

@@ -4,8 +4,11 @@ import statistics
 import sys
 from pathlib import Path
 
+from reporting import plots
 from reporting.markup import Document
 from reporting.published import METHODS, PUBLISHED
+from reporting.summary import KEPT
+from reporting.table import write_table
 from settings.experiments import EXPERIMENTS
 from system.files import RESULTS
 
@@ -22,7 +25,7 @@ def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
             if not results["finished"]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
-            results["storage"], results["baselines"], results["tasks"][0]["still_zero"]
+            results["storage"], results["continual"], results["tasks"][0]["still_zero"]
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
             continue
@@ -62,7 +65,8 @@ def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> No
     head += [cell for source in columns for cell in (source, "difference")]
     rows = []
     for name in names:
-        row, mean = [name], None
+        stored = any(task["name"] == name and task.get("stored") for task in (first["base"], *first["tasks"]))
+        row, mean = [name + " (stored)" * stored], None
         for runs in labels.values():
             tasks = [task for _, results in runs for task in (results["base"], *results["tasks"])
                      if task["name"] == name and task["top1_final"] is not None]
@@ -72,7 +76,7 @@ def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> No
             row += [spread([100 - task["top1_best_epoch"] for task in tasks]), spread([100 - task["top1_before_prune"] for task in tasks]),
                     f"{100 * statistics.mean(task['owned_fraction'] for task in tasks):.2f} %",
                     spread([100 * task["still_zero"] for task in tasks]) + " %",
-                    f"{max(task['max_logit_change'] for task in tasks):g}"]
+                    "-" if stored else f"{max(task['max_logit_change'] for task in tasks):g}"]
         for source in columns:
             figure = PUBLISHED[source][1].get(name)
             apart = f"{mean - figure:+.2f}" if figure and mean is not None and len(labels) == 1 else "-"
@@ -102,8 +106,21 @@ def baselines_table(page: Document, runs: list[tuple[Path, dict]], published: tu
     page.table(["method", *names], rows)
 
 
+def continual_table(page: Document, labels: dict) -> None:
+    """Average accuracy, backward transfer and gap to individual networks, for PackNet and every baseline."""
+    page.text("Over the added tasks after the last of them, in % and points: average accuracy; backward transfer (accuracy at the end "
+              "minus accuracy when learnt, 0: nothing forgotten); gap to individual networks.")
+    rows = []
+    for label, runs in labels.items():
+        for method in runs[0][1]["continual"]:
+            figures = [results["continual"][method] for _, results in runs]
+            cells = [[run[key] for run in figures if run[key] is not None] for key in figures[0]]
+            rows.append([*([label] if len(labels) > 1 else []), METHODS[method], *(spread(cell) if cell else "-" for cell in cells)])
+    page.table([*(["run"] if len(labels) > 1 else []), "method", "average accuracy", "backward transfer", "gap to individual"], rows)
+
+
 def write_page(runs_folder: Path, out: Path) -> list[Path]:
-    """report.md and report.html in `out`, of the runs below `runs_folder`. Returns their paths."""
+    """report.md, report.html and report.csv in `out`, of the runs below `runs_folder`. Returns their paths."""
     found = find_runs(runs_folder)
     page = Document(out)
     page.heading("PackNet in Jittor: what was run", 1)
@@ -116,9 +133,10 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     missing = [name for name in EXPERIMENTS if name not in found and f"demo-{name}" not in found]
     page.heading("Not run yet" if missing else "Every experiment was run")
     if missing:
-        rows = [[EXPERIMENTS[name].title, f"python main.py --experiment {name}", f"{EXPERIMENTS[name].hours:g} h"] for name in missing]
+        rows = [[EXPERIMENTS[name].title, f"python main.py --experiment {name}",
+                 f"{EXPERIMENTS[name].hours:g} h" + " on 2 CPU cores" * EXPERIMENTS[name].drawn] for name in missing]
         page.table(["experiment", "command", "on one H100 (estimated)"], rows)
-    return page.write()
+    return [*page.write(), write_table(found, out / "report.csv")]
 
 
 def experiment_section(page: Document, name: str, labels: dict) -> None:
@@ -129,10 +147,18 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
     published = () if demo or not experiment else experiment.published
     errors_table(page, labels, published)
     if name.endswith("free-weights"):
-        still_zero_table(page, labels)
+        by_position(page, labels, name)
     for runs in labels.values():
         if runs[0][1]["baselines"]:
             baselines_table(page, runs, published)
+    continual_table(page, labels)
+    first = next(iter(labels.values()))[0][1]
+    if any(task.get("stored") for task in (first["base"], *first["tasks"])):
+        page.text("(stored): there were no data to measure the task again; the figures are those of the packed file it was added to.")
+    if first["seals_unchanged"]:
+        page.text(f"{len(first['seals_unchanged'])} earlier tasks: seals unchanged ({', '.join(first['seals_unchanged'])}).")
+    if first["config"]["keep"] != "last":
+        page.text(f"Epoch: {KEPT[first['config']['keep']]}.")
     page.text("Storage in MB, measured:")
     page.table(["run", "packed file", "owner maps in it", "as separate networks", "ratio"],
                [[label, *(f"{results['storage'][key] / 1e6:.2f}" for key in ("packed_file", "owner_maps", "separate_networks")),
@@ -140,9 +166,9 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
                 for label, [(_, results), *_] in labels.items()])
     everything = [run for runs in labels.values() for run in runs]
     folder, first = everything[0]
-    plots = folder / "plots"
-    page.pictures([plots / "error_as_tasks_are_added.png", plots / "capacity.png", plots / "forgetting.png",
-                   *sorted(plots.glob("training_*.png"))])
+    drawn = folder / "plots"
+    page.pictures([drawn / "error_as_tasks_are_added.png", drawn / "capacity.png", drawn / "forgetting.png",
+                   *sorted(drawn.glob("ratios_*.png")), *sorted(drawn.glob("training_*.png"))])
     seconds = sum(results["seconds"] for _, results in everything)
     page.text(f"{len(everything)} run{'s' * (len(everything) > 1)}, {seconds:,.0f} s in all. {first['toolchain']}. "
               f"Network: {first['arch']}.")
@@ -150,12 +176,22 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
         page.code(f"python main.py --experiment {name.removeprefix('demo-')}{' --demo' if demo else ''}")
 
 
-def still_zero_table(page: Document, labels: dict) -> None:
-    page.text("Of the weights a task took over, still 0 when it is pruned, in %:")
-    tasks = [task["name"] for task in next(iter(labels.values()))[0][1]["tasks"]]
-    page.table(["task", *labels], [
-        [task, *(spread([100 * results["tasks"][number]["still_zero"] for _, results in runs]) for runs in labels.values())]
-        for number, task in enumerate(tasks)])
+def by_position(page: Document, labels: dict, name: str) -> None:
+    """What becomes of the tasks in a long sequence: a table for each figure, a row per position; and a picture."""
+    results = {label: [results for _, results in runs] for label, runs in labels.items()}
+    means = [[statistics.mean(task["top1_final"] for task in run["tasks"]) for run in runs] for runs in results.values()]
+    page.text("Accuracy of all tasks at the end, mean, in %:")
+    page.table(["", *results], [["mean of the tasks", *map(spread, means)]])
+    length = max(len(runs[0]["tasks"]) for runs in results.values())
+    for key, title in (("still_zero", "Of the weights a task took over, still 0 when it is pruned, in %:"),
+                       ("owned_fraction", "Of all weights, owned by the task, in %:")):
+        page.text(title)
+        page.table(["position", *results], [
+            [str(number + 1), *(spread([100 * run["tasks"][number][key] for run in runs]) if number < len(runs[0]["tasks"]) else "-"
+                                for runs in results.values())] for number in range(length)])
+    path = page.folder / f"{name}.png"
+    plots.draw_by_position(results, path)
+    page.pictures([path])
 
 
 def twin_section(page: Document) -> None:

@@ -24,6 +24,7 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     stages = [results["base"], *results["tasks"]]
     pictures = {f"training_{stage['name']}.png": (training_curve, results, stage) for stage in stages
                 if any(record["task"] == stage["name"] for record in results["history"])}
+    pictures |= {f"ratios_{stage['name']}.png": (ratios_tried, results, stage) for stage in stages if "tried" in stage}
     pictures["error_as_tasks_are_added.png"] = (error_as_tasks_are_added, results)
     pictures["capacity.png"] = (capacity, results)
     if "finetune" in results["baselines"]:
@@ -38,6 +39,31 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     return paths
 
 
+def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
+    """Of runs of long sequences, {"<tasks>-<fraction>": results, one per seed}: accuracy, weights that are still 0 and weights owned,
+    by the task's position. A row of panels for each number of tasks, a line for each fraction: the mean over seeds."""
+    rows = {label.partition("-")[0]: None for label in runs}
+    panels = (("top1_final", 1, "top-1 accuracy (%)"), ("still_zero", 100, "still 0 at its prune (%)"),
+              ("owned_fraction", 100, "owned (%)"))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(rows), 3, figsize=(11, 3 * len(rows)), squeeze=False)
+        for line, tasks in zip(axes, rows):
+            for panel, (key, scale, title) in zip(line, panels):
+                for number, (label, results) in enumerate((label, results) for label, results in runs.items()
+                                                          if label.partition("-")[0] == tasks):
+                    figures = [[scale * task[key] for task in run["tasks"]] for run in results]
+                    means = [sum(column) / len(column) for column in zip(*figures)]
+                    panel.plot(range(1, len(means) + 1), means, color=COLOURS[number], marker=".", label=label.partition("-")[2])
+                panel.set(xlabel="position of the task", ylabel=title, yscale="log" if key == "owned_fraction" else "linear")
+                panel.xaxis.get_major_locator().set_params(integer=True)
+            line[0].set_title(f"{tasks} tasks", loc="left", fontweight="bold")
+            line[0].legend(title="free weights start at", fontsize=8)
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+        plt.close(figure)
+
+
 def _colour(results: dict, name: str) -> str:
     names = [results["base"]["name"], *(task["name"] for task in results["tasks"])]
     return COLOURS[names.index(name) % len(COLOURS)]
@@ -49,7 +75,8 @@ def training_curve(results: dict, stage: dict) -> plt.Figure:
     trained = sum(record["phase"] == "train" for record in records)
     epochs = range(1, len(records) + 1)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[2, 1])
-    top.plot(epochs, [record["test_top1"] for record in records], color=COLOURS[0], marker=".", label="test")
+    split = "validation" if "validation_top1" in records[0] else "test"
+    top.plot(epochs, [record[f"{split}_top1"] for record in records], color=COLOURS[0], marker=".", label=split)
     top.plot(epochs, [record["train_top1"] for record in records], color=COLOURS[1], ls="--", label="train (while learning)")
     bottom.plot(epochs, [record["loss"] for record in records], color=COLOURS[3])
     if stage["pruning_ratio"]:
@@ -75,6 +102,19 @@ def training_curve(results: dict, stage: dict) -> plt.Figure:
     return figure
 
 
+def ratios_tried(results: dict, stage: dict) -> plt.Figure:
+    """What each pruning ratio that was tried would cost, and which was taken."""
+    trials = sorted(stage["tried"], key=lambda trial: trial["ratio"])
+    figure, axes = plt.subplots(figsize=(6, 3.5))
+    axes.plot([100 * trial["ratio"] for trial in trials], [-trial["drop"] for trial in trials], color=COLOURS[0], marker="s", ms=5)
+    axes.axhline(-results["config"]["max_drop"], color=COLOURS[3], lw=1, label="limit")
+    axes.axvline(100 * stage["pruning_ratio"], color="0.5", lw=1, ls=":", label="taken")
+    axes.set(xlabel="weights that the task gives up (%)", ylabel="change of top-1 on the\nvalidation part (points)", xlim=(25, 101))
+    axes.set_title(f"{stage['name']}: how much can be pruned", loc="left", fontweight="bold")
+    axes.legend()
+    return figure
+
+
 def error_as_tasks_are_added(results: dict) -> plt.Figure:
     """A line per task: its error after each later task. A dot: its error before its prune."""
     stages = [results["base"], *results["tasks"]]
@@ -84,8 +124,9 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
         if stage["top1_final"] is None:
             continue
         errors = [100 - top1 for top1 in stage["top1_by_stage"]]
-        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]),
-                  label=stage["name"], clip_on=False)
+        stored = stage.get("stored")  # not measured in this run
+        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]), ls=":" if stored else "-",
+                  mfc="white" if stored else None, label=stage["name"] + " (stored)" * bool(stored), clip_on=False)
         axes.plot([first], [100 - stage["top1_before_prune"]], "o", ms=9, mfc="none", mew=1.5, clip_on=False,
                   color=_colour(results, stage["name"]))
     axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")

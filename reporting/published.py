@@ -10,5 +10,5 @@ PUBLISHED = {
     "authors' release, ResNet-50": ("resnet50", {"imagenet": 24.33, "cubs": 19.59, "cars": 14.03, "flowers": 8.12}),
     "authors' release, DenseNet-121": ("densenet121", {"imagenet": 25.51, "cubs": 20.11, "cars": 16.18, "flowers": 9.07}),
 }
-METHODS = {"classifier": "classifier only", "individual": "individual networks", "finetune": "sequential fine-tuning",
+METHODS = {"packnet": "PackNet", "classifier": "classifier only", "individual": "individual networks", "finetune": "sequential fine-tuning",
            "lwf": "Learning without Forgetting", "joint": "joint training"}

@@ -1,23 +1,38 @@
 """The table at the end of a log."""
 from reporting.published import METHODS, PUBLISHED
 
+KEPT = {"last": "last epoch; the authors keep the epoch that is best on the test set (in brackets)",
+        "best": "the epoch that is best on the validation part",
+        "best-on-test": "the epoch that is best on it (in brackets: of the re-training), as the authors keep: too good for a test"}
+
 
 def summary(results: dict) -> list[str]:
     """The lines at the end of the log. Errors in percent."""
     tasks = [result for result in (results["base"], *results["tasks"]) if result["top1_final"] is not None]
     columns = {source: figures for source, (arch, figures) in PUBLISHED.items()
                if arch == results["arch"] and any(task["name"] in figures for task in tasks)}
-    lines = ["Top-1 error in %, last epoch; the authors keep the epoch that is best on the test set (in brackets).",
+    lines = [f"Top-1 error in % on the test split, {KEPT[results['config']['keep']]}.",
              f"{'task':14} {'ours':>16} {'before prune':>13} {'of weights':>11} {'logit change':>13}"
              + "".join(f"  {source:>{len(source)}}" for source in columns)]
     for task in tasks:
         error, best = 100 - task["top1_final"], 100 - task["top1_best_epoch"]
+        change = "stored" if task["max_logit_change"] is None else f"{task['max_logit_change']:g}"
         lines.append(f"{task['name']:14} {f'{error:.2f} ({best:.2f})':>16} {100 - task['top1_before_prune']:13.2f} "
-                     f"{100 * task['owned_fraction']:9.2f} % {task['max_logit_change']:13g}"
+                     f"{100 * task['owned_fraction']:9.2f} % {change:>13}"
                      + "".join(f"  {figures.get(task['name'], '-'):>{len(source)}}" for source, figures in columns.items()))
+    if results["config"]["validation"]:
+        lines.append("Before the prune: on the validation part.")
+    if any(task.get("stored") for task in tasks):
+        lines.append("stored: there are no data here to measure the task again; the figures are those of the packed file.")
+    if results["seals_unchanged"]:
+        lines.append(f"Seals of {len(results['seals_unchanged'])} earlier tasks: unchanged.")
     for method, figures in results["baselines"].items():
         errors = ", ".join(f"{name} {100 - top1:.2f}" for name, top1 in zip(figures["tasks"], figures["top1_by_stage"][-1]))
         lines.append(f"{METHODS[method]}: {errors}")
+    lines += ["", f"{'over the added tasks':28} {'average accuracy':>17} {'backward transfer':>18} {'gap to individual':>18}"]
+    for method, figures in results["continual"].items():
+        lines.append(f"{METHODS[method]:28} " + " ".join(f"{'-' if value is None else f'{value:.2f}':>{width}}"
+                                                         for value, width in zip(figures.values(), (17, 18, 18))))
     lines += ["", "Capacity: fraction of all prunable weights, expected and (counted)"]
     for row in results["capacity"]:
         lines.append(f"  {row['task']:14} available {row['available']:.4f} ({row['measured_available']:.4f}), "

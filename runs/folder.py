@@ -19,14 +19,14 @@ def check_folders(config: Config, resume: bool = False) -> None:
              "Go on with it by --resume, choose another folder, or move this one away.")
     if own(config.arch):
         check_source(config)
-    need(config.pretrained is None or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
+    need(config.pretrained is None or config.add_to or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
          "no such file")
     need(Path(config.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
     for task in config.task_list:
         need(config.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {config.folder(task)}. "
              f"Found in {config.data_root}: {', '.join(found_datasets(config.data_root)) or 'none'}. "
              "README.md says where the data come from; `python main.py --demo` needs none.")
-    need(config.num_epochs_base == 0 or config.has_data(config.base_task), "num_epochs_base",
+    need(config.num_epochs_base == 0 or config.add_to or config.has_data(config.base_task), "num_epochs_base",
          f"the base network trains on {config.folder(config.base_task)}, which does not exist")
 
 
@@ -66,7 +66,7 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
         raise ConfigError(f"--resume: --arch {given['arch']} is not what the run began with ({saved['arch']}): the function, or a byte of "
                           "the file, is another, and the result would be neither run")
     differences = [f"--{name.replace('_', '-')} was {shown(saved[name])} and is now {shown(value)}"
-                   for name, value in given.items() if name not in may_move and value != saved[name]]
+                   for name in given if name not in may_move and (value := getattr(config, name)) != saved[name]]
     if differences:
         raise ConfigError(f"--resume: the run in {config.output_dir} has other settings, and the result would be neither "
                           f"run: {'; '.join(differences)}. Leave them out, or choose another --output-dir.")

@@ -6,8 +6,9 @@ import numpy as np
 import toolchain
 from networks import MultiHead, assign, build, load_pretrained
 from pruning import PackNet
+from runs.addition import Earlier
 from settings.config import Config, ConfigError
-from storage.packed import Packed
+from storage.packed import Packed, other_content
 from storage.pretrained import download
 
 
@@ -33,6 +34,18 @@ def packed_network(net: MultiHead, config: Config) -> PackNet:
         return PackNet(net, **config.packnet_options())
     except ValueError as error:
         raise ConfigError(f"--arch {config.arch}: {error}") from error
+
+
+def first_network(config: Config, earlier: Earlier | None, classes: int | None) -> PackNet:
+    """What a run begins with: the base network, of which nothing is packed yet, or `earlier`. `classes`: as of base_network."""
+    if earlier is None:
+        return packed_network(base_network(config, classes), config)
+    heads = {entry["name"]: entry["num_classes"] for entry in earlier.entries}
+    ratios = {entry["name"]: entry["pruning_ratio"] for entry in earlier.entries}
+    try:
+        return rebuild(config.network(), heads, earlier.packed, config.packnet_options(), earlier.path, list(heads), ratios)
+    except ValueError as error:
+        raise other_content(earlier.path, error) from error
 
 
 def contents(packnet: PackNet) -> Packed:

@@ -1,71 +1,61 @@
 """What is measured in a run: stages, history, accuracies after every task; told to the log and kept for results.json."""
+import dataclasses
 import json
-from dataclasses import dataclass
 
 import numpy as np
 
 import toolchain
 from dataset import Loader
 from pruning import PackNet
+from runs.addition import Earlier
+from runs.figures import Figures, entry_of, stage_of
 from runs.log import Log
+from runs.measure import Score, owners_by_layer, still_zero
 from settings.archs import source_of
 from settings.config import Config
+from storage import seals
+from storage.packed import Packed
 
 Loaders = dict[tuple[str, str], Loader]  # by data set and split
 
 
-@dataclass
-class Score:
-    """A pass over a test split. Accuracies in percent, logits float32 [N, classes]."""
-    top1: float
-    top5: float
-    logits: np.ndarray
-
-    @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Score":
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        hits = order == labels[:, None]
-        return cls(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), logits)
+KEPT_EPOCH = {
+    "last": "The figure of a phase is that of its last epoch.",
+    "best": "Of each phase the epoch that is best on the validation part is kept.",
+    "best-on-test": "Of each phase the epoch that is best on the test split is kept, as by the authors: figures beside theirs, and too "
+                    "good for a test."}
 
 
-class Results:
-    """Each event of a run is told to one method, which measures, logs and remembers it.
+class TrainingError(Exception):
+    """Training cannot go on. The message names task, phase and epoch."""
 
-    `stages`: the base task, then the added ones, with all their figures. `history`: a record per epoch. `matrix`: accuracies
-    of the added tasks after each of them. `capacity`, `owners_by_layer`, `storage` (bytes): as of the last frozen task.
-    `baselines`: the figures of each method. `reference`: a task's test logits when it was frozen.
+
+class Results(Figures):
+    """Each event of a run is told to one method, which measures, logs and remembers it among the figures.
+
+    `reference`: a task's test logits when it was frozen.
     """
-    FIGURES = ("stages", "history", "matrix", "capacity", "owners_by_layer", "storage", "baselines")
 
-    def __init__(self, config: Config, loaders: Loaders, log: Log) -> None:
-        self.config, self.loaders, self.log = config, loaders, log
+    def __init__(self, config: Config, loaders: Loaders, log: Log, figures: dict | None = None,
+                 reference: dict[str, np.ndarray] | None = None) -> None:
+        """`figures` and `reference`: those of a run that goes on. Raises TypeError where a figure is none of Figures."""
+        super().__init__(**figures or {})
+        self.config, self.loaders, self.log, self.reference = config, loaders, log, reference or {}
         self.source = source_of(config.arch)  # as it was when the run, or the rest of it, began
-        self.stages: list[dict] = []
-        self.history: list[dict] = []
-        self.matrix: list[list[float | None]] = []
-        self.capacity: list[dict] = []
-        self.owners_by_layer: dict[str, list[int]] = {}
-        self.storage: dict[str, int] = {}
-        self.baselines: dict[str, dict] = {}
-        self.reference: dict[str, np.ndarray] = {}
-
-    # ---- to and from files
+        self.judging = "validation" if config.validation else "test"  # the split that epochs are judged on
 
     def figures(self) -> dict:
         """Everything but the arrays, for the state."""
-        return {name: getattr(self, name) for name in self.FIGURES}
-
-    def take_over(self, figures: dict, reference: dict[str, np.ndarray]) -> None:
-        for name in self.FIGURES:
-            setattr(self, name, figures[name])
-        self.reference = reference
+        return {figure.name: getattr(self, figure.name) for figure in dataclasses.fields(Figures)}
 
     def asdict(self, seconds: float, processes: int) -> dict:
         """The content of results.json."""
+        added = max(0, len(self.earlier) - 1) + len(self.config.task_list)
         return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(),
                     seconds=seconds, config=self.config.asdict(), tasks=self.stages[1:],
-                    base=self.stages[0] if self.stages else None, accuracy_matrix=self.matrix, capacity=self.capacity,
-                    owners_by_layer=self.owners_by_layer, history=self.history, baselines=self.baselines, storage=self.storage,
+                    base=self.stages[0] if self.stages else None, earlier=self.earlier, seals_unchanged=self.unchanged,
+                    accuracy_matrix=self.matrix(added), capacity=self.capacity, owners_by_layer=self.owners_by_layer,
+                    history=self.history, baselines=self.baselines, storage=self.storage,
                     **(dict(network=self.source) if self.source else {}))
 
     # ---- measuring
@@ -73,56 +63,75 @@ class Results:
     def score(self, packnet: PackNet, task: str) -> Score:
         return Score.of(*packnet.predict(task, self.loaders[task, "test"]))
 
+    def judge(self, packnet: PackNet, task: str) -> float:
+        """Top-1 while a task is still in the making: on its validation part, where there is one."""
+        return Score.of(*packnet.predict(task, self.loaders[task, self.judging])).top1
+
     def measured(self, task: str) -> bool:
         """Whether there are data to test the task on: the base task may have none."""
         return (task, "test") in self.loaders
 
     def count_owners(self, packnet: PackNet) -> None:
-        self.capacity = packnet.capacity()
-        self.owners_by_layer = {name: [int((owner == k).sum().item()) for k in range(len(packnet.tasks) + 1)]
-                                for name, owner in packnet.owners.items()}
+        self.capacity, self.owners_by_layer = packnet.capacity(), owners_by_layer(packnet)
 
     # ---- the events of a run
 
-    def opened(self, packnet: PackNet) -> None:
+    def opened(self, packnet: PackNet, earlier: Earlier | None) -> None:
         self.count_owners(packnet)
         self.log(toolchain.describe())
+        for line in earlier.report if earlier else ():
+            self.log(line)
         self.log("Settings: " + json.dumps(self.config.asdict()))
-        self.log("The figure of a phase is that of its last epoch. Losses are means per image. Accuracies are top-1 on "
-                 "the test split.")
+        frozen = "; those of frozen tasks on the test split" if self.config.validation else ""
+        self.log(f"{KEPT_EPOCH[self.config.keep]} Losses are means per image. Accuracies are top-1 on the {self.judging} split{frozen}.")
         for (name, split), loader in self.loaders.items():
             self.log(f"{name}, {split}: {loader.num_images:,} images, {len(loader.classes)} classes")
+        if earlier:
+            self.take_earlier(packnet, earlier.entries)
+
+    def take_earlier(self, packnet: PackNet, entries: list[dict]) -> None:
+        """The tasks that were packed before the run: the figures stored in their file, and what is measured anew where there are
+        data."""
+        self.earlier, self.entries = [entry["name"] for entry in entries], list(entries)
+        for number, entry in enumerate(entries, start=1):
+            task, stored = entry["name"], entry["top1"]
+            self.stages.append(stage_of(entry, len(entries) - number, not self.measured(task)))
+            if self.measured(task):
+                score = self.score(packnet, task)
+                self.reference[task] = score.logits
+                self.log(f"{task}: {score.top1:.2f} % now" + (f", {stored:.2f} % as stored" if stored is not None else ""))
+            elif stored is not None:
+                self.log(f"{task}: {stored:.2f} % as stored; there is no {self.config.folder(task)} to measure it again")
+        if self.config.prune_last:  # the last task is open once more
+            self.entries.pop()
+            for stage in self.stages:
+                stage["top1_by_stage"].pop(), stage["top5_by_stage"].pop()
 
     def started(self, task: str, num_classes: int) -> None:
         self.log(f"\n== {task} ==")
         if not self.measured(task):
             self.log(f"There is no {self.config.folder(task)}: the pruned base network is not re-trained on {task} and its own "
                      "accuracy is not measured; the tasks build on a base that has not recovered from its prune.")
-        self.stages.append(dict(name=task, num_classes=num_classes))
+        self.stages.append(dict(name=task, num_classes=num_classes, top1_final=None, top5_final=None, max_logit_change=None,
+                                top1_by_stage=[], top5_by_stage=[]))
 
     def trained(self, title: str, record: dict) -> None:
-        """An epoch of PackNet; `record`: task, phase, epoch, lr, loss, train_top1, test_top1, seconds."""
+        """An epoch of PackNet; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is judged on>_top1, seconds."""
         self.epoch_line(title, record)
         self.history.append(record)
 
     def epoch_line(self, title: str, record: dict) -> None:
         """An epoch of anything."""
-        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, test {test_top1:.2f} % ({seconds:.1f} s)"
-                 .format(title, **record))
+        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, {} {:.2f} % ({seconds:.1f} s)"
+                 .format(title, self.judging, record[f"{self.judging}_top1"], **record))
 
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0 already."""
-        before = self.score(packnet, task).top1 if self.measured(task) else None
-        k, owned, zeros = packnet.owner_of(task), 0, 0
-        for name, weight in packnet.weights.items():
-            mine = packnet.owners[name] == k
-            owned += int(mine.sum().item())
-            zeros += int((mine & (weight == 0)).sum().item())
-        self.stages[-1]["still_zero"] = zeros / max(1, owned)
-        return before
+        self.stages[-1]["still_zero"] = still_zero(packnet, task)
+        return self.judge(packnet, task) if self.measured(task) else None
 
-    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> None:
-        """`freed` from each layer; nothing, where the ratio is 0."""
+    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> float | None:
+        """`freed` from each layer; nothing, where the ratio is 0. Returns the accuracy after the prune."""
         after, k = before, packnet.owner_of(task)
         if freed:
             self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
@@ -132,9 +141,10 @@ class Results:
             for name, count in freed.items():
                 self.log(f"  {name:{width}}  owned {kept[name] + count:>11,}  freed {count:>11,}  kept {kept[name]:>11,}")
             if before is not None:
-                after = self.score(packnet, task).top1
+                after = self.judge(packnet, task)
                 self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
-        self.stages[-1].update(pruning_ratio=ratio, top1_before_prune=before, top1_after_prune=after)
+        self.stages[-1].update(pruning_ratio=packnet.ratios.get(task, 0.0), top1_before_prune=before, top1_after_prune=after)
+        return after
 
     def frozen(self, packnet: PackNet, task: str) -> None:
         """Keep the logits of the task, and test every task so far."""
@@ -143,33 +153,31 @@ class Results:
         scores = {name: self.score(packnet, name) for name in packnet.tasks if self.measured(name)}
         self.count_owners(packnet)
         for stage, row in zip(self.stages, self.capacity):
-            score = scores.get(stage["name"])
-            stage.update(owned_weights=row["owned_weights"], owned_fraction=row["measured_used"],
-                         top1_final=score and score.top1, top5_final=score and score.top5,
-                         max_logit_change=score and float(np.abs(score.logits - self.reference[stage["name"]]).max()))
-            stage.setdefault("top1_by_stage", []).append(stage["top1_final"])
-            stage.setdefault("top5_by_stage", []).append(stage["top5_final"])
+            stage.update(owned_weights=row["owned_weights"], owned_fraction=row["measured_used"])
+            if score := scores.get(stage["name"]):
+                change = float(np.abs(score.logits - self.reference[stage["name"]]).max())
+                stage.update(top1_final=score.top1, top5_final=score.top5, max_logit_change=change)
+            stage["top1_by_stage"].append(stage["top1_final"])
+            stage["top5_by_stage"].append(stage["top5_final"])
         stage = self.stages[-1]
         last_phase = "retrain" if stage["pruning_ratio"] else "train"
         stage["top1_after_finetune"] = stage["top1_final"]
-        stage["top1_best_epoch"] = max((record["test_top1"] for record in self.history
-                                        if record["task"] == task and record["phase"] == last_phase),
-                                       default=stage["top1_final"])
-        if len(self.stages) > 1:
-            self.matrix.append([scores[name].top1 if name in scores else None for name in self.config.task_list])
+        stage["top1_best_epoch"] = max((record["test_top1"] for record in self.history if record["task"] == task
+                                        and record["phase"] == last_phase and "test_top1" in record), default=stage["top1_final"])
         self.log(f"{task} is frozen. Top-1 (top-5) now: "
                  + ", ".join(f"{name} {score.top1:.2f} % ({score.top5:.2f} %)" for name, score in scores.items()))
 
-    def baseline_started(self, method: str, names: list[str]) -> None:
-        self.log(f"\n== Baseline {method}, for comparison: from the base network before its prune ==")
-        self.baselines[method] = dict(tasks=names, top1_by_stage=[], top5_by_stage=[])
-
-    def baseline_tested(self, method: str, after: str, top1: dict[str, float], top5: dict[str, float]) -> None:
-        """`top1`, `top5`: of the tasks that were tested after the task `after`; the others keep their figures."""
-        figures = self.baselines[method]
-        for table, values in ((figures["top1_by_stage"], top1), (figures["top5_by_stage"], top5)):
-            before = table[-1] if table else [None] * len(figures["tasks"])
-            table.append([values.get(name, old) for name, old in zip(figures["tasks"], before)])
-        row = figures["top1_by_stage"][-1]
-        self.log(f"{method}, after {after}: "
-                 + ", ".join(f"{name} {value:.2f} %" for name, value in zip(figures["tasks"], row) if value is not None))
+    def sealed(self, packed: Packed) -> None:
+        """The entry of the task that was frozen last, with its seal; and whether those of the earlier tasks are what they were.
+        Raises TrainingError where one is not."""
+        stage = self.stages[-1]
+        broken = seals.broken(packed, self.entries)
+        if broken:
+            raise TrainingError(f"{stage['name']}: the seals of {', '.join(broken)} are broken: these tasks are not what they were when "
+                                "they were frozen. The packed file before this task is kept.")
+        if self.entries:
+            self.log(f"{len(self.entries)} earlier task{'s' * (len(self.entries) > 1)}: seals unchanged")
+        self.unchanged = [entry["name"] for entry in self.entries]
+        loader = self.loaders.get((stage["name"], "test"))
+        self.entries.append(entry_of(stage, loader and loader.classes, self.config.image_size))
+        self.entries[-1]["seal"] = stage["seal"] = seals.of_task(packed, self.entries, len(self.entries) - 1)

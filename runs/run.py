@@ -1,4 +1,5 @@
 """A run in the making: what its steps work on, saved and restored."""
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -7,9 +8,12 @@ import numpy as np
 
 import toolchain
 from dataset import create_dataloader
-from networks import MultiHead
+from images.folders import DataError
+from networks import MultiHead, assign
+from reporting.continual import measures
+from runs.addition import Earlier
 from runs.log import Log
-from runs.network import base_network, contents, packed_network, rebuild
+from runs.network import contents, first_network, rebuild
 from runs.results import Loaders, Results
 from settings.config import Config, ConfigError
 from storage.packed import save_packed
@@ -21,6 +25,7 @@ jt = toolchain.start()
 from jittor import nn
 
 Step = tuple  # (function, its arguments after the run)
+NOT_PACKED = ("output_dir", "last", "baselines", "add_to", "prune_last")  # settings that are none of the packed network's
 
 
 class Run:
@@ -28,28 +33,29 @@ class Run:
 
     Steps are functions of a run; `position` is the number of the next one. Everything that later ones need goes into the state
     file, so that a killed run goes on from there and ends as if nothing had happened. `kept`: the arrays that steps want to
-    find again, {kind: {name: array}}.
+    find again, {kind: {name: array}}; `best`: the accuracy of the epoch whose parameters are among them.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, earlier: Earlier | None = None) -> None:
+        """`earlier`: the packed network that a new run begins with, if it is one of --add-to."""
         self.config, self.folder = config, Path(config.output_dir)
         self.started = time.monotonic()
         self.position = 0
         self.kept: dict[str, dict[str, np.ndarray]] = {}
+        self.best = -1.0
         self.optimizer: nn.SGD | None = None
         self.moving: dict[str, jt.Var] = {}  # what the optimizer moves, by name
         self.stopped_momentum: dict[str, np.ndarray] = {}  # of the optimizer when the run was stopped
-        self.loaders = open_loaders(config)
         if (self.folder / STATE).exists():
             self._restore(self.folder / STATE)
         else:
+            self.loaders = open_loaders(config, earlier.entries if earlier else [])
             seed(config.seed)
             train = self.loaders.get((config.base_task, "train"))
-            net = base_network(config, len(train.classes) if train else None)
-            self.packnet = packed_network(net, config)
+            self.packnet = first_network(config, earlier, len(train.classes) if train else None)
             self.log = Log(self.folder / LOG)
             self.results = Results(config, self.loaders, self.log)
-            self.results.opened(self.packnet)
+            self.results.opened(self.packnet, earlier)
             self.save_results(finished=False)
 
     @property
@@ -62,17 +68,19 @@ class Run:
 
     # ---- for the steps
 
-    def seed(self) -> None:
-        """Set every random state from the run's seed and the number of the step alone, so that what follows is the same
-        whatever ran before it in this process."""
-        seed(self.config.seed, self.position)
+    def seed(self, *place: str | int) -> int:
+        """Set every random state from the run's seed and a place in it alone, as task, phase and epoch: what follows is the same
+        whatever ran before, in this process or in this run. Returns a number that stands for the place."""
+        number = int.from_bytes(hashlib.sha256(json.dumps(place).encode()).digest()[:6], "little")
+        seed(self.config.seed, number)
+        return number
 
     def add_head(self, task: str) -> None:
-        self.seed()
+        self.seed(task, "head")
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
 
     def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float, goes_on: bool) -> nn.SGD:
-        """SGD that moves the parameters `moving`; everything random is seeded, and the network is in training mode.
+        """SGD that moves the parameters `moving`; the network is in training mode.
 
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
@@ -86,7 +94,6 @@ class Run:
                     value.assign(jt.array(self.stopped_momentum[name]).stop_grad())
             self.stopped_momentum = {}
         self.optimizer.lr = lr
-        self.seed()
         self.packnet.set_training(True)
         return self.optimizer
 
@@ -94,38 +101,51 @@ class Run:
         """At the end of a phase: the momentum is needed no more."""
         self.optimizer, self.moving, self.stopped_momentum = None, {}, {}
 
+    def keep_if_best(self, top1: float) -> None:
+        """With --keep best or best-on-test: keep the network as it is now, unless it was as good before in this phase."""
+        if self.config.keep != "last" and top1 > self.best:
+            self.best, self.kept["best"] = top1, {name: value.numpy() for name, value in self.net.state_dict().items()}
+
+    def take_best(self) -> None:
+        """The end of a phase: go on from what was kept, if anything was."""
+        if best := self.kept.pop("best", None):
+            assign(self.net, best, "the best epoch")
+        self.best = -1.0
+        self.end_optimizer()
+
     def _momentum(self) -> dict[str, jt.Var]:
         return dict(zip(self.moving, self.optimizer.param_groups[0]["values"])) if self.optimizer else {}
 
     # ---- files; under mpirun the first process writes for all
 
     def content(self) -> dict:
-        return self.results.asdict(time.monotonic() - self.started, jt.world_size)
+        results = self.results.asdict(time.monotonic() - self.started, jt.world_size)
+        return results | dict(continual=measures(results))
 
     def save_results(self, finished: bool) -> None:
         if not processes.RANK:
             write(self.folder / RESULTS, json.dumps(dict(finished=finished) | self.content(), indent=1).encode())
 
     def save_packed(self) -> None:
-        if not processes.RANK:
-            self.results.storage = save_packed(self.folder / CHECKPOINT, contents(self.packnet), self._packed_metadata())
-
-    def _packed_metadata(self) -> dict:
-        """What the packed file says beside its tensors. The output folder is left out: it may be moved."""
-        config = self.config.asdict()
-        config.pop("output_dir")
-        last, source = config.pop("last"), self.results.source
-        tasks = [dict(name=stage["name"], num_classes=stage["num_classes"], pruning_ratio=stage["pruning_ratio"],
-                      top1=stage["top1_final"], classes=self.loaders[stage["name"], "test"].classes
-                      if (stage["name"], "test") in self.loaders else None) for stage in self.results.stages]
-        network = dict(network=source | dict(last=last)) if source else {}
-        return dict(arch=self.config.arch, image_size=self.config.image_size, tasks=tasks, config=config) | network
+        """Seal the task that was frozen last, and write the packed file. Raises TrainingError where an earlier seal is broken."""
+        if processes.RANK:
+            return
+        packed = contents(self.packnet)
+        self.results.sealed(packed)
+        config = {name: value for name, value in self.config.asdict().items() if name not in NOT_PACKED}
+        base, *added = self.results.entries
+        config |= dict(task_list=[entry["name"] for entry in added], pruning_ratios=[entry["pruning_ratio"] for entry in added])
+        metadata = dict(arch=self.config.arch, image_size=self.config.image_size, tasks=[base, *added], config=config)
+        if self.results.source:
+            metadata["network"] = self.results.source | dict(last=self.config.last)
+        self.results.storage = save_packed(self.folder / CHECKPOINT, packed, metadata)
 
     def save_state(self) -> None:
         if processes.RANK:
             return
         momentum = {name: value.numpy() for name, value in self._momentum().items()} or self.stopped_momentum
-        values = dict(position=self.position, seconds=time.monotonic() - self.started, data=self._data(), log_length=self.log.length,
+        values = dict(position=self.position, best=self.best, seconds=time.monotonic() - self.started, data=self._data(),
+                      log_length=self.log.length,
                       heads={task: self.net.num_classes(task) for task in self.net.heads.keys()},
                       packed_tasks=self.packnet.tasks, ratios=self.packnet.ratios, options=self.packnet.options,
                       results=self.results.figures())
@@ -135,19 +155,19 @@ class Run:
     def _restore(self, path: Path) -> None:
         state = State.load(path)
         try:
-            saved, data = state.values, self._data()
+            saved, entries = state.values, state.values["results"]["entries"]
+            self.loaders = open_loaders(self.config, entries if self.config.add_to else [])
+            data = self._data()
             for key in saved["data"].keys() | data.keys():
                 if saved["data"].get(key) != data.get(key):
                     raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
                                       f"{saved['data'].get(key)}, are {data.get(key)}), and the result would be neither run")
-            self.position, self.started = saved["position"], time.monotonic() - saved["seconds"]
+            self.position, self.best, self.started = saved["position"], saved["best"], time.monotonic() - saved["seconds"]
             self.packnet = rebuild(self.config.network(), saved["heads"], state.packed, saved["options"], path,
                                    saved["packed_tasks"], saved["ratios"])
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
-            figures = {name: saved["results"][name] for name in Results.FIGURES}
             self.log = Log(self.folder / LOG, saved["log_length"])  # last: it cuts off what was logged after the state
-            self.results = Results(self.config, self.loaders, self.log)
-            self.results.take_over(figures, reference)
+            self.results = Results(self.config, self.loaders, self.log, saved["results"], reference)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise other_version(path, error) from error
 
@@ -155,16 +175,28 @@ class Run:
         return {f"{name}, {split}": [loader.num_images, len(loader.classes)] for (name, split), loader in self.loaders.items()}
 
 
-def open_loaders(config: Config) -> Loaders:
-    """Every loader at once: what is wrong with any data set is said before the first epoch."""
-    names = [*config.task_list] + [config.base_task] * config.has_data(config.base_task)
+def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
+    """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
+    which are packed already and were measured, the test split where it is there; of the last, if it is pruned once more, all."""
+    every = ("train", "validation", "test") if config.validation else ("train", "test")
+    if not config.add_to:
+        splits = {name: every for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
+    else:
+        splits = {entry["name"]: ("test",) for entry in earlier if entry["top1"] is not None and config.has_data(entry["name"])}
+        again = [earlier[-1]["name"]] if config.prune_last else []
+        splits |= {name: every for name in again + config.task_list}
     loaders = {}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
-    for name in names:
-        for split in ("train", "test"):
-            loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
-                                                        image_size=config.image_size, cache_dir=config.cache_dir)
+    for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
+        loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
+                                                    image_size=config.image_size, cache_dir=config.cache_dir,
+                                                    validation=config.validation)
+    for entry in earlier:
+        loader = loaders.get((entry["name"], "test"))
+        if loader and entry["classes"] not in (None, loader.classes):
+            raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed task {entry['name']}. "
+                            "Move the folder away: what is stored of the task is then shown.")
     if not processes.LOCAL_RANK:
         processes.wait_for_all()
     return loaders

@@ -15,7 +15,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         text = field.metadata["text"].replace("%", "%%")
         if "(default" not in text:
             text += f" (default: {' '.join(default) if isinstance(default, list) else default})"
-        kind = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
+        kind = field.metadata["kind"] or (typing.get_args(field.type) or [field.type])[0]
         if isinstance(default, bool):
             how = dict(action=argparse.BooleanOptionalAction)
         elif isinstance(default, list):

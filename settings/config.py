@@ -7,6 +7,7 @@ is silent. Nothing here needs Jittor, so that a wrong option is answered at once
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,18 +16,27 @@ from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
-MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained")  # settings that a resumed run may change
+RATIO_WORDS = ("auto", "equal")
+KEEP = ("last", "best", "best-on-test")
+MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained", "add_to")  # settings that a resumed run may change
 
 
 class ConfigError(Exception):
     """A setting cannot be used. The message names it and says what is allowed."""
 
 
-def setting(default, text: str):
-    """A field of Config with its line of help; a list as default stands for its value."""
+def setting(default, text: str, kind: Callable | None = None):
+    """A field of Config with its line of help; a list as default stands for its value. `kind`: how one is read from the command
+    line, where its type does not say so."""
+    metadata = dict(text=text, kind=kind)
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=dict(text=text))
-    return field(default=default, metadata=dict(text=text))
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def ratio(text: str) -> float | str:
+    """A pruning ratio of the command line."""
+    return text if text in RATIO_WORDS else float(text)
 
 
 @dataclass
@@ -34,12 +44,19 @@ class Config:
     # Tasks
     task_list: list[str] = setting(["cubs", "cars", "flowers"], "data sets to add, in this order: cubs, cars, flowers, "
                                    "or any folder X of the data root with X/{train,test}/<class>/")
-    pruning_ratios: list[float] = setting([], "fraction of its weights each task gives up, one per task; 0 keeps all "
-                                          "(default: 0.75 for each)")
+    pruning_ratios: list[float | str] = setting([], "fraction of its weights each task gives up, one per task; 0 keeps all; auto finds it "
+                                                "(--max-drop), equal gives all the same number of weights (--tasks-to-come); one word "
+                                                "stands for all tasks (default: 0.75 for each)", kind=ratio)
+    max_drop: float = setting(1.0, "with auto: how many percentage points of accuracy on the validation part a prune may cost")
+    tasks_to_come: int = setting(0, "with equal: how many tasks are to be added later, for which the same number of weights is left")
     initial_pruning_ratio: float = setting(0.75, "the same for the pretrained network, before the first task "
                                            "(authors' release: 0.5)")
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
                              "network is re-trained on it")
+    add_to: str | None = setting(None, "folder of a finished run, or its packed file: the tasks are added to that network (default: "
+                                 "none)")
+    prune_last: float | None = setting(None, "with --add-to: fraction of its weights that the last task of that network gives up "
+                                       "first, where none are free (default: nothing)")
     # Network
     arch: str = setting("vgg16", f"network: {', '.join(ARCHS)}; or one of your own, path/to/my_net.py:build, a function that returns it")
     last: str | None = setting(None, "of a network of your own, the linear layer that each task replaces by a head of its own, or none "
@@ -50,7 +67,8 @@ class Config:
     # Options of the authors' release, and one of our own (free_weights)
     train_biases: bool = setting(False, "give every task biases of its own, stored per task")
     train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
-    free_weights: str = setting("zero", "where the free weights that a task takes over start: zero, or init (at random)")
+    free_weights: float = setting(0.0, "where the free weights that a task takes over start: at 0, or at random, with this fraction of "
+                                       "He's deviation")
     # Schedule of an added task: the authors' release
     batch_size: int = setting(32, "images per step")
     initial_lr: float = setting(1e-3, "learning rate of a new task")
@@ -60,6 +78,10 @@ class Config:
     lr_decay_every: int = setting(10, "epochs after which the learning rate is divided by 10")
     momentum: float = setting(0.9, "SGD's momentum")
     weight_decay: float = setting(0.0, "SGD's weight decay; it never reaches a frozen weight")
+    validation: float = setting(0.0, "fraction of each training split that is held out of training; epochs are then judged on it, and "
+                                     "the test split is used only once a task is frozen")
+    keep: str = setting("last", "which epoch of each phase is kept: last; best, on the validation part; or best-on-test, the authors' "
+                        "protocol")
     # Schedule of the pretrained network
     num_epochs_base: int = setting(0, "epochs of training the base network from scratch instead of loading "
                                    "pretrained weights")
@@ -80,6 +102,8 @@ class Config:
 
     def __post_init__(self) -> None:
         self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)
+        if len(self.pruning_ratios) == 1 and self.pruning_ratios[0] in RATIO_WORDS:
+            self.pruning_ratios = self.pruning_ratios * len(self.task_list)
 
     def check_values(self, weights: bool = True) -> None:
         """Raise ConfigError for the first setting that cannot be used, whatever the disk holds. `weights`: whether it needs any."""
@@ -92,7 +116,11 @@ class Config:
         need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
-        need(self.free_weights in ("zero", "init"), "free_weights", "must be zero or init")
+        need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
+        need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
+        need(self.keep in KEEP, "keep", f"must be one of {', '.join(KEEP)}")
+        need(self.keep != "best" or self.validation > 0, "keep", "needs a --validation part to judge the epochs on")
+        need(self.keep != "best-on-test" or self.validation == 0, "keep", "judges on the test split; leave --validation out")
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
         for task in [*self.task_list, self.base_task]:
@@ -101,8 +129,14 @@ class Config:
         need(self.base_task not in self.task_list, "task_list", f"holds the base task {self.base_task!r}")
         need(len(self.pruning_ratios) == len(self.task_list), "pruning_ratios",
              f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")
-        need(all(0 <= ratio < 1 for ratio in self.pruning_ratios), "pruning_ratios", "each must be in [0, 1)")
+        need(all(ratio in RATIO_WORDS or 0 <= ratio < 1 for ratio in self.pruning_ratios), "pruning_ratios", "each must be in [0, 1)")
+        need("auto" not in self.pruning_ratios or self.validation > 0, "pruning_ratios", "auto needs a --validation part to judge on")
+        need(0 <= self.max_drop <= 100, "max_drop", "must be in [0, 100]")
+        need(self.tasks_to_come >= 0, "tasks_to_come", "must not be negative")
+        need(self.tasks_to_come == 0 or "equal" in self.pruning_ratios, "tasks_to_come", "goes with --pruning-ratios equal")
         need(0 <= self.initial_pruning_ratio < 1, "initial_pruning_ratio", "must be in [0, 1)")
+        need(self.prune_last is None or self.add_to is not None, "prune_last", "goes with --add-to only")
+        need(self.prune_last is None or 0 < self.prune_last < 1, "prune_last", "must be in (0, 1)")
         for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base", "num_epochs_base_finetune", "seed",
                      "weight_decay"):
             need(0 <= getattr(self, name) < float("inf"), name, "must not be negative")
@@ -125,6 +159,11 @@ class Config:
         if not good:
             raise ConfigError(f"--{name.replace('_', '-')} {shown(getattr(self, name))}: {rule}")
 
+    def ratios(self) -> list[float | str]:
+        """The pruning ratio of each task: a number, or "auto". Of equal ones, each keeps one share of what the shares to come divide."""
+        shares = [self.pruning_ratios[number:].count("equal") + self.tasks_to_come for number in range(len(self.task_list))]
+        return [1 - 1 / share if ratio == "equal" else ratio for ratio, share in zip(self.pruning_ratios, shares)]
+
     def folder(self, task: str) -> Path:
         return dataset_folder(task, self.data_root)
 
@@ -140,7 +179,7 @@ class Config:
 
     def packnet_options(self) -> dict:
         """The options of the run's pruning.PackNet."""
-        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights == "init")
+        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights)
 
 
 def shown(value) -> str:

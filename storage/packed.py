@@ -1,8 +1,8 @@
 """A packed network on disk: packnet.safetensors.
 
 Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the number of tasks needs;
-`private.<task>.<parameter name>`, what each task but the last has of its own. Metadata:
-arch, image_size, config (the settings) and tasks, a dictionary each (runs/run.py).
+`private.<task>.<parameter name>`, what each task but the last has of its own. Metadata: arch, image_size, config (the settings)
+and tasks, a dictionary each (runs/run.py): what was known of a task when it was frozen, its seal (seals.py) among it.
 """
 import dataclasses
 from dataclasses import dataclass
@@ -53,9 +53,9 @@ def save_packed(path: str | Path, packed: Packed, metadata: dict) -> dict[str, i
                 separate_networks=len(tasks) * shared + heads)
 
 
-def load_packed(path: str | Path) -> tuple[Packed, dict]:
-    """(what save_packed wrote, its metadata). Raises WeightsError."""
-    tensors, metadata = load_checkpoint(path)
+def load_packed(path: str | Path, verify: bool = True) -> tuple[Packed, dict]:
+    """(what save_packed wrote, its metadata); `verify` as of load_checkpoint. Raises WeightsError."""
+    tensors, metadata = load_checkpoint(path, verify)
     try:
         packed = Packed.of(tensors, [task["name"] for task in metadata["tasks"]])
         packed.owners = {name: unpack_owners(owner, packed.parameters[name].shape) for name, owner in packed.owners.items()}

@@ -1,6 +1,9 @@
 """The baselines, every named experiment from its command on small demo data, the page that gathers them, and what evaluate.py
 does with a packed network."""
+import csv
+import dataclasses
 import json
+import math
 import re
 import shutil
 
@@ -15,9 +18,13 @@ import networks
 import pruning
 import report
 import training
+from dataset import create_dataloader
 from images import drawings
+from images.preprocess import preprocess
+from reporting.continual import measures
 from settings.config import Config
 from settings.experiments import EXPERIMENTS
+from storage.packed import load_packed
 
 nn = jt.nn
 SHORT = ["--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1", "--num-epochs-finetune", "1",
@@ -200,6 +207,11 @@ def runs(data, tmp_path_factory):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, capsys):
     monkeypatch.setattr("reporting.plots.draw", lambda results, folder: [])  # seconds a run; the page's test has real ones
+    if name == "free-weights":  # two of its sequences, with fewer tasks
+        drawings.draw(data, train=4, test=2, names=["signs_01", "signs_02"])
+        few = {label: settings | dict(task_list=settings["task_list"][:length]) for (label, settings), length in
+               zip(EXPERIMENTS[name].runs.items(), (1, 2))}
+        monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
     seeds = ["--seeds", "2"] if name == "seeds" else ["--seeds", "1"]
     command = ["--experiment", name, "--demo", "--data-root", str(data), "--output-dir", str(runs), *SHORT, *seeds]
     assert main.main(command) == 0
@@ -215,6 +227,18 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
     capsys.readouterr()
     assert main.main(command) == 0  # nothing is repeated
     assert capsys.readouterr().out.count("is finished; nothing is changed") == len(folders)
+
+
+def test_no_sign_of_an_alphabet_is_anothers_mirror_image():
+    def mirrored(strokes):
+        column = {0: 2, 1: 1, 2: 0, 3: 5, 4: 4, 5: 3, 6: 8, 7: 7, 8: 6}
+        return frozenset(tuple(sorted(column[point] for point in stroke)) for stroke in strokes)
+
+    alphabets = [[parts["strokes"] for _, parts in classes.values()] for classes in drawings.ALPHABETS.values()]
+    assert len(alphabets) == 20 and len({frozenset(signs) for signs in alphabets}) == 20
+    for signs in alphabets:
+        assert len(signs) == 8 and all(len(strokes) == 4 and all(a < b for a, b in strokes) for strokes in signs)
+        assert len({frozenset((strokes, mirrored(strokes))) for strokes in signs}) == 8
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
@@ -257,6 +281,7 @@ def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, c
         assert experiment.title in markdown
     assert "| cubs | 25.00 |" in markdown and "| 22.56 | +2.44 |" in markdown  # 100 - 75, and against the release
     assert "Learning without Forgetting" in page and "± " in markdown
+    assert "owned by the task" in markdown and "| position | 12-0 | 12-0.03 |" in markdown and "free-weights.png" in markdown
     assert "<script" not in page and not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     assert page.count("data:image/png;base64,") >= 6
 
@@ -267,6 +292,50 @@ def test_the_page_names_what_is_missing_with_its_command(compared, tmp_path, cap
     assert "Not run yet" in markdown and "python main.py --experiment release-resnet50" in markdown
     assert report.main(["--runs", str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+# ---- what papers on continual learning compare
+
+def test_the_measures_of_continual_learning_by_hand():
+    results = dict(tasks=[dict(name=name) for name in "abc"], accuracy_matrix=[[80, None, None], [80, 60, None], [80, 60, 70]], baselines={
+        "finetune": dict(tasks=["base", "a", "b", "c"], top1_by_stage=[[50, 90, None, None], [40, 30, 80, None], [30, 20, 50, 95]]),
+        "individual": dict(tasks=["a", "b"], top1_by_stage=[[85, None], [85, 66]]),
+        "joint": dict(tasks=["a", "b", "c"], top1_by_stage=[[70, 71, 72]])})
+    assert measures(results) == {
+        "packnet": dict(average_accuracy=70, backward_transfer=0, gap_to_individual=-5.5),
+        "finetune": dict(average_accuracy=55, backward_transfer=-50, gap_to_individual=-40.5),
+        "individual": dict(average_accuracy=75.5, backward_transfer=0, gap_to_individual=0),
+        "joint": dict(average_accuracy=71, backward_transfer=None, gap_to_individual=-5)}
+
+
+def test_the_measures_are_in_results_log_and_page(compared, tmp_path):
+    out, results, _ = compared
+    figures = results["continual"]
+    assert list(figures) == ["packnet", "classifier", "individual", "finetune", "lwf", "joint"]
+    final = np.array(results["accuracy_matrix"][-1])
+    assert figures["packnet"]["average_accuracy"] == pytest.approx(final.mean()) and figures["packnet"]["backward_transfer"] == 0
+    rows = np.array(results["baselines"]["finetune"]["top1_by_stage"], float)[:, 1:]
+    assert figures["finetune"]["backward_transfer"] == pytest.approx(((rows[2] - np.diag(rows))[:2]).mean())
+    individual = np.array(results["baselines"]["individual"]["top1_by_stage"][-1][1:])
+    assert figures["packnet"]["gap_to_individual"] == pytest.approx((final - individual).mean())
+    log = (out / "log.txt").read_text()
+    assert re.search(rf"PackNet +{final.mean():.2f} +0.00 +{(final - individual).mean():.2f}", log)
+    assert report.main(["--runs", str(out), "--out", str(tmp_path)]) == 0
+    assert f"| PackNet | {final.mean():.2f} | 0.00 |" in (tmp_path / "report.md").read_text()
+
+
+def test_the_table_has_a_row_for_each_run_task_and_method(compared, tmp_path):
+    out, results, _ = compared
+    assert report.main(["--runs", str(out), "--out", str(tmp_path)]) == 0
+    with open(tmp_path / "report.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 4 + 5 * 4 and {row["method"] for row in rows} == {"packnet", *results["baselines"]}
+    for position, stage in enumerate((results["base"], *results["tasks"])):
+        row, = [row for row in rows if row["method"] == "packnet" and row["task"] == stage["name"]]
+        assert (float(row["top1"]), int(row["position"])) == (stage["top1_final"], position)
+        assert float(row["owned_fraction"]) == stage["owned_fraction"]
+        row, = [row for row in rows if row["method"] == "finetune" and row["task"] == stage["name"]]
+        assert float(row["top1"]) == results["baselines"]["finetune"]["top1_by_stage"][-1][position] and row["owned_fraction"] == ""
 
 
 # ---- a packed network is usable elsewhere
@@ -281,8 +350,71 @@ def test_predicting_classes_by_name(compared, data, capsys):
     assert shares == sorted(shares, reverse=True) and all(line.split()[2] in drawings.DATASETS["demo_birds"] for line in lines[1:6])
 
 
+def softmax(rows):
+    shares = np.exp(np.float64(rows) - rows.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def opened(compared):
+    packed, metadata = load_packed(compared[0] / "packnet.safetensors")
+    return evaluate.unpack(packed, metadata, "x"), metadata
+
+
+def views(opened, data, name):
+    """(probabilities by each task's view, the labels) of the test images of a data set."""
+    packnet, metadata = opened
+    loader, _ = create_dataloader(name, data, "test", 4, image_size=48)
+    answers = [packnet.predict(entry["name"], loader) for entry in metadata["tasks"]]
+    return [softmax(logits) for logits, _ in answers], answers[0][1]
+
+
+def surest_by_hand(probabilities):
+    """For one image: -sum p log p / log C of each task, the lowest."""
+    return min(range(len(probabilities)),
+               key=lambda k: -sum(p * math.log(p) for p in probabilities[k] if p) / math.log(len(probabilities[k])))
+
+
+def test_predicting_without_the_task_asks_the_surest(compared, opened, data, capsys):
+    images = sorted((data / "demo_cars/test").rglob("*.jpg"))
+    assert evaluate.main(["--output-dir", str(compared[0]), "--predict", *map(str, images)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shares, _ = views(opened, data, "demo_cars")
+    assert len(lines) == len(images)
+    for number, (image, line) in enumerate(zip(images, lines)):
+        task = surest_by_hand([rows[number] for rows in shares])
+        entry, row = opened[1]["tasks"][task], shares[task][number]
+        assert line == f"{image}: {entry['name']}, {entry['classes'][int(row.argmax())]}, {100 * row.max():.2f} %"
+
+
+def test_how_often_the_task_is_found(compared, opened, data, capsys):
+    assert evaluate.main(["--output-dir", str(compared[0]), "--task-agnostic"]) == 0
+    head, *lines, mean = capsys.readouterr().out.splitlines()
+    table = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines}
+    assert list(table) == ["demo_base", "demo_birds", "demo_cars", "demo_flowers"] and mean.split()[0] == "mean"
+    for number, (name, (found, end_to_end, known)) in enumerate(table.items()):
+        shares, labels = views(opened, data, name)
+        tasks = [surest_by_hand([rows[i] for rows in shares]) for i in range(len(labels))]
+        right = [shares[number][i].argmax() == label for i, label in enumerate(labels)]
+        assert found == pytest.approx(100 * np.mean([task == number for task in tasks]), abs=0.006)
+        assert end_to_end == pytest.approx(100 * np.mean([task == number and hit for task, hit in zip(tasks, right)]), abs=0.006)
+        assert known == pytest.approx(100 * np.mean(right), abs=0.006)
+    assert [float(cell) for cell in mean.split()[1:]] == pytest.approx(np.mean(list(table.values()), axis=0), abs=0.01)
+
+
+def test_another_tasks_preparation(image_root):
+    """An image whose task is not known is prepared as the task that is asked prepares its own."""
+    def pixels(name, like=None):
+        loader, _ = create_dataloader(name, image_root, "test", 6, image_size=48, like=like)
+        return next(loader.host_batches())[0]
+    path = next((image_root / "cubs_cropped/test/a").iterdir())
+    assert np.array_equal(pixels("cubs", "flowers")[0], preprocess(path, "centre", 48))
+    assert np.array_equal(pixels("cubs")[0], preprocess(path, "resize", 48))
+    assert not np.array_equal(pixels("cubs"), pixels("cubs", "flowers"))
+
+
 @pytest.mark.parametrize("arguments, says", [
-    (["--predict", "x.jpg"], "--task must say which"),
+    (["--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
     (["--task", "demo_birds", "--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
     (["--task", "cubs", "--predict", "x.jpg"], "--task cubs: the checkpoint holds demo_base, demo_birds"),
     (["--export", "cubs", "x"], "--export cubs: the checkpoint holds demo_base"),

@@ -90,6 +90,13 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     assert evaluate.main(["--output-dir", str(output), "--task", "boats"]) == 2
     assert "the checkpoint holds imagenet, cubs, cars, flowers" in capsys.readouterr().err
 
+    # its seals
+    assert evaluate.main(["--output-dir", str(output), "--seals"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 tasks: seals unchanged"
+    assert [line for line in log.splitlines() if "seals" in line] == [f"{count} earlier task{s}: seals unchanged"
+                                                                     for count, s in ((1, ""), (2, "s"), (3, "s"))]
+    assert [task["seal"] for task in results["tasks"]] == [task["seal"] for task in metadata["tasks"][1:]]
+
     # a finished run is never overwritten
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert main.main(options(image_root, output, pretrained)) == 2
@@ -146,8 +153,9 @@ def test_places365_is_a_task_like_any_other(image_root, tmp_path, pretrained):
     assert "places, test: 9 images, 3 classes" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_a_small_demo(tmp_path, monkeypatch):
-    """The demo's own path with fewer images and epochs: base from scratch, sequential fine-tuning, its plot."""
+def test_a_small_demo(tmp_path, capsys):
+    """The demo's own path with fewer images and epochs: base from scratch, sequential fine-tuning, its plot; and the one line that adds
+    a folder of the user's own, carried out."""
     drawings.draw(tmp_path / "data", train=4, test=2)
     arguments = ["--demo", "--data-root", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out"),
                  "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
@@ -156,6 +164,14 @@ def test_a_small_demo(tmp_path, monkeypatch):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["base"]["name"] == "demo_base" and results["base"]["max_logit_change"] == 0.0
     assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
+    line = capsys.readouterr().out.splitlines()[-1].split()
+    assert line[:2] == ["python", "main.py"] and f"{tmp_path}/with_birds" in line
+    for split in ("train", "test"):
+        write_images(tmp_path / "data/my_birds" / split, {"wren": 3, "owl": 3})
+    assert main.main(line[2:]) == 0
+    added = json.loads((tmp_path / "with_birds/results.json").read_text())
+    assert [task["name"] for task in added["tasks"]] == [*(task["name"] for task in results["tasks"]), "my_birds"]
+    assert all(task["max_logit_change"] == 0.0 for task in added["tasks"])
     finetuned = results["baselines"]["finetune"]
     assert len(finetuned["top1_by_stage"]) == 3 and None not in finetuned["top1_by_stage"][2]
     assert (tmp_path / "out" / "plots" / "forgetting.png").stat().st_size > 10_000
@@ -205,6 +221,18 @@ WRONG = [
     (["--initial-lr", "0"], "positive"),
     (["--initial-lr", "nan"], "positive"),
     (["--momentum", "1"], "in [0, 1)"),
+    (["--pruning-ratios", "half"], "invalid ratio value: 'half'"),
+    (["--pruning-ratios", "auto"], "auto needs a --validation part"),
+    (["--tasks-to-come", "2"], "goes with --pruning-ratios equal"),
+    (["--pruning-ratios", "equal", "--tasks-to-come", "-1"], "must not be negative"),
+    (["--max-drop", "-1"], "must be in [0, 100]"),
+    (["--validation", "1"], "in [0, 1)"),
+    (["--validation", "nan"], "in [0, 1)"),
+    (["--keep", "first"], "must be one of last, best, best-on-test"),
+    (["--keep", "best"], "needs a --validation part"),
+    (["--keep", "best-on-test", "--validation", "0.1"], "leave --validation out"),
+    (["--free-weights", "-0.1"], "must not be negative"),
+    (["--free-weights", "nan"], "must not be negative"),
     (["--weight-decay", "-1"], "must not be negative"),
     (["--seed", "-1"], "must not be negative"),
     (["--image-size", "7"], "must be at least 8 for vgg-slim"),

@@ -284,7 +284,7 @@ def test_another_format_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.checkpoint.CHECKPOINT_FORMAT", "packnet-jittor 0")
     save_checkpoint(tmp_path / "old", TENSORS, {"n": 1})
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 2'"):
+    with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 3'"):
         load_checkpoint(tmp_path / "old")
 
 

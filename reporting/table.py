@@ -1,0 +1,40 @@
+"""report.csv: one row a run, task and method, for who draws their own plots."""
+import csv
+import io
+from pathlib import Path
+
+from system import files
+
+# Of PackNet's rows only: the figures of a stage.
+OF_STAGE = ("top1_before_prune", "top1_after_prune", "top1_best_epoch", "pruning_ratio", "owned_fraction", "still_zero", "max_logit_change",
+            "stored", "seal")
+HEAD = ("experiment", "run", "seed", "arch", "method", "task", "position", "top1", "top1_when_learnt", "top5", *OF_STAGE)
+
+
+def write_table(found: dict, path: Path) -> Path:
+    """`found`: as reporting.page.find_runs has it. Position 0 is the base task; what was not measured is empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, HEAD, restval="", lineterminator="\n")
+    table.writeheader()
+    for name, labels in found.items():
+        for label, runs in labels.items():
+            for _, results in runs:
+                about = dict(experiment=name, run=label, seed=results["config"]["seed"], arch=results["arch"])
+                table.writerows(about | row for row in rows(results))
+    files.write(path, text.getvalue().encode())
+    return path
+
+
+def rows(results: dict) -> list[dict]:
+    """The rows of one run, PackNet's first."""
+    stages = [results["base"], *results["tasks"]]
+    positions = {stage["name"]: position for position, stage in enumerate(stages)}
+    found = [dict(method="packnet", task=stage["name"], position=positions[stage["name"]], top1=stage["top1_final"],
+                  top1_when_learnt=stage["top1_by_stage"][0], top5=stage["top5_final"],
+                  **{key: stage[key] for key in OF_STAGE if key in stage}) for stage in stages]
+    for method, figures in results["baselines"].items():
+        for column, task in enumerate(figures["tasks"]):
+            history = [row[column] for row in figures["top1_by_stage"] if row[column] is not None]
+            found.append(dict(method=method, task=task, position=positions[task], top1=history[-1], top1_when_learnt=history[0],
+                              top5=figures["top5_by_stage"][-1][column]))
+    return found

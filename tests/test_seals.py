@@ -1,0 +1,172 @@
+"""The seal of a task: follows from what its forward pass uses, all of it, and from nothing else."""
+import json
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_networks import batches, random_network
+
+import evaluate
+from images.preprocess import input_settings
+from pruning import PackNet
+from runs.log import Log
+from runs.network import contents
+from runs.results import Results, TrainingError
+from settings.config import Config
+from storage import seals
+from storage.checkpoint import WeightsError
+from storage.packed import load_packed, save_packed
+
+TASKS = "abc"
+OWN = dict(train_biases=True, train_bn=True)
+
+
+def packed_network(options):
+    packnet = PackNet(random_network("vgg-bn-slim", TASKS), 0.5, **options)
+    for number, task in enumerate(TASKS):
+        packnet.train_task(task, batches(number), 1, lr=0.01)
+        packnet.prune(task)
+    return packnet
+
+
+def entries_of(packed):
+    entries = [dict(name=task, num_classes=5, classes=[f"{task}{i}" for i in range(5)], input=input_settings(task, 48)) for task in TASKS]
+    for number, entry in enumerate(entries):
+        entry["seal"] = seals.of_task(packed, entries, number)
+    return entries
+
+
+@pytest.fixture(scope="module", params=[{}, OWN], ids=["shared", "own"])
+def sealed(request, tmp_path_factory):
+    """(the network, the packed file, its metadata)"""
+    packnet, path = packed_network(request.param), tmp_path_factory.mktemp("sealed") / "packnet.safetensors"
+    packed = contents(packnet)
+    metadata = dict(arch="vgg-bn-slim", image_size=48, tasks=entries_of(packed), config={})
+    save_packed(path, packed, metadata)
+    return packnet, path, metadata
+
+
+def flip(path, out, tensor, index):
+    """A copy of the file in which the lowest bit of one element's last byte is another."""
+    data = bytearray(path.read_bytes())
+    size, = struct.unpack("<Q", data[:8])
+    begin = json.loads(data[8:8 + size])[tensor]["data_offsets"][0]
+    data[8 + size + begin + index] ^= 1
+    out.write_bytes(data)
+    return out
+
+
+def test_the_seal_is_that_of_the_view_jittor_computes_with(sealed):
+    packnet, _, metadata = sealed
+    for entry in metadata["tasks"]:
+        with packnet.task_view(entry["name"]) as net:
+            arrays = {name.replace(f"heads.{entry['name']}.", "head."): parameter.numpy() for name, parameter in net.state_dict().items()
+                      if name.startswith(("trunk.", f"heads.{entry['name']}."))}
+        assert seals.of_view(sorted(arrays.items()), entry) == entry["seal"]
+    assert len({entry["seal"] for entry in metadata["tasks"]}) == 3
+
+
+def test_the_docstring_says_how_to_compute_it(sealed, tmp_path, monkeypatch):
+    """Its lines, carried out as they stand; and of a network that is not what it was, they fail."""
+    packnet, _, metadata = sealed
+    lines = [line[4:] for line in seals.__doc__.splitlines() if line.startswith("    ")]
+    assert len(lines) < 13
+    monkeypatch.chdir(tmp_path)
+    for number, task in enumerate(TASKS):
+        evaluate.export(packnet, metadata, task, "cubs.safetensors")
+        exec("\n".join(lines), {})
+        seal = metadata["tasks"][number]["seal"]
+        assert seals.recomputed("cubs.safetensors") == [(task, seal, seal)]
+    flip(tmp_path / "cubs.safetensors", tmp_path / "cubs.safetensors", "classifier.3.weight", 0)
+    with pytest.raises(AssertionError):
+        exec("\n".join(lines), {})
+    assert evaluate.main(["--seals", "cubs.safetensors"]) == 1
+
+
+def test_a_flipped_weight_breaks_its_owner_and_all_later_tasks(sealed, tmp_path, capsys):
+    _, path, metadata = sealed
+    packed, _ = load_packed(path)
+    name = "trunk.classifier.0.weight"
+    for owner, broken in ((1, "abc"), (2, "bc"), (3, "c"), (0, "")):
+        index = int(np.flatnonzero(packed.owners[name].ravel() == owner)[0])
+        out = flip(path, tmp_path / "flipped.safetensors", name, 4 * index)
+        with pytest.raises(WeightsError, match="damaged"):
+            load_packed(out)
+        assert evaluate.main(["--seals", str(out)]) == (1 if broken else 0)
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert [line[0] for line in lines if "BROKEN" in line] == list(broken)
+        assert [line[0] for line in lines if line.endswith("unchanged")] == [task for task in TASKS if task not in broken]
+        assert last == "3 tasks: " + (f"{len(broken)} not what they were: {', '.join(broken)}" if broken else "seals unchanged")
+
+
+@pytest.mark.parametrize("tensor, breaks", [
+    ("heads.b.weight", "b"), ("heads.b.bias", "b"), ("owner.trunk.classifier.0.weight", None), ("private.b.trunk.features.0.bias", "b"),
+    ("private.b.trunk.features.1.running_var", "b"), ("trunk.features.1.running_var", None)])
+def test_everything_that_a_view_uses_is_sealed(sealed, tmp_path, tensor, breaks):
+    packnet, path, _ = sealed
+    own = bool(packnet.private_names)
+    if tensor.startswith("private.") and not own:
+        pytest.skip("nothing private")
+    found = "".join(task for task, stored, now in seals.recomputed(flip(path, tmp_path / "x", tensor, 0)) if now != stored)
+    if tensor.startswith("trunk."):  # shared by all, or the last task's
+        assert found == ("c" if own else "abc")
+    else:
+        assert found == breaks or breaks is None and found
+
+
+def test_class_names_and_input_are_sealed(sealed):
+    _, path, metadata = sealed
+    packed, _ = load_packed(path)
+    for change in (dict(classes=["x"]), dict(classes=None), dict(input=input_settings("b", 64)), dict(input=input_settings("cubs", 48))):
+        entries = json.loads(json.dumps(metadata["tasks"]))
+        entries[1].update(change)
+        assert seals.broken(packed, entries) == ["b"]
+    entries = json.loads(json.dumps(metadata["tasks"]))
+    entries[1].update(top1=3.0)  # no part of what a forward pass uses
+    assert seals.broken(packed, entries) == []
+
+
+def test_seals_need_neither_jittor_nor_data(sealed, tmp_path):
+    (tmp_path / "packnet.safetensors").write_bytes(sealed[1].read_bytes())
+    code = "import sys, evaluate; code = evaluate.main(sys.argv[1:]); sys.exit(code if 'jittor' not in sys.modules else 'Jittor')"
+    done = subprocess.run([sys.executable, "-c", code, "--output-dir", tmp_path, "--seals"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "3 tasks: seals unchanged", done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, None])
+def test_what_has_no_seals_is_one_line(tmp_path, content, capsys):
+    if content is not None:
+        (tmp_path / "x").write_bytes(content)
+    assert evaluate.main(["--seals", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert re.match(rf"error: {tmp_path}/x: .*\n$", error)
+
+
+def test_a_packed_file_without_seals_is_one_line(sealed, tmp_path, capsys):
+    packed, metadata = load_packed(sealed[1])
+    del metadata["tasks"][1]["seal"]
+    save_packed(tmp_path / "x", packed, metadata)
+    assert evaluate.main(["--seals", str(tmp_path / "x")]) == 2
+    assert "x: not a checkpoint of this version (KeyError: 'seal')" in capsys.readouterr().err
+
+
+def test_a_run_goes_no_further_with_a_broken_seal(sealed, tmp_path):
+    """Something has moved an earlier task: nothing is written over it."""
+    packed, metadata = load_packed(sealed[1])
+    results = Results(Config(image_size=48), {}, Log(tmp_path / "log.txt"))
+    results.entries = metadata["tasks"][:2]
+    results.stages = [{}, {}, dict(name="c", num_classes=5, pruning_ratio=0.5, top1_before_prune=None, top1_after_prune=None,
+                                   top1_after_finetune=None, top1_best_epoch=None, still_zero=0.0, top1_final=None, top5_final=None)]
+    moved = next(name for name in packed.owners)
+    before = packed.parameters[moved].copy()
+    packed.parameters[moved] = before + (packed.owners[moved] == 2)
+    with pytest.raises(TrainingError, match="c: the seals of b are broken"):
+        results.sealed(packed)
+    packed.parameters[moved] = before + (packed.owners[moved] == 3)  # its own weights, which are not sealed yet
+    results.sealed(packed)
+    assert [entry["name"] for entry in results.entries] == ["a", "b", "c"]
+    assert (tmp_path / "log.txt").read_text() == "2 earlier tasks: seals unchanged\n"
