@@ -188,7 +188,7 @@ def test_the_doctor_says_why_a_gpu_is_not_used(capsys, monkeypatch):
 
 def test_the_check_computes_and_notices_a_wrong_result(capsys, monkeypatch):
     assert doctor.main(["--check", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.count(" right: largest error ") == 4
+    assert capsys.readouterr().out.count(" right: largest error ") == 7
     jt = toolchain.start()
     conv2d = jt.nn.conv2d
     monkeypatch.setattr(jt.nn, "conv2d", lambda *a, **k: conv2d(*a, **k) * 1.001)
