@@ -55,8 +55,7 @@ class Results(Figures):
                     seconds=seconds, config=self.config.asdict(), tasks=self.stages[1:],
                     base=self.stages[0] if self.stages else None, earlier=self.earlier, seals_unchanged=self.unchanged,
                     accuracy_matrix=self.matrix(added), capacity=self.capacity, owners_by_layer=self.owners_by_layer,
-                    history=self.history, baselines=self.baselines, storage=self.storage,
-                    **(dict(network=self.source) if self.source else {}))
+                    history=self.history, baselines=self.baselines, storage=self.storage, network=self.source)
 
     # ---- measuring
 

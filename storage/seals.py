@@ -14,10 +14,9 @@ entries whose owner is 0 or a later task are 0. In NumPy, of an exported network
     from safetensors import safe_open
     with safe_open("cubs.safetensors", "numpy") as f:
         about, head, seal = f.metadata(), f.metadata()["head"] + ".", hashlib.sha256()
+        theirs, ours = json.loads(about["renamed"])  # what torchvision calls otherwise
         seal.update((json.dumps({key: json.loads(about[key]) for key in ("classes", "input")}, sort_keys=True) + "\\n").encode())
-        theirs, ours = json.loads(about["renamed"])  # where torchvision calls a layer otherwise
-        names = {"head." + name.removeprefix(head) if name.startswith(head) else "trunk." + name.replace(theirs, ours): name
-                 for name in f.keys()}
+        names = {"head." + n.removeprefix(head) if n.startswith(head) else "trunk." + n.replace(theirs, ours): n for n in f.keys()}
         for name in sorted(names):
             if not name.endswith("num_batches_tracked"):  # PyTorch's own, of no effect
                 array = f.get_tensor(names[name])

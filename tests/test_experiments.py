@@ -358,7 +358,7 @@ def softmax(rows):
 @pytest.fixture(scope="module")
 def opened(compared):
     packed, metadata = load_packed(compared[0] / "packnet.safetensors")
-    return evaluate.unpack(packed, metadata, "x"), metadata
+    return evaluate.unpack(packed, metadata, evaluate.network_of(metadata, None, "x"), "x"), metadata
 
 
 def views(opened, data, name):

@@ -190,10 +190,10 @@ def test_the_check_computes_and_notices_a_wrong_result(capsys, monkeypatch):
     assert doctor.main(["--check", "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count(" right: largest error ") == 7
     jt = toolchain.start()
-    conv2d = jt.nn.conv2d
-    monkeypatch.setattr(jt.nn, "conv2d", lambda *a, **k: conv2d(*a, **k) * 1.001)
+    execute = jt.nn.Conv.execute
+    monkeypatch.setattr(jt.nn.Conv, "execute", lambda layer, x: execute(layer, x) * 1.001)
     assert doctor.main(["--check", "--device", "cpu"]) == 1
-    assert capsys.readouterr().out.count(" WRONG: largest error ") == 3
+    assert capsys.readouterr().out.count(" WRONG: largest error ") == 6
 
 
 def test_precision_on_the_cpu_is_refused(capsys):
