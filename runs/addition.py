@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from settings.archs import own, source_of
+from settings.archs import ARCHS, own, source_of
 from settings.config import Config, ConfigError, shown
 from storage import seals
 from storage.checkpoint import WeightsError, load_metadata
@@ -41,6 +41,8 @@ def completed(given: dict) -> dict:
         if "network" in metadata:  # the user's own: only a file that is named on the command line is run
             source = metadata["network"]
             saved = saved | dict(arch=same_network(given, source, path), last=source["last"])
+        elif saved["arch"] not in ARCHS:
+            raise KeyError(saved["arch"])
         differences = [f"--{name.replace('_', '-')} {shown(given[name])}: the packed network was made with {shown(saved[name])}"
                        for name in FIXED if name in given and given[name] != saved.get(name)]
         result = {name: value for name, value in saved.items() if name not in ("task_list", "pruning_ratios")} | given

@@ -17,7 +17,7 @@ from dataset import create_dataloader
 from images import drawings
 from networks import ARCHITECTURES
 from storage.checkpoint import load_metadata
-from storage.packed import load_packed
+from storage.packed import load_packed, save_packed
 
 
 @pytest.fixture
@@ -66,6 +66,7 @@ def test_the_vision_transformer_on_the_demos_data(tmp_path, more):
     packnet = evaluate.unpack(packed, metadata, evaluate.network_of(metadata, None, output), output)
     for task in ("demo_birds", "demo_flowers"):
         evaluate.export(packnet, metadata, task, str(tmp_path / f"{task}.safetensors"))
+        assert evaluate.main(["--seals", str(tmp_path / f"{task}.safetensors")]) == 0  # some layers have torchvision's names in it
         tensors = load_file(tmp_path / f"{task}.safetensors")
         twin = torch_vit(torch, ARCHITECTURES["vit-slim"], len(tensors["heads.head.bias"]))
         twin.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
@@ -112,6 +113,39 @@ def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
     (tmp_path / "elsewhere.py").write_text((tmp_path / "elsewhere.py").read_text() + "# one more line\n")
     assert evaluate.main(["--output-dir", str(output), "--arch", moved]) == 0
     assert "is not the one that the run was made with" in capsys.readouterr().err
+
+
+def test_a_task_is_added_to_a_network_of_ones_own(data, tmp_path, capsys):
+    arch, before, after = write(tmp_path / "my_net.py", PLAIN), tmp_path / "before", tmp_path / "after"
+    assert main.main(options(data, before, "--arch", arch, "--image-size", "24")) == 0
+    for split, count in (("train", 4), ("test", 2)):
+        write_images(data / "three" / split, dict.fromkeys("abc", count), seed=9)
+    addition = ["--add-to", str(before), "--task-list", "three", "--output-dir", str(after), "--data-root", str(data)]
+    capsys.readouterr()
+    assert main.main(addition) == 2
+    assert "Say where that is now: --arch path/to/my_net.py:build" in capsys.readouterr().err
+    other = write(tmp_path / "other.py", PLAIN + "    # another file\n")
+    assert main.main([*addition, "--arch", other]) == 2
+    assert "not the function and the file that the packed network was made with" in capsys.readouterr().err
+    assert main.main([*addition, "--arch", arch]) == 0
+    capsys.readouterr()
+    assert evaluate.main(["--output-dir", str(after), "--seals"]) == 0
+    assert "4 tasks: seals unchanged" in capsys.readouterr().out
+    assert evaluate.main(["--output-dir", str(after), "--arch", arch]) == 0
+
+
+def test_an_addition_runs_no_file_that_a_packed_file_names(data, tmp_path, capsys):
+    """Without the entry that says so, a network in a file is none of this program's."""
+    arch, output, marker = write(tmp_path / "my_net.py", PLAIN), tmp_path / "out", tmp_path / "was run"
+    assert main.main(options(data, output, "--arch", arch, "--image-size", "24")) == 0
+    packed, metadata = load_packed(output / "packnet.safetensors")
+    del metadata["network"]
+    save_packed(output / "packnet.safetensors", packed, metadata)
+    write(tmp_path / "my_net.py", f"open({str(marker)!r}, 'w')")
+    for split, count in (("train", 4), ("test", 2)):
+        write_images(data / "three" / split, dict.fromkeys("abc", count), seed=9)
+    assert main.main(["--add-to", str(output), "--task-list", "three", "--output-dir", str(tmp_path / "x"), "--data-root", str(data)]) == 2
+    assert not marker.exists() and not (tmp_path / "x").exists()
 
 
 def test_a_stopped_run_goes_on_with_the_same_file_only(data, tmp_path, capsys, monkeypatch):

@@ -177,6 +177,7 @@ def test_a_small_demo(tmp_path, capsys):
     assert (tmp_path / "out" / "plots" / "forgetting.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow  # six to eight minutes; test_a_small_demo goes the same way
 def test_the_demo_keeps_its_promises(tmp_path):
     """As a user runs it: every task at least 80 % and 5 times chance, all old logits equal to the bit."""
     done = subprocess.run([sys.executable, "main.py", "--demo", "--data-root", tmp_path / "data",
