@@ -186,7 +186,8 @@ def test_each_task_may_have_norms_of_its_own(case):
 @pytest.mark.parametrize("make", [
     lambda p: nn.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2), lambda p: nn.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2, nesterov=True),
     lambda p: nn.RMSprop(p, 0.01), lambda p: nn.Adam(p, 0.01, weight_decay=1e-2), lambda p: nn.AdamW(p, 0.01, weight_decay=0.1),
-    pytest.param(lambda p: jt.optim.Adan(p, 0.01, weight_decay=0.1), marks=pytest.mark.slow)], ids=["SGD", "Nesterov", "RMSprop", "Adam", "AdamW", "Adan"])
+    pytest.param(lambda p: jt.optim.Adan(p, 0.01, weight_decay=0.1), marks=pytest.mark.slow)],
+    ids=["SGD", "Nesterov", "RMSprop", "Adam", "AdamW", "Adan"])
 def test_one_optimizer_for_everything_over_three_tasks(make):
     """Its state goes on from task to task, and it is given every parameter, old heads and shared ones too."""
     class Net(nn.Module):
