@@ -31,7 +31,8 @@ def _seed():
     jt.set_global_seed(0)
 
 
-WHOLE_RUNS = {"test_main.py", "test_any_network.py", "test_resume.py", "test_mpi.py", "test_experiments.py", "test_twin.py"}
+WHOLE_RUNS = {"test_main.py", "test_any_network.py", "test_resume.py", "test_mpi.py", "test_experiments.py", "test_twin.py",
+              "test_addition.py", "test_keep.py", "test_seals.py"}
 
 
 def pytest_collection_modifyitems(items) -> None:
