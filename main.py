@@ -1,6 +1,6 @@
 """PackNet from the command line.
 
-    python main.py --demo                 # draws its own data; under 3 minutes on two CPU cores
+    python main.py --demo                 # draws its own data; minutes on two CPU cores
     python main.py                        # VGG-16 on CUBS, Cars, Flowers: the paper's schedule
     python main.py --resume               # goes on where that run stopped
     python main.py --experiment baselines # a named experiment of settings/experiments.py
