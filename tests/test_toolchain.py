@@ -71,8 +71,10 @@ def test_gxx_takes_the_precompiled_header_with_jittors_own_flags(tmp_path):
                               capture_output=True, text=True, check=True)
         return [line for line in done.stderr.splitlines() if line.startswith("! ")]
 
-    assert taken("-g") == [f"! {header[1]}.gch/kernels"]  # as jittor/utils/asm_tuner.py calls it
+    assert taken() == taken("-g") == [f"! {header[1]}.gch/kernels"]  # -g: as jittor/utils/asm_tuner.py calls it
     assert taken("-g", "-O1") == []
+    flags = " ".join(flag for flag in flags.split() if flag not in ("-Ofast", "-fopenmp"))
+    assert taken("-O1") == [f"! {header[1]}.gch/core"]
 
 
 def test_without_gxx_or_space_there_is_no_precompiled_header(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from system.progress import Progress
+from toolchain import mending
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder, compiler, home, jittor_home, output
 from toolchain.cpu import cpu_name, flush_denormals
 
@@ -22,14 +23,15 @@ def precompiled_header() -> str:
     g++ takes the parsed form only where compiler and flags are those it was made with, else it reads the header itself, which
     is slower and gives the same code. "" where it cannot be made.
     """
-    package, version = importlib.util.find_spec("jittor"), output([compiler(), "--version"])
-    if not package or "Free Software Foundation" not in version:
+    version = output([compiler(), "--version"])
+    if not mending.is_known() or "Free Software Foundation" not in version:  # g++ crashes on one that was made with other flags
         return ""
-    source = Path(package.origin).parent / "src"
+    source = Path(importlib.util.find_spec("jittor").origin).parent / "src"
     text = "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
                                                        "string", "unordered_map", "vector")) + '#include "var.h"\n'
     language = ["-std=c++14", "-fPIC", "-march=native"]
-    variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O2"]}  # as Jittor 1.3.11 has them
+    # As Jittor and toolchain/mending.py have them; made with -g, it serves the kernels that are compiled without, too.
+    variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O1"]}
     key = hashlib.sha256(repr((version, cpu_name(), importlib.metadata.version("jittor"), str(source), text, variants)).encode())
     folder = cache_folder() / f"headers-{key.hexdigest()[:12]}"
     header = folder / "jittor.h"
@@ -38,11 +40,12 @@ def precompiled_header() -> str:
         try:
             (partial / "jittor.h.gch").mkdir(parents=True)
             (partial / "jittor.h").write_text(text)
-            for name, flags in variants.items():
-                subprocess.run([compiler(), *flags, f"-I{source}", f"-I{sysconfig.get_path('include')}", "-x", "c++-header",
-                                partial / "jittor.h", "-o", partial / "jittor.h.gch" / name], check=True, capture_output=True)
-            partial.rename(folder)
-        except (OSError, subprocess.CalledProcessError):  # full disk, another process that was faster, an unknown compiler
+            running = [subprocess.Popen([compiler(), *flags, f"-I{source}", f"-I{sysconfig.get_path('include')}", "-x", "c++-header",
+                                         partial / "jittor.h", "-o", partial / "jittor.h.gch" / name],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name, flags in variants.items()]
+            if not any([process.wait() for process in running]):
+                partial.rename(folder)
+        except OSError:  # full disk, another process that was faster, an unknown compiler
             pass
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -70,7 +73,7 @@ def import_jittor() -> ModuleType:
         jittor_utils.DelayProgress = CompileBar
         if not glob.glob(os.path.join(jittor_utils.cache_path, "**", "jittor_core*.so"), recursive=True):
             print("First start in this environment: Jittor compiles itself, once. "
-                  "This takes about two minutes on two cores.", file=sys.stderr, flush=True)
+                  "This takes one to two minutes on two cores.", file=sys.stderr, flush=True)
         import jittor
     except ModuleNotFoundError as error:
         raise ToolchainError(f"the package {error.name} is not installed: "

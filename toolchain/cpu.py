@@ -59,9 +59,14 @@ def python_config() -> Path:
     return script
 
 
+def onednn_folder() -> Path:
+    """Where Jittor finds oneDNN: its include/ and lib/."""
+    return jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
+
+
 def link_onednn() -> None:
     """Put links to the oneDNN of the PyPI wheels where Jittor looks before it downloads."""
-    folder = jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
+    folder = onednn_folder()
     if (folder / "lib" / "libmkldnn.so").exists() and (folder / "include" / "dnnl.hpp").exists():
         return  # Jittor's own download, or links that still lead somewhere
     library = _file_of_wheel("onednn-cpu-gomp", "libdnnl.so")

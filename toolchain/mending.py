@@ -6,6 +6,9 @@ Nothing is written into the installed package, which several users may share; an
 * NumPy 2: its array descriptor has another layout than the one that Jittor's header knows (numpy/ndarraytypes.h).
 * Kernels that are compiled while a run goes on report themselves on stderr in lines of their own, in a log too: now on a
   terminal only, in one line that is gone afterwards.
+* The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests and an example of oneDNN's are
+  not compiled, the core with -O1 instead of -O2, its data beside the other files and not before them; and a kernel goes through
+  Jittor's assembly tuner, a Python program with an assembler run of its own, only where there is something to tune.
 """
 import importlib.machinery
 import importlib.metadata
@@ -21,16 +24,39 @@ from toolchain.base import ToolchainError, cache_folder
 
 JITTOR = "1.3.11.0"
 # {module: [(text that is there once, what takes its place), ...]}
-SOURCES = {"jittor.compiler": [("mod = locals()[gen_name]", "mod = os.sys.modules[gen_name]"),
-                               ("files = registers + files2 + files4\n",
-                                "files = registers + files2 + [os.environ['packnet_compiler'] if file == 'src/parallel_compiler.cc' "
-                                "else file for file in files4]\n")],
-           "jittor_utils": [("mod = locals()[hash]", "mod = sys.modules[hash]")]}
-COMPILER = [("#include <atomic>\n", "#include <atomic>\n#include <unistd.h>\n"),
-            ("if (diff > 2e9) {", "if (diff > 2e9 && isatty(2)) {"),
-            ("""                std::cerr << "\\n";\n""", ""),
-            ("""<< "Compiling Operators(" << i << '/' << n << ")"\n""", """<< "\\r\\033[KCompiling kernels: " << i << '/' << n\n"""),
-            ("        std::cerr << std::endl;\n", '        std::cerr << "\\r\\033[K" << std::flush;\n')]
+SOURCES = {
+    "jittor.compiler": [
+        ("mod = locals()[gen_name]", "mod = os.sys.modules[gen_name]"),
+        ("files = registers + files2 + files4\n",
+         "files = registers + files2 + [os.environ['packnet_mended'] + '/' + file if file in os.environ['packnet_files'].split() else file "
+         "for file in files4 if 'src/test/' not in file]\n"),
+        ("""def gen_jit_tests():
+    all_src = glob.glob(jittor_path+"/src/**/*.cc", recursive=True)
+""", """def gen_jit_tests():
+    all_src = [file for file in glob.glob(jittor_path+"/src/**/*.cc", recursive=True) if "src/test/" not in file]
+"""),
+        ("""        opt_flags += " -O2 "\n""", """        opt_flags += " -O1 "\n"""),
+        ("""            f.write(data.decode("utf8"))\n""",
+         """            f.write(f'#pragma GCC system_header\\n#include "{jittor_path}/src/utils/vdp"\\n' + data.decode("utf8"))\n"""),
+        ("""        run_cmd(fix_cl_flags(f"\\"{cc_path}\\" {dflags} -include \\"{vdp}\\" \\"{data_s_path}\\" -c -o \\"{data_o_path}\\""))
+        os.remove(data_s_path)
+""", ""),
+        ("    files.append(data_o_path)\n", "    files.append(os.path.join(cache_path, 'data.cc'))\n")],
+    "jittor.compile_extern": [
+        ("for name in os.listdir(mkl_op_dir)]",
+         "for name in os.listdir(mkl_op_dir) if not name.startswith(('cpu_cnn_inference', 'mkl_test'))]")],
+    "jittor_utils": [("mod = locals()[hash]", "mod = sys.modules[hash]")]}
+# The same for source files of the core, by their path in the package.
+CORE = {
+    "src/parallel_compiler.cc": [
+        ("#include <atomic>\n", "#include <atomic>\n#include <unistd.h>\n"),
+        ("if (diff > 2e9) {", "if (diff > 2e9 && isatty(2)) {"),
+        ("""                std::cerr << "\\n";\n""", ""),
+        ("""<< "Compiling Operators(" << i << '/' << n << ")"\n""", """<< "\\r\\033[KCompiling kernels: " << i << '/' << n\n"""),
+        ("        std::cerr << std::endl;\n", '        std::cerr << "\\r\\033[K" << std::flush;\n')],
+    "src/jit_compiler.cc": [
+        ("""        cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""",
+         """        if (src.find("@begin") != string::npos) cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""")]}
 NUMPY_1 = """    char flags;
     int type_num;
     int elsize;
@@ -83,15 +109,17 @@ def is_known() -> bool:
 
 
 def mend_imports() -> None:
-    """Put the finder in place, once, and the source file that jittor.compiler is to compile. Raises ToolchainError and OSError."""
+    """Put the finder in place, once, and the source files that jittor.compiler is to compile. Raises ToolchainError and OSError."""
     if is_known() and _Finder not in sys.meta_path:
-        os.environ["packnet_compiler"] = str(_mended("parallel_compiler.cc", COMPILER) / "parallel_compiler.cc")
+        for name, replacements in CORE.items():
+            os.environ["packnet_mended"] = str(_mended(name, replacements))
+        os.environ["packnet_files"] = " ".join(CORE)
         sys.meta_path.insert(0, _Finder)
 
 
 def _mended(name: str, replacements: list[tuple[str, str]]) -> Path:
-    """A folder of our cache with a mended copy of the file `name` of Jittor's src/."""
-    original = Path(importlib.util.find_spec("jittor").origin).parent / "src" / name
+    """A folder of our cache with a mended copy of the file `name` of Jittor's package."""
+    original = Path(importlib.util.find_spec("jittor").origin).parent / name
     folder = cache_folder() / f"jittor-{JITTOR}"
     text = replaced(original.read_text(), replacements, str(original))
     if not (folder / name).exists() or (folder / name).read_text() != text:
@@ -104,4 +132,4 @@ def numpy_flags(version: str = np.__version__) -> str:
     of NumPy 2. Raises ToolchainError and OSError."""
     if version.startswith("1.") or not is_known():
         return ""
-    return f'-I"{_mended("pyjt/numpy.h", [(NUMPY_1, NUMPY_2)])}"'
+    return f'-I"{_mended("src/pyjt/numpy.h", [(NUMPY_1, NUMPY_2)]) / "src"}"'

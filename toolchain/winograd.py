@@ -4,9 +4,12 @@ A layer's forward pass and both gradients take a third to a half of the time, at
 Which of the two a layer takes follows from its shape alone, so that the same seed gives the same bits, in a resumed run too.
 Memory that is kept: 144 bytes for each pair of channels of the widest layer (38 MB for VGG-16's 512 x 512), and SCRATCH.
 """
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+
+from toolchain.cpu import onednn_folder
 
 # With fewer channels than this the transforms cost what the products spare.
 LEAST_CHANNELS = 16
@@ -32,6 +35,7 @@ WEIGHTS = """
 
 def install(jt: ModuleType) -> None:
     """From now on every `nn.Conv` that `suits` goes this way; the others stay Jittor's."""
+    ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"), ctypes.RTLD_GLOBAL)  # kernels find dnnl_sgemm in it
     direct, convolve = jt.nn.Conv.execute, convolution(jt)
 
     def execute(self, x):
