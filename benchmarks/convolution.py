@@ -44,7 +44,7 @@ def main() -> None:
             def run(convolve, passes=passes) -> None:
                 jt.sync(passes(convolve), True)
 
-            sides = [lambda x, w: ours(x, w, 1), lambda x, w, layer=layer: layer(x)]
+            sides = [lambda x, w: ours(x, w, None, 1), lambda x, w, layer=layer: layer(x)]
             for convolve in sides:
                 run(convolve)
             pairs = [[common.seconds(lambda convolve=convolve: run(convolve)) for convolve in sides] for _ in range(options.rounds)]

@@ -16,14 +16,16 @@ def test_four_tasks_take_the_same_steps_in_both(monkeypatch):
     monkeypatch.setattr(twin, "TEST", 4)
     result = twin.run(0, epochs=2)
     losses = np.array(result["losses"])  # [steps, (ours, PyTorch, control)]
-    assert len(losses) == 10 + 3 * 16 and np.abs(losses[:, 0] - losses[:, 1]).max() < 1e-3
+    apart, control = (np.abs(losses[:, 0] - losses[:, column]) for column in (1, 2))
+    assert len(losses) == 10 + 3 * 16 and apart[:10].max() < 2e-6  # of losses near 2.3: rounding has not grown yet
+    assert apart[:26].max() < max(control[:26].max(), 1e-4) and apart.max() < max(2 * control.max(), 1e-3)
     assert [prune["task"] for prune in result["prunes"]] == twin.TASKS
     first, *later = result["prunes"]
     assert first["different"] == 0
     # Rounding grows differently on every kind of processor (with and without AVX-512: 0.5 and 1.4 % after the last prune); ours
     # must not be farther from PyTorch than from itself, started 1e-7 apart.
-    for prune, control in zip(later, result["control_prunes"][1:]):
-        assert prune["different"] < max(0.01 * prune["owned"], control["different"]), prune["task"]
+    for prune, itself in zip(later, result["control_prunes"][1:]):
+        assert prune["different"] < max(0.01 * prune["owned"], itself["different"]), prune["task"]
     for row in result["top1"]:
         for ours, theirs, _ in row:
             assert abs(ours - theirs) <= 100 / 32  # one image

@@ -43,10 +43,10 @@ def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, wi
     layer, images = nn.Conv(channels, filters, 3, padding=padding), jt.array(x)
     assert winograd.suits(layer, images)
     layer.weight.assign(jt.array(w))
-    bias = layer.bias.numpy()[:, None, None]
-    y = layer(images)
-    computed = [y - bias, *jt.grad((y * jt.array(dy)).sum(), [images, layer.weight])]
-    for name, value, right in zip(("y", "dx", "dw"), computed, expected(x, w, dy, padding)):
+    y, bias = layer(images), layer.bias.numpy().astype(np.float64)[:, None, None]
+    right_y, right_dx, right_dw = expected(x, w, dy, padding)
+    computed = [y, *jt.grad((y * jt.array(dy)).sum(), [images, layer.weight, layer.bias])]
+    for name, value, right in zip(("y", "dx", "dw", "db"), computed, (right_y + bias, right_dx, right_dw, dy.sum((0, 2, 3), np.float64))):
         assert list(value.shape) == list(right.shape), name
         assert np.abs(value.numpy() - right).max() < 5e-6 * np.abs(right).max(), name
     assert np.array_equal(layer(images).numpy(), y.numpy())  # the same bits again

@@ -155,8 +155,8 @@ inline void gradient_strip(const float* plane, int height, int width, int strip,
         gradient_transform(rows(columns + r * row, tiles).p, rows(points + r * SIDE * step, step).p, tiles);
 }
 
-// The output pixels from their points.
-inline void output_strip(float* points, size_t step, float* plane, int height, int width, int strip, int tiles, float* work) {
+// The output pixels from their points, with the bias of their channel.
+inline void output_strip(float* points, size_t step, float bias, float* plane, int height, int width, int strip, int tiles, float* work) {
     const int row = SIDE * tiles;
     float *line = work + TILE * row, *phases = line + 4 * tiles;
     for (int c = 0; c < SIDE; c++)
@@ -165,7 +165,7 @@ inline void output_strip(float* points, size_t step, float* plane, int height, i
         output_transform(rows(work + r * row, tiles).p, rows(phases, tiles).p, tiles);
         const float *q0 = phases, *q1 = q0 + tiles, *q2 = q1 + tiles, *q3 = q2 + tiles;
         _Pragma("GCC ivdep") for (int j = 0; j < tiles; j++)
-            line[4 * j] = q0[j], line[4 * j + 1] = q1[j], line[4 * j + 2] = q2[j], line[4 * j + 3] = q3[j];
+            line[4 * j] = q0[j] + bias, line[4 * j + 1] = q1[j] + bias, line[4 * j + 2] = q2[j] + bias, line[4 * j + 3] = q3[j] + bias;
         memcpy(plane + (size_t)(strip * TILE + r) * width, line, width * sizeof(float));
     }
 }
@@ -224,8 +224,19 @@ struct Plan {  // how the tiles of n planes of height x width outputs are worked
     size_t work() const { return (size_t)WORK * (tiles + 1); }
 };
 
-// y [n, K, h + 2 pad - 2, w + 2 pad - 2] of x [n, C, h, w] and the filters w [K, C, 3, 3]; turned: w is [C, K, 3, 3].
-inline void convolve(const float* x, const float* w, float* y, int n, int C, int K, int height, int width, int pad, bool turned) {
+// v [36, C, T]: the points of `count` strips from `first` on of x [n, C, h, w]. Called by all threads of a region; does not wait.
+inline void input_points(const float* x, int C, int height, int width, int pad, const Plan& plan, int first, int count, float* v, float* work) {
+    const size_t T = (size_t)count * plan.tiles;
+    #pragma omp for collapse(2) nowait
+    for (int c = 0; c < C; c++) for (int i = 0; i < count; i++) {
+        const int image = (first + i) / plan.of_plane, strip = (first + i) % plan.of_plane;
+        input_strip(x + ((size_t)image * C + c) * height * width, height, width, pad, strip, plan.tiles, v + c * T + i * plan.tiles, C * T, work);
+    }
+}
+
+// y [n, K, h + 2 pad - 2, w + 2 pad - 2] of x [n, C, h, w] and the filters w [K, C, 3, 3]; turned: w is [C, K, 3, 3]. `bias` [K] is
+// added where it is given.
+inline void convolve(const float* x, const float* w, const float* bias, float* y, int n, int C, int K, int height, int width, int pad, bool turned) {
     const int high = height + 2 * pad - 2, wide = width + 2 * pad - 2;
     const Plan plan(n, C + K, high, wide);
     const size_t most = (size_t)plan.at_once * plan.tiles;
@@ -238,19 +249,16 @@ inline void convolve(const float* x, const float* w, float* y, int n, int C, int
         #pragma omp parallel
         {
             float* mine = work + plan.work() * omp_get_thread_num();
-            #pragma omp for collapse(2)
-            for (int c = 0; c < C; c++) for (int i = 0; i < count; i++) {
-                const int image = (first + i) / plan.of_plane, strip = (first + i) % plan.of_plane;
-                input_strip(x + ((size_t)image * C + c) * height * width, height, width, pad, strip, plan.tiles,
-                            v + c * T + i * plan.tiles, C * T, mine);
-            }
+            input_points(x, C, height, width, pad, plan, first, count, v, mine);
+            #pragma omp barrier
             #pragma omp for
             for (int p = 0; p < POINTS; p++)
                 dnnl_sgemm(turned ? 'T' : 'N', 'N', K, T, C, 1, u + (size_t)p * K * C, turned ? K : C, v + p * C * T, T, 0, m + p * K * T, T);
             #pragma omp for collapse(2)
             for (int k = 0; k < K; k++) for (int i = 0; i < count; i++) {
                 const int image = (first + i) / plan.of_plane, strip = (first + i) % plan.of_plane;
-                output_strip(m + k * T + i * plan.tiles, K * T, y + ((size_t)image * K + k) * high * wide, high, wide, strip, plan.tiles, mine);
+                output_strip(m + k * T + i * plan.tiles, K * T, bias ? bias[k] : 0, y + ((size_t)image * K + k) * high * wide, high, wide,
+                             strip, plan.tiles, mine);
             }
         }
     }
@@ -269,12 +277,7 @@ inline void weight_gradient(const float* x, const float* dy, float* dw, int n, i
         #pragma omp parallel
         {
             float* mine = work + plan.work() * omp_get_thread_num();
-            #pragma omp for collapse(2) nowait
-            for (int c = 0; c < C; c++) for (int i = 0; i < count; i++) {
-                const int image = (first + i) / plan.of_plane, strip = (first + i) % plan.of_plane;
-                input_strip(x + ((size_t)image * C + c) * height * width, height, width, pad, strip, plan.tiles,
-                            v + c * T + i * plan.tiles, C * T, mine);
-            }
+            input_points(x, C, height, width, pad, plan, first, count, v, mine);
             #pragma omp for collapse(2)
             for (int k = 0; k < K; k++) for (int i = 0; i < count; i++) {
                 const int image = (first + i) / plan.of_plane, strip = (first + i) % plan.of_plane;
@@ -286,6 +289,21 @@ inline void weight_gradient(const float* x, const float* dy, float* dw, int n, i
         }
     }
     gather_weight_gradients(du, (size_t)K * C, dw);
+}
+
+// db [K]: the sum of dy [n, K, pixels] over images and pixels.
+inline void bias_gradient(const float* dy, float* db, int n, int K, int pixels) {
+    #pragma omp parallel for
+    for (int k = 0; k < K; k++) {
+        double sum = 0;
+        for (int image = 0; image < n; image++) {
+            const float* plane = dy + ((size_t)image * K + k) * pixels;
+            float of_plane = 0;
+            for (int i = 0; i < pixels; i++) of_plane += plane[i];
+            sum += of_plane;
+        }
+        db[k] = sum;
+    }
 }
 
 }  // namespace winograd

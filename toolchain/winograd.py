@@ -19,17 +19,20 @@ SCRATCH = 16 << 20
 FORWARD = """
     @alias(x, in0)
     @alias(w, in1)
-    winograd::convolve(x_p, w_p, out0_p, x_shape0, x_shape1, w_shape0, x_shape2, x_shape3, int(data["pad"]), false);
+    winograd::convolve(x_p, w_p, BIAS, out0_p, x_shape0, x_shape1, w_shape0, x_shape2, x_shape3, int(data["pad"]), false);
 """
 INPUT = """
     @alias(dy, in0)
     @alias(w, in1)
-    winograd::convolve(dy_p, w_p, out0_p, dy_shape0, dy_shape1, out0_shape1, dy_shape2, dy_shape3, 2 - int(data["pad"]), true);
+    winograd::convolve(dy_p, w_p, nullptr, out0_p, dy_shape0, dy_shape1, out0_shape1, dy_shape2, dy_shape3, 2 - int(data["pad"]), true);
 """
 WEIGHTS = """
     @alias(x, in0)
     @alias(dy, in1)
     winograd::weight_gradient(x_p, dy_p, out0_p, x_shape0, x_shape1, dy_shape1, x_shape2, x_shape3, int(data["pad"]));
+"""
+BIAS = """
+    winograd::bias_gradient(in0_p, out0_p, in0_shape0, in0_shape1, in0_shape2 * in0_shape3);
 """
 
 
@@ -39,30 +42,32 @@ def install(jt: ModuleType) -> None:
     direct, convolve = jt.nn.Conv.execute, convolution(jt)
 
     def execute(self, x):
-        if not suits(self, x):
-            return direct(self, x)
-        y = convolve(x, self.weight, self.padding[0])
-        return y if self.bias is None else y + self.bias.broadcast(y.shape, [0, 2, 3])
+        return convolve(x, self.weight, self.bias, self.padding[0]) if suits(self, x) else direct(self, x)
 
     jt.nn.Conv.execute = execute
 
 
 def convolution(jt: ModuleType) -> Callable:
-    """A function of (x float32 [N, C, H, W], w float32 [K, C, 3, 3], padding 0 to 2) that gives float32 [N, K, H', W']."""
+    """A function of (x float32 [N, C, H, W], w float32 [K, C, 3, 3], bias float32 [K] or None, padding 0 to 2) that gives
+    float32 [N, K, H', W']."""
     header = Path(__file__).with_name("winograd.h").read_text().replace("#pragma once", f"#define SCRATCH_BYTES {SCRATCH}")
 
     class Winograd(jt.Function):  # unlike a gradient that jt.code is given, it does not keep the output until it is needed
-        def execute(self, x, w, padding):
-            self.x, self.w, self.data = x, w, dict(pad=padding)
+        def execute(self, x, w, bias, padding):
+            self.x, self.w, self.bias, self.padding = x, w, bias, padding
             n, _, height, width = x.shape
             shape = [n, w.shape[0], height + 2 * padding - 2, width + 2 * padding - 2]
-            return jt.code(shape, "float32", [x, w], cpu_header=header, cpu_src=FORWARD, data=self.data)
+            given = [x, w] if bias is None else [x, w, bias]
+            return self.code(shape, given, FORWARD.replace("BIAS", "nullptr" if bias is None else "in2_p"))
 
         def grad(self, dy):
-            return (jt.code(self.x.shape, "float32", [dy, self.w], cpu_header=header, cpu_src=INPUT, data=self.data),
-                    jt.code(self.w.shape, "float32", [self.x, dy], cpu_header=header, cpu_src=WEIGHTS, data=self.data), None)
+            return (self.code(self.x.shape, [dy, self.w], INPUT), self.code(self.w.shape, [self.x, dy], WEIGHTS),
+                    None if self.bias is None else self.code(self.bias.shape, [dy], BIAS), None)
 
-    return lambda x, w, padding: Winograd()(x, w, padding)
+        def code(self, shape, given, source):
+            return jt.code(shape, "float32", given, cpu_header=header, cpu_src=source, data=dict(pad=self.padding))
+
+    return lambda x, w, bias, padding: Winograd()(x, w, bias, padding)
 
 
 def suits(layer, x) -> bool:

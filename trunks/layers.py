@@ -6,6 +6,8 @@ import toolchain
 jt = toolchain.start()
 from jittor import nn
 
+from trunks import pooling
+
 
 class Dropout(nn.Dropout):
     """nn.Dropout; a batch of which this process sees one of several equal parts is masked as one process would mask it."""
@@ -20,11 +22,9 @@ class Dropout(nn.Dropout):
 
 
 class Pool(nn.Pool):
-    """nn.Pool, which refuses an image no larger than its kernel, for those as well; as PyTorch's."""
+    """nn.Pool, for an image no larger than the kernel, too; as PyTorch's. The maximum on the CPU is one of our own (pooling.py)."""
 
     def execute(self, x: jt.Var) -> jt.Var:
-        if all(n > kernel for n, kernel in zip(x.shape[2:], self.kernel_size)):
-            return super().execute(x)
         if self.op != "maximum":
             return x.reduce(self.op, [2, 3], keepdims=True) if tuple(x.shape[2:]) == self.kernel_size else super().execute(x)
         cells = []
@@ -33,6 +33,10 @@ class Pool(nn.Pool):
             cells.append(count - (self.ceil_mode and (count - 1) * stride >= n + padding))  # the last one begins within the image
         if min(cells) < 1:
             raise ValueError(f"an image of {list(x.shape[2:])} is smaller than the kernel {list(self.kernel_size)}")
+        if toolchain.device == "cpu" and x.dtype == "float32":
+            return pooling.maximum(x, cells, self.kernel_size, self.stride, self.padding)
+        if all(n > kernel for n, kernel in zip(x.shape[2:], self.kernel_size)):
+            return super().execute(x)
         windows = x.reindex([*x.shape[:2], *cells, *self.kernel_size], [
             "i0", "i1", f"i2*{self.stride[0]}-{self.padding[0]}+i4", f"i3*{self.stride[1]}-{self.padding[1]}+i5"], overflow_value=-3e38)
         return windows.reduce("maximum", [4, 5])
