@@ -72,7 +72,10 @@ class ModifiedVGG16(Modified):
 
 
 class ModifiedVGG16BN(ModifiedVGG16):
-    pass
+    def trunk(self, whole):
+        """One ReLU in all places: shared.modules() counts it once."""
+        shared, relu = super().trunk(whole), nn.ReLU()
+        return nn.Sequential(*(relu if isinstance(layer, nn.ReLU) else layer for layer in shared))
 
 
 class ModifiedResNet(Modified):
