@@ -132,9 +132,9 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     found = find_runs(runs_folder)
     page = Document(out)
     page.heading("PackNet in Jittor: what was run", 1)
-    page.text("Top-1 errors in percent on the test split after the last epoch, beside the published ones. ± is the standard "
-              "deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by all later tasks: "
-              "PackNet's promise is 0.")
+    page.text("Top-1 errors in percent on the test split, after the last epoch where no other is said to be kept, beside the published "
+              "ones. ± is the standard deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by "
+              "all later tasks: PackNet's promise is 0.")
     for name, labels in found.items():
         experiment_section(page, name, labels)
     twin_section(page)

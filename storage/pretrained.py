@@ -189,6 +189,7 @@ _TORCH_TYPES = {f"{name}Storage": np.dtype(code) for name, code in dict(
     Bool="|b1").items()}
 _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _torch_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _torch_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,

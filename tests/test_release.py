@@ -159,8 +159,7 @@ def save(content, path, old, monkeypatch):
                 setattr(fake, kind.__name__, kind)
         if old:
             patch.setattr(torch.Tensor, "__reduce_ex__", lambda tensor, _: (
-                torch._utils._rebuild_tensor, (tensor._typed_storage(), tensor.storage_offset(),
-                                               tuple(tensor.size()), tensor.stride())))
+                torch._utils._rebuild_tensor, (tensor._typed_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())))
             patch.setattr(nn.Parameter, "__reduce_ex__", lambda parameter, _: (
                 nn.Parameter, (parameter.data,), (True, False, collections.OrderedDict())))
         torch.save(content, path, _use_new_zipfile_serialization=not old)
