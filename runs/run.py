@@ -177,12 +177,12 @@ class Run:
 
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
-    which are packed already and were measured, the test split where it is there; of the last, if it is pruned once more, all."""
+    which are packed already, the test split where it is there; of the last, if it is pruned once more, all."""
     every = ("train", "validation", "test") if config.validation else ("train", "test")
     if not config.add_to:
         splits = {name: every for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
     else:
-        splits = {entry["name"]: ("test",) for entry in earlier if entry["top1"] is not None and config.has_data(entry["name"])}
+        splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
         again = [earlier[-1]["name"]] if config.prune_last else []
         splits |= {name: every for name in again + config.task_list}
     loaders = {}
@@ -191,10 +191,10 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
         loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
                                                     image_size=config.image_size, cache_dir=config.cache_dir,
-                                                    validation=config.validation)
+                                                    validation=config.validation, crop=config.crop)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
-        if loader and entry["classes"] not in (None, loader.classes):
+        if loader and (entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes)):
             raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed task {entry['name']}. "
                             "Move the folder away: what is stored of the task is then shown.")
     if not processes.LOCAL_RANK:
