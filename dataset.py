@@ -4,7 +4,7 @@
     for images, labels in loader:        # float32 [B, 3, 224, 224], normalised; int32 [B]
         ...
 
-The layout of the folders: images/folders.py. How an image is resized and cropped: images/preprocess.py. An image is decoded
+The layout of the folders: images/folders.py. How an image is resized: images/preprocess.py; cropped: images/crops.py. An image is decoded
 and resized once, to uint8 planes in one memory-mapped file in `<data_root>/.cache` (images/cache.py); crops and flips are
 drawn anew each epoch from the seed. ImageNet-sized training sets are decoded as they are needed.
 """
@@ -17,7 +17,8 @@ import numpy as np
 
 import toolchain
 from images.cache import CachedImages, StreamedImages
-from images.folders import DataError, Split, dataset_folder, hold_out, read_split
+from images.crops import CROPS
+from images.folders import LARGE, DataError, Split, dataset_folder, hold_out, read_split
 from images.preprocess import MEAN, STD, preparation
 
 jt = toolchain.start()
@@ -150,10 +151,11 @@ class Rows:
 
 def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: str = "train", batch_size: int = 32,
                       *, seed: int = 0, image_size: int = 224, cache_dir: str | Path | None = None,
-                      validation: float = 0.0, like: str | None = None) -> tuple[Loader, int]:
+                      validation: float = 0.0, like: str | None = None, crop: str = "plain") -> tuple[Loader, int]:
     """(loader, num_classes) of one split ("train", "validation" or "test") of a data set. `validation`: the fraction of the
     training split that is held out of "train" (images.folders.hold_out), and is "validation", prepared as test images are. `like`:
-    the data set as whose images these are prepared, if not as its own.
+    the data set as whose images these are prepared, if not as its own. `crop`: how training images are cropped that are not
+    resized to a square (a key of images.crops.CROPS; the first seed's by default).
 
     The first call decodes the images into the cache (`cache_dir`, by default `<data_root>/.cache`); a file that
     cannot be decoded is found here, before any training. `image_size` is the side of the crop, in pixels; the short
@@ -167,7 +169,8 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     rest, held_out = hold_out(files, validation, seed) if validation else (None, None)
     if split == "validation":
         files, name = files.of(held_out), f"{name}-validation"
-    images = StreamedImages(files, name, image_size, cache) if how == "random" else CachedImages(files, name, how, image_size, cache)
+    kind = StreamedImages if dataset_name in LARGE and split == "train" else CachedImages
+    images = kind(files, name, how, image_size, cache, CROPS[crop])
     if split == "train" and validation:
         files, images = files.of(rest), Rows(images, rest)  # the cache is that of the whole split
     return Loader(images, files, batch_size, split == "train", seed), len(files.classes)

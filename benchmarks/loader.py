@@ -4,11 +4,11 @@
 
 Both sides deliver the same: normalised float32 batches of 32 on Jittor's device, shuffled and flipped. "decoding" opens,
 resizes and crops every JPEG anew on all cores, as an image-folder loader does; "ours" is an epoch after the
-first, from the cache. The files have the usual sizes: cropped birds and cars about 300x220, flowers 500x667.
+first, from the cache. The files have the usual sizes: cropped birds and cars about 300x220, flowers 500x667; flowers with both
+kinds of --crop.
 """
 import argparse
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from dataset import Loader, create_dataloader
+from images.cache import StreamedImages
+from images.crops import CROPS
 from images.folders import read_split
-from images.preprocess import preprocess
+from images.preprocess import preparation, preprocess
 from system.processes import cores
 
 
@@ -33,19 +35,11 @@ def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / split / "only" / f"{i}.jpg", quality=95)
 
 
-class Decoding:
+class Decoding(StreamedImages):
     """Takes the place of the cached images: everything from the file, every time."""
 
-    def __init__(self, files: list[Path], how: str, size: int) -> None:
-        self.files, self.how, self.size = files, how, size
-        self.pool = ThreadPoolExecutor(cores())
-
-    def one(self, i: int) -> np.ndarray:
-        image = preprocess(self.files[i], self.how, self.size)
-        return image if self.how == "resize" else image[:, 5:5 + self.size, 5:5 + self.size]
-
-    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice) -> np.ndarray:
-        return np.stack(list(self.pool.map(self.one, indices[mine])))
+    def _one(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        return preprocess(self.files[i], self.how, self.size) if self.how == "resize" else super()._one(i, rng)
 
 
 def epoch(loader: Loader) -> None:
@@ -58,17 +52,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    sets = (("cubs", "cubs_cropped", (300, 220), "resize"), ("flowers", "flowers", (500, 667), "short_side"))
-    for name, folder, size, how in sets:
+    sets = (("cubs", "cubs_cropped", (300, 220), "plain"), ("flowers", "flowers", (500, 667), "plain"),
+            ("flowers", "flowers", (500, 667), "resized"))
+    for name, folder, size, crop in sets:
         with tempfile.TemporaryDirectory() as root:
             draw(Path(root) / folder, options.images, size)
-            ours, _ = create_dataloader(name, root, "train", 32)
+            ours, _ = create_dataloader(name, root, "train", 32, crop=crop)
             split = read_split(name, root, "train")
-            images = Decoding([split.folder / path for path in split.paths], how, 224)
+            images = Decoding(split, name, preparation(name, "train"), 224, Path(root), CROPS[crop])
             theirs = Loader(images, split, 32, True, 0)
             epoch(ours), epoch(theirs)  # warm-up
             a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
-        common.report(f"{name}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,
+        common.report(f"{name}, crop {crop}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,
                       "decoding")
         print(f"  ours {options.images / min(a):,.0f} images/s at best, decoding {options.images / min(b):,.0f}")
 

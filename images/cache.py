@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from images.crops import Place, cut
 from images.folders import DataError, Split
-from images.preprocess import preprocess, random_resized_crop, short_side_size, upright_size
+from images.preprocess import preprocess, short_side_size, upright_size
 from system.files import replacing, write
 from system.processes import cores
 from system.progress import Progress
+
+Draw = Callable[[np.ndarray, int, np.random.Generator], list[Place | None]]  # of images.crops.CROPS
 
 AHEAD = 32  # files a thread has before it: all of a large set at once would take gigabytes
 
@@ -26,11 +29,13 @@ class CachedImages:
     """A split, decoded once: `crops(indices, rng)` gives uint8 [B, 3, size, size].
 
     The file holds the sizes (npy, int32 [N, 2]) and the planes of all images one after another. Its name holds a
-    fingerprint of the sources (path, bytes, time of change) and of the preprocessing.
+    fingerprint of the sources (path, bytes, time of change) and of the preprocessing. `draw`: the kind of crop, of which each
+    image of the preparation "short_side" gets one anew each time.
     """
 
-    def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path) -> None:
-        self.size = size
+    def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path, draw: Draw) -> None:
+        self.size, self.draw = size, draw
+        self.pool = ThreadPoolExecutor(cores())
         place = hashlib.sha256(str(split.folder.resolve()).encode("utf8", "surrogateescape")).hexdigest()[:8]
         stem = f"{name}-{split.folder.name}-{how}{size}-{place}-"  # another data root may share the cache
         path = cache_dir / f"{stem}{_fingerprint(split, how, size)}.pixels"
@@ -76,25 +81,28 @@ class CachedImages:
         """The images `indices[mine]`; what is drawn from `rng` is drawn for all of `indices`."""
         if self.uniform is not None:
             return self.uniform[indices[mine]]
-        room = self.sizes[indices] - self.size + 1
-        corners = rng.integers(0, room)[mine]
-        batch = np.empty((len(corners), 3, self.size, self.size), np.uint8)
-        for row, (i, (top, left)) in enumerate(zip(indices[mine], corners)):
-            height, width = self.sizes[i]
-            image = self.pixels[self.starts[i]:self.starts[i + 1]].reshape(3, height, width)
-            batch[row] = image[:, top:top + self.size, left:left + self.size]
+        places = self.draw(self.sizes[indices], self.size, rng)[mine]
+        batch = np.empty((len(places), 3, self.size, self.size), np.uint8)
+
+        def fill(first: int) -> None:
+            for row in range(first, len(batch), cores()):
+                i = indices[mine][row]
+                image = self.pixels[self.starts[i]:self.starts[i + 1]].reshape(3, *self.sizes[i])
+                batch[row] = cut(image, places[row], self.size)
+
+        list(self.pool.map(fill, range(cores())))
         return batch
 
 
 class StreamedImages:
-    """A split too large to keep: random resized crops, decoded when asked for.
+    """A split too large to keep: decoded and resized each time it is asked for, then cropped as `draw` says.
 
     Once for every state of the files their headers are read, by the first process that comes; a file that is broken further in is
     found when it is its turn.
     """
 
-    def __init__(self, split: Split, name: str, size: int, cache_dir: Path) -> None:
-        self.size = size
+    def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path, draw: Draw) -> None:
+        self.how, self.size, self.draw = how, size, draw
         self.files = [split.folder / path for path in split.paths]
         self.pool = ThreadPoolExecutor(cores())
         checked = cache_dir / f"{name}-{split.folder.name}-{_fingerprint(split, 'headers', 0)}.checked"
@@ -105,8 +113,12 @@ class StreamedImages:
 
     def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
         rngs = rng.spawn(len(indices))
-        return np.stack(list(self.pool.map(
-            lambda i, rng: random_resized_crop(self.files[i], self.size, rng), indices[mine], rngs[mine])))
+        return np.stack(list(self.pool.map(self._one, indices[mine], rngs[mine])))
+
+    def _one(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        image = preprocess(self.files[i], self.how, self.size)
+        place, = self.draw(np.array([image.shape[1:]]), self.size, rng)
+        return cut(image, place, self.size)
 
 
 def _fingerprint(split: Split, how: str, size: int) -> str:

@@ -1,26 +1,23 @@
 """One image file to uint8 pixels, as the paper and the release prepare them (paper, section 4).
 
-CUBS and Cars are resized to 224x224. Flowers, and data sets of your own, have their short side resized to 256 and are
-cropped to 224x224, at random to train and in the centre to test. ImageNet and Places365 train on random resized crops.
+CUBS and Cars are resized to 224x224. All others have their short side resized to 256 and are cropped to 224x224, in the centre to
+test and at random to train (images/crops.py).
 """
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from images.folders import LARGE, DataError
+from images.folders import DataError
 
 RESIZED = ("cubs", "cars")
 SHORT_SIDE = 256 / 224  # of the crop's side
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], by colour
-CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random resized crops
 
 
 def preparation(dataset_name: str, split: str) -> str:
     """How the images of a split are prepared: "resize" to size x size; "short_side", the whole image at the size it is
-    cropped from at random; "centre", the crop from its centre; "random", a resized crop of its own each time."""
-    if dataset_name in LARGE and split == "train":
-        return "random"
+    cropped from at random; "centre", the crop from its centre."""
     return "resize" if dataset_name in RESIZED else "short_side" if split == "train" else "centre"
 
 
@@ -55,9 +52,19 @@ def upright_size(path: str | Path) -> tuple[int, int]:
 
 def short_side_size(size: tuple[int, int], crop: int) -> tuple[int, int]:
     """(height, width) with the short side at 256/224 of the crop, the long side in proportion, as torchvision's."""
+    return with_short_side(size, round(crop * SHORT_SIDE))
+
+
+def with_short_side(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """(height, width) with the short side at `short`."""
     height, width = size
-    short = round(crop * SHORT_SIDE)
     return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+
+def centre(size: tuple[int, int], crop: int) -> tuple[int, int]:
+    """(top, left) of the crop in the centre of an image of (height, width)."""
+    height, width = size
+    return round((height - crop) / 2), round((width - crop) / 2)
 
 
 def planes(image: Image.Image) -> np.ndarray:
@@ -68,7 +75,7 @@ def planes(image: Image.Image) -> np.ndarray:
 def preprocess(path: str | Path, how: str, size: int) -> np.ndarray:
     """The part of the preprocessing that is the same every time: uint8 [3, H, W].
 
-    `how`: one of `preparation`, but "random". Bilinear, as Pillow does it.
+    `how`: one of `preparation`. Bilinear, as Pillow does it.
     """
     image = open_rgb(path)
     if how == "resize":
@@ -76,23 +83,6 @@ def preprocess(path: str | Path, how: str, size: int) -> np.ndarray:
     height, width = short_side_size(image.size[::-1], size)
     image = image.resize((width, height), Image.BILINEAR)
     if how == "centre":
-        top, left = round((height - size) / 2), round((width - size) / 2)
+        top, left = centre((height, width), size)
         image = image.crop((left, top, left + size, top + size))
     return planes(image)
-
-
-def random_resized_crop(path: str | Path, size: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [3, size, size]: 8-100 % of the area, aspect 3/4 to 4/3, as in the authors' ImageNet training."""
-    image = open_rgb(path)
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * rng.uniform(*CROP_SCALE)
-        ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
-        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            break
-    else:  # a very long image: the largest crop in the centre with an allowed aspect
-        ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
-        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
-    return planes(image.resize((size, size), Image.BILINEAR, box=(left, top, left + w, top + h)))

@@ -191,7 +191,7 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
         loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
                                                     image_size=config.image_size, cache_dir=config.cache_dir,
-                                                    validation=config.validation)
+                                                    validation=config.validation, crop=config.crop)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader and entry["classes"] not in (None, loader.classes):

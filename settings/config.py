@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from images.crops import CROPS
 from images.folders import dataset_folder
 from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
@@ -49,8 +50,7 @@ class Config:
                                                 "stands for all tasks (default: 0.75 for each)", kind=ratio)
     max_drop: float = setting(1.0, "with auto: how many percentage points of accuracy on the validation part a prune may cost")
     tasks_to_come: int = setting(0, "with equal: how many tasks are to be added later, for which the same number of weights is left")
-    initial_pruning_ratio: float = setting(0.75, "the same for the pretrained network, before the first task "
-                                           "(authors' release: 0.5)")
+    initial_pruning_ratio: float = setting(0.5, "the same for the pretrained network, before the first task (first seed: 0.75)")
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
                              "network is re-trained on it")
     add_to: str | None = setting(None, "folder of a finished run, or its packed file: the tasks are added to that network (default: "
@@ -64,6 +64,8 @@ class Config:
     pretrained: str | None = setting(None, "file with the pretrained weights: torchvision's .pth or Jittor's .pkl "
                                      "(default: Jittor's own download)")
     image_size: int = setting(224, "side of the network's input in pixels")
+    crop: str = setting("resized", f"how training images are cropped that are not cropped to boxes: {', '.join(CROPS)}; resized is the "
+                                   "authors' release's (8 to 100 % of the area), plain the first seed's")
     # Options of the authors' release, and one of our own (free_weights)
     train_biases: bool = setting(False, "give every task biases of its own, stored per task")
     train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
@@ -113,6 +115,7 @@ class Config:
         need(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
         need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
+        need(self.crop in CROPS, "crop", f"must be one of {', '.join(CROPS)}")
         need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")

@@ -26,15 +26,18 @@ class Experiment:
     drawn: bool = False
 
 
+SEED = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first seed
+
+
 def _release(arch: str) -> dict:
     return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0])
 
 
 EXPERIMENTS = {
     "seed": Experiment("The first seed's setting: every task pruned by 75 %, ImageNet not re-trained unless it is there",
-                       {"packnet": {}}, ("first seed, Jittor", "first seed, PyTorch"), hours=0.7),
+                       {"packnet": SEED}, ("first seed, Jittor", "first seed, PyTorch"), hours=0.7),
     "paper-0.75": Experiment("The paper's VGG-16 column 0.75, 0.75, 0.75 (ImageNet, CUBS, Cars; Flowers keeps what is left)",
-                             {"packnet": dict(pruning_ratios=[0.75, 0.75, 0.0])}, ("paper, VGG-16, ratio 0.75",), hours=0.7),
+                             {"packnet": _release("vgg16") | dict(initial_pruning_ratio=0.75)}, ("paper, VGG-16, ratio 0.75",), hours=0.7),
     "release-vgg16": Experiment("Authors' release, VGG-16", {"packnet": _release("vgg16")}, ("authors' release, VGG-16",), hours=0.7),
     "release-vgg16-bn": Experiment("Authors' release, VGG-16 with batch norm", {"packnet": _release("vgg16-bn")},
                                    ("authors' release, VGG-16 BN",), hours=0.8),
@@ -60,7 +63,7 @@ EXPERIMENTS = {
     "places": Experiment("A large task: Places365 beside ImageNet",
                          {"packnet": dict(task_list=["places"], initial_pruning_ratio=0.75, pruning_ratios=[0.0],
                                           num_epochs_per_task=10, lr_decay_every=5)}, hours=20.0),
-    "seeds": Experiment("The spread over seeds, in the first seed's setting", {"packnet": {}},
+    "seeds": Experiment("The spread over seeds, in the first seed's setting", {"packnet": SEED},
                         ("first seed, Jittor", "first seed, PyTorch"), seeds=3, hours=2.0),
     "free-weights": Experiment("Ours: 12 and 20 tasks whose weights start from 0, as in the release, or at random",
                                {f"{tasks}-{fraction:g}": dict(task_list=[f"signs_{number:02}" for number in range(1, tasks + 1)],
@@ -68,8 +71,8 @@ EXPERIMENTS = {
                                 for tasks in (12, 20) for fraction in (0.0, 0.03, 0.1, 0.3, 1.0)}, seeds=3, hours=2.0, drawn=True),
 }
 
-# main.py --demo: small drawn data sets and a slim network.
-DEMO = dict(
+# main.py --demo: small drawn data sets and a slim network. Of 48 pixels, 8 % of the area do not show what was drawn: plain crops.
+DEMO = SEED | dict(
     data_root="data/demo", output_dir="checkpoints/demo", task_list=["demo_birds", "demo_cars", "demo_flowers"],
     base_task="demo_base", arch="vgg-slim", image_size=48, num_epochs_base=15, base_lr=0.02,
     num_epochs_base_finetune=4, base_finetune_lr=5e-3, initial_lr=0.02, num_epochs_per_task=24, finetune_lr=5e-3,

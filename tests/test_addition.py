@@ -9,13 +9,13 @@ import evaluate
 import main
 import training
 from images import drawings
-from runs.addition import room
+from runs.addition import completed, room
 from storage.checkpoint import load_metadata, save_checkpoint
 from storage.packed import Packed, load_packed, save_packed
 
 NETWORK = ["--arch", "vgg-bn-slim", "--image-size", "48", "--base-task", "demo_base", "--num-epochs-base", "1", "--device", "cpu",
            "--base-lr", "0.01", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2", "--num-epochs-finetune", "1",
-           "--initial-lr", "0.01"]
+           "--initial-lr", "0.01", "--initial-pruning-ratio", "0.75"]
 OPTIONS = {"shared": [], "own": ["--train-biases", "--train-bn"]}
 
 
@@ -226,6 +226,14 @@ def test_other_classes_in_the_folder_of_an_earlier_task_are_refused(runs, home, 
     shutil.rmtree("data/demo_birds/train"), (tmp_path / "data/demo_birds/test/long_beak-plain-square_tail").rename("data/demo_birds/test/x")
     assert add(str(home / runs[0]), "out") == 2
     assert "data/demo_birds: its classes are not those of the packed task demo_birds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, crop", [({}, "plain"), (dict(crop="resized"), "resized")])
+def test_images_are_cropped_as_for_the_tasks_before_unless_told_otherwise(runs, tmp_path, given, crop):
+    packed, metadata = load_packed(f"{runs[0]}/packnet.safetensors")
+    assert metadata["config"]["crop"] == "resized"
+    save_packed(tmp_path / "plain.safetensors", packed, metadata | dict(config=metadata["config"] | dict(crop="plain")))
+    assert completed(dict(add_to=str(tmp_path / "plain.safetensors"), task_list=["demo_flowers"], **given))["crop"] == crop
 
 
 def test_room_is_counted_in_all_and_in_the_tightest_layer():

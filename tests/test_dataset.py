@@ -1,6 +1,7 @@
 """Folders, preprocessing, awkward files, the cache, and errors that name what is wrong."""
 import os
 import shutil
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 import dataset
 import images.cache
 from dataset import MEAN, STD, create_dataloader
+from images.crops import CROPS, cut, resized
 from images.folders import DataError, found_datasets
-from images.preprocess import open_rgb, random_resized_crop, short_side_size, upright_size
+from images.preprocess import open_rgb, preprocess, short_side_size, upright_size
 
 
 def one_image(root, name, pixels_or_image, split_folders=("train", "test"), file="x.png", **save):
@@ -87,21 +89,112 @@ def test_the_short_side_fits_the_crop(height, width, crop):
     assert abs(max(h, w) - min(h, w) * max(height, width) / min(height, width)) < 1
 
 
-def test_imagenet_trains_on_random_resized_crops(tmp_path):
-    one_image(tmp_path, "imagenet", pixels(300, 400), ("train", "val"), "x.jpg")
-    loader, _ = create_dataloader("imagenet", tmp_path, "train", 1)
-    crops = [images for _ in range(5) for images, _ in epoch(loader)]
-    assert all(c.shape == (1, 3, 224, 224) for c in crops) and not any((crops[0] == c).all() for c in crops[1:])
+# ---- crops
+
+def random_sized_crop(image, size, random):
+    """torchvision 0.1.9's RandomSizedCrop, try by try, on a Pillow image; the box it has taken too, None for its way out."""
+    width, height = image.size
+    for _ in range(10):
+        target, aspect = random.uniform(0.08, 1) * width * height, random.uniform(3 / 4, 4 / 3)
+        w, h = round((target * aspect) ** 0.5), round((target / aspect) ** 0.5)
+        if random.random() < 0.5:
+            w, h = h, w
+        if w <= width and h <= height:
+            left, top = random.randint(0, width - w), random.randint(0, height - h)
+            return image.crop((left, top, left + w, top + h)).resize((size, size), Image.BILINEAR), (top, left, h, w)
+    w, h = (size, int(size * height / width)) if width < height else (int(size * width / height), size)
+    left, top = round((w - size) / 2), round((h - size) / 2)
+    return image.resize((w, h), Image.BILINEAR).crop((left, top, left + size, top + size)), None
+
+
+@pytest.mark.parametrize("height, width", [(256, 341), (300, 256), (256, 256), (256, 1900), (1500, 256)])
+def test_the_pixels_of_a_crop_are_pillows(height, width):
+    """To the bit, the way out for long images too, from the places that torchvision's own code draws."""
+    image, random, without = Image.fromarray(pixels(height, width)), Random(height), 0
+    planes = np.asarray(image).transpose(2, 0, 1)
+    for _ in range(40):
+        expected, place = random_sized_crop(image, 224, random)
+        without += place is None
+        assert (cut(planes, place, 224) == np.asarray(expected).transpose(2, 0, 1)).all()
+    assert (without > 0) == (max(height, width) > 1000)
+
+
+@pytest.mark.parametrize("height, width", [(256, 384), (341, 256), (256, 1900)])
+def test_resized_crops_are_drawn_as_torchvisions(height, width):
+    """Area, aspect, corners and how often none fits: quantiles of 6,000 draws beside those of torchvision's loop."""
+    def figures(places):
+        there = np.array([place for place in places if place is not None], float)
+        top, left, h, w = there.T
+        free = np.maximum(1, [height - h, width - w])
+        columns = [h * w / (height * width), np.log(w / h), *(np.array([top, left]) / free)]
+        return [len(there) / len(places), *np.quantile(columns, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1).ravel()]
+
+    ours = figures(resized(np.array([[height, width]] * 6000), 224, np.random.default_rng(1)))
+    random = Random(1)
+
+    class Blank:
+        size = width, height
+        def crop(self, box): return self
+        def resize(self, *_): return self
+
+    theirs = figures([random_sized_crop(Blank(), 224, random)[1] for _ in range(6000)])
+    assert np.allclose(ours, theirs, atol=0.05)
+    assert ours[0] < 0.99 if width > 1000 else ours[0] == 1
+
+
+def test_flowers_train_on_the_releases_crop_of_the_resized_image(tmp_path, monkeypatch):
+    """From the file: short side to 256, the part that was drawn, 224 x 224, as Pillow does all of it."""
+    rgb, drawn = pixels(260, 400), []
+    one_image(tmp_path, "flowers", rgb)
+    monkeypatch.setitem(CROPS, "resized", lambda *a: drawn.extend(resized(*a)) or drawn[-1:])
+    loader, _ = create_dataloader("flowers", tmp_path, "train", 1, crop="resized")
+    scaled = Image.fromarray(rgb).resize((int(256 * 400 / 260), 256), Image.BILINEAR)
+    for _ in range(20):
+        (images, _), = epoch(loader)
+        top, left, height, width = drawn[-1]
+        part = np.asarray(scaled.crop((left, top, left + width, top + height)).resize((224, 224), Image.BILINEAR)).transpose(2, 0, 1)
+        assert (images[0] == part).all() or (images[0] == part[:, :, ::-1]).all()
+    assert len(drawn) == 20 and len(set(drawn)) > 15
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_imagenet_is_decoded_as_needed_and_cropped_as_the_rest(tmp_path, crop):
+    """Its crops come from the image whose short side is 256 already, as in the release."""
+    one_image(tmp_path, "imagenet", pixels(300, 400), ("train", "val"))
+    loader, _ = create_dataloader("imagenet", tmp_path, "train", 1, crop=crop)
+    whole = preprocess(tmp_path / "imagenet/train/only/x.png", "short_side", 224)
+    assert whole.shape[1:] == (256, 341) and not list(tmp_path.glob(".cache/*.pixels"))
+    crops = []
+    for number in range(5):
+        rng = np.random.default_rng((0, number, 1))
+        flip = rng.integers(0, 2, 1, np.uint8)  # dataset.Loader's draw before the crop's
+        place, = CROPS[crop](np.array([[256, 341]]), 224, rng.spawn(1)[0])
+        expected = cut(whole, place, 224)
+        (images, _), = epoch(loader)
+        assert (images[0] == (expected[:, :, ::-1] if flip[0] else expected)).all()
+        crops.append(images)
+    assert not any((crops[0] == c).all() for c in crops[1:])
     assert create_dataloader("imagenet", tmp_path, "test", 1)[0].num_images == 1
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
-def test_random_resized_crop_of_any_shape(tmp_path_factory, height, width, seed):
-    path = tmp_path_factory.mktemp("crop") / "x.png"
-    Image.new("RGB", (width, height), (10, 20, 30)).save(path)
-    crop = random_resized_crop(path, 32, np.random.default_rng(seed))
-    assert crop.shape == (3, 32, 32) and (crop == np.array([10, 20, 30])[:, None, None]).all()
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([8, 32]), st.integers(0, 1000), st.sampled_from(list(CROPS)))
+def test_a_crop_of_any_shape(height, width, size, seed, crop):
+    shape = short_side_size((height, width), size)
+    image = np.broadcast_to(np.array([10, 20, 30], np.uint8)[:, None, None], (3, *shape))
+    for place in CROPS[crop](np.array([shape] * 3), size, np.random.default_rng(seed)):
+        got = cut(image, place, size)
+        assert got.shape == (3, size, size) and (got == np.array([10, 20, 30])[:, None, None]).all()
+        if place:
+            top, left, h, w = place
+            assert min(top, left) >= 0 and top + h <= shape[0] and left + w <= shape[1]
+
+
+@pytest.mark.parametrize("name, alike", [("cubs", True), ("cars", True), ("flowers", False)])
+def test_what_is_cropped_to_boxes_is_never_cropped_again(image_root, name, alike):
+    one, other = (epoch(create_dataloader(name, image_root, "train", 12, image_size=48, crop=crop)[0]) for crop in CROPS)
+    assert equal(one, other) == alike
+    assert len(list((image_root / ".cache").iterdir())) == 1  # both crops come from the same cache
 
 
 @settings(max_examples=30, deadline=None)

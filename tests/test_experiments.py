@@ -23,7 +23,7 @@ from images import drawings
 from images.preprocess import preprocess
 from reporting.continual import measures
 from settings.config import Config
-from settings.experiments import EXPERIMENTS
+from settings.experiments import EXPERIMENTS, runs_of
 from storage.packed import load_packed
 
 nn = jt.nn
@@ -222,11 +222,20 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
         assert results["finished"] and all(task["max_logit_change"] == 0.0 for task in results["tasks"])
         label = folder.name.rpartition("-seed")[0]
         for key, value in EXPERIMENTS[name].runs[label].items():
-            if key in ("initial_pruning_ratio", "pruning_ratios", "baselines", "train_biases", "train_bn", "free_weights"):
+            if key in ("initial_pruning_ratio", "crop", "pruning_ratios", "baselines", "train_biases", "train_bn", "free_weights"):
                 assert results["config"][key] == value
     capsys.readouterr()
     assert main.main(command) == 0  # nothing is repeated
     assert capsys.readouterr().out.count("is finished; nothing is changed") == len(folders)
+
+
+def test_the_first_seeds_protocol_stays_under_its_name_and_all_else_has_the_releases():
+    for name in EXPERIMENTS.keys() - {"free-weights"}:
+        for _, settings in runs_of(name):
+            assert Config(**settings).crop == ("plain" if name in ("seed", "seeds") else "resized"), name
+    ratios = {name: Config(**runs_of(name)[0][1]).initial_pruning_ratio for name in EXPERIMENTS}
+    assert Config().initial_pruning_ratio == ratios["release-vgg16"] == 0.5
+    assert ratios["seed"] == ratios["seeds"] == ratios["paper-0.75"] == 0.75
 
 
 def test_no_sign_of_an_alphabet_is_anothers_mirror_image():

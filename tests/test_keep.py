@@ -259,4 +259,4 @@ def test_equal_shares_go_on_when_a_task_is_added(data, tmp_path, monkeypatch):
     results = json.loads((tmp_path / "three/results.json").read_text())
     assert results["config"]["tasks_to_come"] == 1 and results["tasks"][2]["pruning_ratio"] == 0.5
     shares = [row["used"] for row in results["capacity"][1:]]
-    assert np.allclose(shares, 0.75 / 4)
+    assert np.allclose(shares, 0.5 / 4)

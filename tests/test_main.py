@@ -56,7 +56,7 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     matrix = results["accuracy_matrix"]
     assert matrix[0][1:] == [None, None] and matrix[1][2] is None
     assert matrix[0][0] == matrix[1][0] == matrix[2][0]
-    assert results["base"]["top1_final"] is None and results["base"]["owned_fraction"] == pytest.approx(0.25, abs=1e-4)
+    assert results["base"]["top1_final"] is None and results["base"]["owned_fraction"] == pytest.approx(0.5, abs=1e-4)
 
     tensors, metadata = load_checkpoint(output / "packnet.safetensors")
     for name in [name for name in tensors if name.startswith("owner.")]:
@@ -232,6 +232,7 @@ WRONG = [
     (["--keep", "first"], "must be one of last, best, best-on-test"),
     (["--keep", "best"], "needs a --validation part"),
     (["--keep", "best-on-test", "--validation", "0.1"], "leave --validation out"),
+    (["--crop", "padded"], "--crop padded: must be one of resized, plain"),
     (["--free-weights", "-0.1"], "must not be negative"),
     (["--free-weights", "nan"], "must not be negative"),
     (["--weight-decay", "-1"], "must not be negative"),

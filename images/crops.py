@@ -1,0 +1,51 @@
+"""The random crop of a training image, drawn anew each time from the image whose short side is at 256/224 of the crop.
+
+A kind of crop is a function (sizes, size, rng) -> places. `sizes`: int [N, 2], height and width of N images; a place: the part
+(top, left, height, width) of an image that becomes its size x size pixels, or None (see `cut`).
+"""
+import numpy as np
+from PIL import Image
+
+from images.preprocess import centre, with_short_side
+
+AREA, ASPECT, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of `resized`
+
+Place = tuple[int, int, int, int]
+
+
+def plain(sizes: np.ndarray, size: int, rng: np.random.Generator) -> list[Place | None]:
+    """The first seed's: size x size, anywhere in the image."""
+    return [(top, left, size, size) for top, left in rng.integers(0, sizes - size + 1)]
+
+
+def resized(sizes: np.ndarray, size: int, rng: np.random.Generator) -> list[Place | None]:
+    """The authors' release's, which is torchvision 0.1.9's RandomSizedCrop: of ten tries the first that fits into the image, 8 to 100 %
+    of its area, with an aspect uniform in [3/4, 4/3] and width and height swapped half of the time."""
+    draws = (len(sizes), TRIES)
+    area = sizes.prod(axis=1)[:, None] * rng.uniform(*AREA, draws)
+    aspect = rng.uniform(*ASPECT, draws) ** rng.choice((1, -1), draws)
+    parts = np.sqrt(np.stack([area / aspect, area * aspect], axis=2)).round().astype(int)  # height and width of every try
+    fit = ((parts > 0) & (parts <= sizes[:, None])).all(axis=2)
+    parts = parts[np.arange(len(sizes)), fit.argmax(axis=1)]
+    corners = rng.integers(0, np.maximum(sizes - parts, 0) + 1)
+    return [(*corner, *part) if fits else None for corner, part, fits in zip(corners, parts, fit.any(axis=1))]
+
+
+CROPS = {"resized": resized, "plain": plain}  # --crop
+
+
+def cut(image: np.ndarray, place: Place | None, size: int) -> np.ndarray:
+    """uint8 [3, size, size] from uint8 [3, H, W]. None, where no try has fitted: the short side is resized to `size`, and the centre
+    taken."""
+    if place is None:
+        image = resize(image, *with_short_side(image.shape[1:], size))
+        place = (*centre(image.shape[1:], size), size, size)
+    top, left, height, width = place
+    return resize(image[:, top:top + height, left:left + width], size, size)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [3, height, width], as Pillow resizes the image of these planes."""
+    if image.shape[1:] == (height, width):
+        return image
+    return np.stack([Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), Image.BILINEAR) for plane in image])
