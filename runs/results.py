@@ -177,6 +177,5 @@ class Results(Figures):
         if self.entries:
             self.log(f"{len(self.entries)} earlier task{'s' * (len(self.entries) > 1)}: seals unchanged")
         self.unchanged = [entry["name"] for entry in self.entries]
-        loader = self.loaders.get((stage["name"], "test"))
-        self.entries.append(entry_of(stage, loader and loader.classes, self.config.image_size))
+        self.entries.append(entry_of(stage, self.loaders.get((stage["name"], "test")), self.config))
         self.entries[-1]["seal"] = stage["seal"] = seals.of_task(packed, self.entries, len(self.entries) - 1)

@@ -85,8 +85,12 @@ class Run:
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
         if not goes_on or not self.optimizer:
-            self.moving = moving
-            self.optimizer = nn.SGD(list(moving.values()), lr, momentum=self.config.momentum, weight_decay=weight_decay)
+            decayed = moving.keys() & self.packnet.owners.keys() if self.config.weight_decay_on == "packed" else moving.keys()
+            groups = [dict(names=[name for name in moving if (name in decayed) == packed], weight_decay=weight_decay * packed)
+                      for packed in (True, False)]
+            groups = [group | dict(params=[moving[name] for name in group["names"]]) for group in groups if group["names"]]
+            self.moving = {name: moving[name] for group in groups for name in group["names"]}
+            self.optimizer = nn.SGD(groups, lr, momentum=self.config.momentum, nesterov=self.config.nesterov)
             if goes_on:
                 if self.stopped_momentum.keys() != moving.keys():
                     raise other_version(self.folder / STATE, KeyError("momentum"))
@@ -114,7 +118,8 @@ class Run:
         self.end_optimizer()
 
     def _momentum(self) -> dict[str, jt.Var]:
-        return dict(zip(self.moving, self.optimizer.param_groups[0]["values"])) if self.optimizer else {}
+        groups = self.optimizer.param_groups if self.optimizer else []
+        return dict(zip(self.moving, [value for group in groups for value in group["values"]]))
 
     # ---- files; under mpirun the first process writes for all
 
@@ -185,13 +190,14 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
         splits = {entry["name"]: ("test",) for entry in earlier if entry["top1"] is not None and config.has_data(entry["name"])}
         again = [earlier[-1]["name"]] if config.prune_last else []
         splits |= {name: every for name in again + config.task_list}
-    loaders = {}
+    loaders, packed = {}, {entry["name"]: entry["input"] for entry in earlier}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
     for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
+        known = loaders[name, "train"].input if (name, "train") in loaders else packed.get(name)
         loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
-                                                    image_size=config.image_size, cache_dir=config.cache_dir,
-                                                    validation=config.validation, crop=config.crop)
+                                                    image_size=config.image_size, cache_dir=config.cache_dir, validation=config.validation,
+                                                    crop=config.crop, normalise=config.normalise, like=known)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader and entry["classes"] not in (None, loader.classes):

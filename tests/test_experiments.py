@@ -20,7 +20,7 @@ import report
 import training
 from dataset import create_dataloader
 from images import drawings
-from images.preprocess import preprocess
+from images.preprocess import input_settings, preprocess
 from reporting.continual import measures
 from settings.config import Config
 from settings.experiments import EXPERIMENTS, runs_of
@@ -414,7 +414,7 @@ def test_how_often_the_task_is_found(compared, opened, data, capsys):
 def test_another_tasks_preparation(image_root):
     """An image whose task is not known is prepared as the task that is asked prepares its own."""
     def pixels(name, like=None):
-        loader, _ = create_dataloader(name, image_root, "test", 6, image_size=48, like=like)
+        loader, _ = create_dataloader(name, image_root, "test", 6, image_size=48, like=like and input_settings(like, 48))
         return next(loader.host_batches())[0]
     path = next((image_root / "cubs_cropped/test/a").iterdir())
     assert np.array_equal(pixels("cubs", "flowers")[0], preprocess(path, "centre", 48))
