@@ -2,7 +2,8 @@
 An addition (--add-to) compares `classifier` and `individual` on the new tasks, from the packed network it adds to.
 
     classifier   a new head on the frozen base network; its learning rate is constant
-    individual   a network of its own for every task, fine-tuned from the base network
+    individual   a network of its own for every task, fine-tuned from the base network; the statistics of batch norm stay the base
+                 network's, unless with --train-bn
     finetune     one network fine-tuned on the tasks one after another: the lower bound, which forgets
     lwf          the same, held back by Learning without Forgetting (Li & Hoiem, ECCV 2016): the new network must give on the new
                  task's images what the network before gave for the old tasks; the first quarter of the epochs trains the new
@@ -112,9 +113,11 @@ def epoch(run: Run, method: str, task: str, phase: Phase, number: int) -> None:
         run.net.select(task)
         loader, tested = run.loaders[task, "train"], [task]
     title, lr = f"{method}: {task}, {phase.name} {number + 1}/{phase.epochs}", phase.lr_at(number)
-    optimizer = run.begin_epoch(movable(method, phase, run.packnet, task), lr, phase.weight_decay, goes_on=number > 0)
+    optimizer = run.begin_epoch(movable(method, run.packnet, task), lr, phase.weight_decay, goes_on=phase.before + number > 0)
+    if method == "individual" and not run.config.train_bn:
+        fix_statistics(run.packnet)
     loader.epoch = run.seed(method, task, phase.name, number)  # as in training.epoch
-    loss_of = lwf_loss(run) if method == "lwf" else cross_entropy
+    loss_of = lwf_loss(run, phase.name == "warm-up") if method == "lwf" else cross_entropy
     loss, train_top1 = training.train_epoch(run.net, loss_of, loader, optimizer, title)
     split = run.results.judging
     top1 = float(np.mean([score(run, name, split).top1 for name in tested]))
@@ -156,36 +159,43 @@ def score(run: Run, task: str, split: str = "test") -> Score:
     return Score.of(*predict(run.net, run.loaders[task, split], f"{task}, {split}"))
 
 
-def movable(method: str, phase: Phase, packnet: PackNet, task: str) -> dict[str, jt.Var]:
+def movable(method: str, packnet: PackNet, task: str) -> dict[str, jt.Var]:
     """What a step on `task` may move, by name."""
     if method in ("finetune", "individual"):
         return packnet.trainable()
-    head_only = method == "classifier" or phase.name == "warm-up"
     return {name: parameter for name, parameter in packnet.model.named_parameters()
-            if not parameter.is_stop_grad() and (not head_only or name.startswith(f"heads.{task}."))}
+            if not parameter.is_stop_grad() and (method != "classifier" or name.startswith(f"heads.{task}."))}
+
+
+def fix_statistics(packnet: PackNet) -> None:
+    """Norms with running statistics compute with these, and leave them as they are, while the rest is in training mode."""
+    for parameter in packnet.parameters.values():
+        if parameter.is_statistic:
+            parameter.module.is_train = False
 
 
 # ------------------------------------------------------------------------------------------------ their parts
 
-def lwf_loss(run: Run) -> Loss:
-    """Of the run's network as it was before the task at hand, and all tasks but that."""
+def lwf_loss(run: Run, head_only: bool) -> Loss:
+    """Of the run's network as it was before the task at hand, and all tasks but that. `head_only`: as of without_forgetting."""
     teacher = build(**run.config.network())
     old_tasks = [task for task in run.net.heads.keys() if task != run.net.task]
     for task in old_tasks:
         teacher.add_head(task, run.net.num_classes(task))
     assign(teacher, run.kept["teacher"], "the network before this task")
     teacher.eval()
-    return without_forgetting(teacher, old_tasks)
+    return without_forgetting(teacher, old_tasks, head_only)
 
 
-def without_forgetting(teacher: MultiHead, old_tasks: list[str]) -> Loss:
+def without_forgetting(teacher: MultiHead, old_tasks: list[str], head_only: bool = False) -> Loss:
     """The loss of Learning without Forgetting for the selected head.
 
     The cross-entropy on the new task, and for every old head the cross-entropy with the teacher's probabilities, both
-    softened by the temperature; all with weight 1.
+    softened by the temperature; all with weight 1. `head_only`: with no gradient but to the selected head.
     """
     def loss(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
         features = net.trunk(images)
+        features = features.detach() if head_only else features
         logits = net.heads[net.task](features)
         total = nn.cross_entropy_loss(logits, labels)
         with jt.no_grad():
@@ -193,6 +203,7 @@ def without_forgetting(teacher: MultiHead, old_tasks: list[str]) -> Loss:
             targets = {task: nn.softmax(teacher.heads[task](before) / TEMPERATURE, dim=1) for task in old_tasks}
         for task, target in targets.items():
             guess = nn.log_softmax(net.heads[task](features) / TEMPERATURE, dim=1)
+            guess = guess.detach() if head_only else guess
             total = total - (target.stop_grad() * guess).sum(1).mean()
         return total, logits
     return loss

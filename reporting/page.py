@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reporting import plots
 from reporting.markup import Document
-from reporting.published import METHODS, PUBLISHED
+from reporting.published import METHODS, OTHER_BASE, PUBLISHED
 from reporting.summary import KEPT
 from reporting.table import write_table
 from settings.experiments import EXPERIMENTS
@@ -26,6 +26,8 @@ def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
             results["storage"], results["continual"], results["tasks"][0]["still_zero"]
+            if results["base_retrained"] is False:
+                print(f"{path.parent}: {results['base']['name']} was not re-trained after its prune. {OTHER_BASE}", file=sys.stderr)
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
             continue
@@ -157,6 +159,8 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
         page.text("(stored): there were no data to measure the task again; the figures are those of the packed file it was added to.")
     if first["seals_unchanged"]:
         page.text(f"{len(first['seals_unchanged'])} earlier tasks: seals unchanged ({', '.join(first['seals_unchanged'])}).")
+    if any(results["base_retrained"] is False for runs in labels.values() for _, results in runs):
+        page.text(f"{first['base']['name']} was not re-trained after its prune. {OTHER_BASE}")
     if first["config"]["keep"] != "last":
         page.text(f"Epoch: {KEPT[first['config']['keep']]}.")
     page.text("Storage in MB, measured:")

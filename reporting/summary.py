@@ -1,5 +1,5 @@
 """The table at the end of a log."""
-from reporting.published import METHODS, PUBLISHED
+from reporting.published import METHODS, OTHER_BASE, PUBLISHED
 
 KEPT = {"last": "last epoch; the authors keep the epoch that is best on the test set (in brackets)",
         "best": "the epoch that is best on the validation part",
@@ -20,6 +20,8 @@ def summary(results: dict) -> list[str]:
         lines.append(f"{task['name']:14} {f'{error:.2f} ({best:.2f})':>16} {100 - task['top1_before_prune']:13.2f} "
                      f"{100 * task['owned_fraction']:9.2f} % {change:>13}"
                      + "".join(f"  {figures.get(task['name'], '-'):>{len(source)}}" for source, figures in columns.items()))
+    if results["base_retrained"] is False:
+        lines.append(f"{results['base']['name']} was not re-trained after its prune. {OTHER_BASE}")
     if results["config"]["validation"]:
         lines.append("Before the prune: on the validation part.")
     if any(task.get("stored") for task in tasks):

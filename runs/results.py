@@ -7,6 +7,7 @@ import numpy as np
 import toolchain
 from dataset import Loader
 from pruning import PackNet
+from reporting.published import OTHER_BASE
 from runs.addition import Earlier
 from runs.figures import Figures, entry_of, stage_of
 from runs.log import Log
@@ -53,9 +54,15 @@ class Results(Figures):
         added = max(0, len(self.earlier) - 1) + len(self.config.task_list)
         return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(),
                     seconds=seconds, config=self.config.asdict(), tasks=self.stages[1:],
-                    base=self.stages[0] if self.stages else None, earlier=self.earlier, seals_unchanged=self.unchanged,
+                    base=self.stages[0] if self.stages else None, base_retrained=self.base_retrained(),
+                    earlier=self.earlier, seals_unchanged=self.unchanged,
                     accuracy_matrix=self.matrix(added), capacity=self.capacity, owners_by_layer=self.owners_by_layer,
                     history=self.history, baselines=self.baselines, storage=self.storage, network=self.source)
+
+    def base_retrained(self) -> bool | None:
+        """Whether the base network is re-trained after its prune, where it is pruned; None where that was before the run."""
+        c = self.config
+        return None if self.earlier else c.initial_pruning_ratio == 0 or self.measured(c.base_task) and c.num_epochs_base_finetune > 0
 
     # ---- measuring
 
@@ -109,8 +116,10 @@ class Results(Figures):
     def started(self, task: str, num_classes: int) -> None:
         self.log(f"\n== {task} ==")
         if not self.measured(task):
-            self.log(f"There is no {self.config.folder(task)}: the pruned base network is not re-trained on {task} and its own "
-                     "accuracy is not measured; the tasks build on a base that has not recovered from its prune.")
+            self.log(f"There is no {self.config.folder(task)}: its own accuracy is not measured.")
+        if task == self.config.base_task and not self.base_retrained():
+            self.log(f"The pruned base network is not re-trained on {task}; the tasks build on a base that has not recovered from its "
+                     f"prune. {OTHER_BASE}")
         self.stages.append(dict(name=task, num_classes=num_classes, top1_final=None, top5_final=None, max_logit_change=None,
                                 top1_by_stage=[], top5_by_stage=[]))
 

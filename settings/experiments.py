@@ -27,10 +27,11 @@ class Experiment:
 
 
 SEED = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first seed
+KEEP = dict(keep="best-on-test")  # of the authors: where figures stand beside theirs
 
 
 def _release(arch: str) -> dict:
-    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0])
+    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0], **KEEP)
 
 
 EXPERIMENTS = {
@@ -52,17 +53,17 @@ EXPERIMENTS = {
                          {"-".join(order): dict(task_list=list(order), **_release("vgg16"))
                           for order in itertools.permutations(TASKS)}, hours=4.2),
     "ratios": Experiment("How much can be pruned: one task, the ratio of both prunes varied",
-                         {f"{ratio:g}": dict(task_list=["cubs"], initial_pruning_ratio=ratio, pruning_ratios=[ratio])
+                         {f"{ratio:g}": dict(task_list=["cubs"], initial_pruning_ratio=ratio, pruning_ratios=[ratio], **KEEP)
                           for ratio in (0.25, 0.5, 0.75, 0.9)}, hours=1.0),
     "biases": Experiment("Biases shared, or of each task's own",
                          {"shared": _release("vgg16"), "own": dict(train_biases=True, **_release("vgg16"))},
                          ("authors' release, VGG-16",), hours=1.4),
-    "batch-norm": Experiment("Batch norm shared, or of each task's own",
-                             {"shared": _release("vgg16-bn"), "own": dict(train_bn=True, **_release("vgg16-bn"))},
+    "batch-norm": Experiment("Batch norm shared, or of each task's own, and biases with it",
+                             {"shared": _release("vgg16-bn"), "own": dict(train_bn=True, train_biases=True, **_release("vgg16-bn"))},
                              ("authors' release, VGG-16 BN",), hours=1.6),
     "places": Experiment("A large task: Places365 beside ImageNet",
                          {"packnet": dict(task_list=["places"], initial_pruning_ratio=0.75, pruning_ratios=[0.0],
-                                          num_epochs_per_task=10, lr_decay_every=5)}, hours=20.0),
+                                          num_epochs_per_task=10, lr_decay_every=5, **KEEP)}, hours=20.0),
     "seeds": Experiment("The spread over seeds, in the first seed's setting", {"packnet": SEED},
                         ("first seed, Jittor", "first seed, PyTorch"), seeds=3, hours=2.0),
     "free-weights": Experiment("Ours: 12 and 20 tasks whose weights start from 0, as in the release, or at random",

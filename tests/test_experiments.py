@@ -2,6 +2,7 @@
 does with a packed network."""
 import csv
 import dataclasses
+import html
 import json
 import math
 import re
@@ -9,7 +10,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, jt
+from conftest import ROOT, jt, write_images
+from test_storage import pretrained_tensors, torch_zip
 
 import baselines
 import evaluate
@@ -22,6 +24,7 @@ from dataset import create_dataloader
 from images import drawings
 from images.preprocess import input_settings, preprocess
 from reporting.continual import measures
+from reporting.published import OTHER_BASE
 from settings.config import Config
 from settings.experiments import EXPERIMENTS, runs_of
 from storage.packed import load_packed
@@ -109,12 +112,12 @@ def test_what_a_baseline_may_move():
     packnet = pruning.PackNet(net)
     packnet.start_task("new")
 
-    def moved(method, name="train"):
-        return set(baselines.movable(method, training.Phase(name, 1, 0.1, 1), packnet, "new"))
+    def moved(method):
+        return set(baselines.movable(method, packnet, "new"))
 
     everything = {name for name in net.state_dict() if "running" not in name}
     head = {"heads.new.weight", "heads.new.bias"}
-    assert moved("lwf") == moved("joint") == everything and moved("lwf", "warm-up") == moved("classifier") == head
+    assert moved("lwf") == moved("joint") == everything and moved("classifier") == head
     assert moved("individual") == moved("finetune") == everything - {"heads.old.weight", "heads.old.bias"}
 
 
@@ -158,10 +161,86 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     assert changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], trunk) == everything
     assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
     assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
-    assert not changed(base, seen["warm-up", "demo_birds"], "") and changed(base, seen["lwf", "demo_birds"], "heads.demo_base.")
+    assert changed(base, seen["lwf", "demo_birds"], "heads.demo_base.")
     joint = seen["joint", baselines.ALL]
     assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
     assert changed(base, joint, "heads.demo_base.")
+
+
+def test_in_lwfs_warm_up_only_the_new_head_learns_and_the_decay_shrinks_the_rest(compared):
+    """As in the release, whose one optimizer has everything: gradients are 0, momentum and decay act. By hand, of one number:"""
+    _, results, seen = compared
+    lr, decay, steps = results["config"]["initial_lr"], baselines.LWF_WEIGHT_DECAY, 1  # 32 images of demo_birds in one batch
+    assert results["config"]["momentum"] == 0.9 and results["config"]["batch_size"] == 32
+    value, speed = 1.0, 0.0
+    for _ in range(steps):
+        speed = 0.9 * speed + decay * value
+        value -= lr * speed
+    base, after = seen["base"], seen["warm-up", "demo_birds"]
+    for name in base:
+        assert np.allclose(after[name], base[name].astype(np.float64) * value, rtol=1e-6, atol=0), name
+        assert not np.array_equal(after[name], base[name]) or not base[name].any(), name
+
+
+def test_the_optimizer_of_lwfs_warm_up_goes_on_in_its_training(compared, monkeypatch):
+    """Of a phase the momentum starts at 0, but not where an earlier one counts for it."""
+    seen = []
+
+    class Watched:
+        config, net, results, kept = Config(), type("Net", (), dict(select=print)), None, {}
+        packnet, loaders = None, {("new", "train"): None}
+
+        def begin_epoch(self, moving, lr, weight_decay, goes_on):
+            seen.append(goes_on)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(baselines, "movable", lambda *_: {})
+    for phase in baselines.phases(Config(), "lwf"):
+        for number in (0, 1):
+            with pytest.raises(KeyboardInterrupt):
+                baselines.epoch(Watched(), "lwf", "new", phase, number)
+    assert seen == [False, True, True, True]
+
+
+@pytest.mark.parametrize("train_bn", [False, True])
+def test_individual_networks_keep_the_statistics_of_batch_norm(data, tmp_path, monkeypatch, train_bn):
+    """Unless with --train-bn, as in the release; what batch norm multiplies by and adds moves in both."""
+    seen, finish = {}, baselines.finish
+
+    def watched(run, method, task):
+        finish(run, method, task)
+        seen.update(base=run.kept["dense"], after={name: parameter.numpy() for name, parameter in run.net.state_dict().items()})
+
+    monkeypatch.setattr(baselines, "finish", watched)
+    more = ["--train-bn"] if train_bn else []
+    assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(tmp_path / "out"), *SHORT, "--arch", "vgg-bn-slim",
+                      "--task-list", "demo_birds", "--baselines", "individual", *more]) == 0
+    moved = changed(seen["base"], seen["after"], "trunk.")
+    statistics = {name for name in seen["base"] if "running" in name}
+    assert len(statistics) == 8 and moved == {name for name in seen["base"] if name.startswith("trunk.")} - (
+        set() if train_bn else statistics)
+
+
+def test_a_run_without_imagenet_says_that_its_base_is_not_the_releases(image_root, tmp_path, capsys):
+    """In log, results and report; and not where the base is re-trained, or not pruned."""
+    (tmp_path / "vgg.pth").write_bytes(torch_zip(pretrained_tensors("vgg-slim", 3)))
+
+    def said(out, *more):
+        assert main.main(["--data-root", str(image_root), "--output-dir", str(tmp_path / out), "--arch", "vgg-slim", "--image-size", "48",
+                          "--pretrained", str(tmp_path / "vgg.pth"), "--task-list", "cubs", *SHORT[2:], *more]) == 0
+        log = (tmp_path / out / "log.txt").read_text()
+        capsys.readouterr()
+        assert report.main(["--runs", str(tmp_path / out), "--out", str(tmp_path / out)]) == 0
+        places = log, capsys.readouterr().err, (tmp_path / out / "report.md").read_text(), (tmp_path / out / "report.html").read_text()
+        results = json.loads((tmp_path / out / "results.json").read_text())
+        return results["base_retrained"], [OTHER_BASE in html.unescape(text) for text in places]
+
+    assert said("none") == (False, [True] * 4)
+    assert said("whole", "--initial-pruning-ratio", "0") == (True, [False] * 4)
+    write_images(image_root / "imagenet/train", dict.fromkeys("xyz", 2))
+    write_images(image_root / "imagenet/val", dict.fromkeys("xyz", 2))
+    assert said("there") == (True, [False] * 4)
+    assert said("no-epochs", "--num-epochs-base-finetune", "0") == (False, [True] * 4)
 
 
 def test_the_results_of_baselines(compared):
@@ -227,6 +306,14 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
     capsys.readouterr()
     assert main.main(command) == 0  # nothing is repeated
     assert capsys.readouterr().out.count("is finished; nothing is changed") == len(folders)
+
+
+def test_figures_stand_beside_the_authors_with_the_authors_kept_epoch():
+    for name, experiment in EXPERIMENTS.items():
+        for settings in experiment.runs.values():
+            theirs = name not in ("seed", "seeds", "free-weights")
+            assert Config(**settings).keep == ("best-on-test" if theirs else "last"), name
+    assert Config(**EXPERIMENTS["batch-norm"].runs["own"]).train_biases
 
 
 def test_the_first_seeds_protocol_stays_under_its_name_and_all_else_has_the_releases():
