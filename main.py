@@ -139,7 +139,8 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
     """Draw the demo's data and check all folders; under mpirun one process draws, and none writes before all have checked."""
     if demo and not processes.LOCAL_RANK:
         from images.drawings import ALPHABETS, DATASETS, draw
-        draw(config.data_root, names=[*DATASETS, *(task for task in config.task_list if task in ALPHABETS)])
+        folders = {config.folder(task).name for task in (config.base_task, *config.task_list)}
+        draw(config.data_root, names=[*DATASETS, *(name for name in ALPHABETS if name in folders)])
     if processes.in_mpi():
         processes.wait_for_all()
     check_folders(config, resume)

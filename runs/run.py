@@ -2,6 +2,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +86,8 @@ class Run:
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
         if not goes_on or not self.optimizer:
-            decayed = moving.keys() & self.packnet.owners.keys() if self.config.weight_decay_on == "packed" else moving.keys()
-            groups = [dict(names=[name for name in moving if (name in decayed) == packed], weight_decay=weight_decay * packed)
-                      for packed in (True, False)]
-            groups = [group | dict(params=[moving[name] for name in group["names"]]) for group in groups if group["names"]]
+            packed = self.packnet.owners if self.config.weight_decay_on == "packed" else moving
+            groups = decayed_and_not(moving, packed, weight_decay)
             self.moving = {name: moving[name] for group in groups for name in group["names"]}
             self.optimizer = nn.SGD(groups, lr, momentum=self.config.momentum, nesterov=self.config.nesterov)
             if goes_on:
@@ -178,6 +177,13 @@ class Run:
 
     def _data(self) -> dict[str, list[int]]:
         return {f"{name}, {split}": [loader.num_images, len(loader.classes)] for (name, split), loader in self.loaders.items()}
+
+
+def decayed_and_not(moving: dict[str, jt.Var], decayed: Container[str], weight_decay: float) -> list[dict]:
+    """Parameter groups of an optimizer: those whose names are in `decayed`, and the rest, which has no weight decay."""
+    groups = [dict(names=[name for name in moving if (name in decayed) == which], weight_decay=weight_decay * which)
+              for which in (True, False)]
+    return [group | dict(params=[moving[name] for name in group["names"]]) for group in groups if group["names"]]
 
 
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
