@@ -23,6 +23,7 @@ from settings.config import Config
 from settings.experiments import EXPERIMENTS, runs_of
 from settings.sequences import DEMO_TASKS
 from storage.packed import load_packed
+from test_basic import check_data
 
 nn = jt.nn
 
@@ -281,6 +282,16 @@ def test_what_the_experiments_need_is_known():
         text = (ROOT / readme).read_text(encoding="utf8")
         for task in ("wikiart", "sketch"):
             assert all(f"{count:,}" in text for count in OFFICIAL[task][1:])
+
+
+@pytest.mark.parametrize("task", ["wikiart", "sketch", "cifar100_trees", "mnist_0_1"])
+def test_the_check_of_the_data_knows_the_official_counts(tmp_path, task):
+    write_images(tmp_path / task / "train", {"a": 2, "b": 1})
+    write_images(tmp_path / task / "test", {"a": 1, "b": 1})
+    classes, train, test = OFFICIAL[task]
+    message = f"{task} has 2 classes, 3 train and 2 test images; official are {classes}, {train:,} and {test:,}"
+    with pytest.raises(AssertionError, match=message):
+        check_data(task, tmp_path)
 
 
 # ---- networks
