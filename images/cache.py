@@ -96,10 +96,12 @@ class CachedImages:
     def colours(self) -> tuple[list[float], list[float]]:
         """(mean, standard deviation) of all pixels in [0, 1], by colour; from exact counts, so that they are the same to the bit
         wherever they are computed."""
-        counts = np.zeros((3, 256), np.int64)
-        for start, (height, width) in zip(self.starts, self.sizes):
-            image = self.pixels[start:start + 3 * int(height) * int(width)].reshape(3, -1)
-            counts += [np.bincount(plane, minlength=256) for plane in image]
+        counts, area = np.zeros((3, 256), np.int64), int(np.prod(self.sizes[0]))
+        together = max(1, 2 ** 20 // area) if (self.sizes == self.sizes[0]).all() else 1
+        for first in range(0, len(self.sizes), together):
+            last = min(first + together, len(self.sizes))
+            images = self.pixels[self.starts[first]:self.starts[last]].reshape(last - first, 3, -1)
+            counts += [np.bincount(images[:, colour].ravel(), minlength=256) for colour in range(3)]
         levels, number = np.arange(256), counts[0].sum()
         sums, squares = counts @ levels, counts @ levels ** 2
         variances = (number * squares - sums ** 2) / (255.0 * number) ** 2

@@ -48,9 +48,12 @@ def cut(image: np.ndarray, place: Place | None, size: int) -> np.ndarray:
         image = resize(image, *with_short_side(image.shape[1:], size))
         place = (*centre(image.shape[1:], size), size, size)
     top, left, height, width = place
-    if (over := max(-top, -left, top + height - image.shape[1], left + width - image.shape[2])) > 0:
-        image, top, left = np.pad(image, ((0, 0), (over, over), (over, over))), top + over, left + over
-    return resize(image[:, top:top + height, left:left + width], size, size)
+    part = image[:, max(top, 0):top + height, max(left, 0):left + width]
+    if part.shape[1:] != (height, width):
+        seen, part = part, np.zeros((3, height, width), np.uint8)
+        row, column = max(-top, 0), max(-left, 0)
+        part[:, row:row + seen.shape[1], column:column + seen.shape[2]] = seen
+    return resize(part, size, size)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
