@@ -6,8 +6,8 @@ An addition (--add-to) compares `classifier` and `individual` on the new tasks, 
                  network's, unless with --train-bn
     finetune     one network fine-tuned on the tasks one after another: the lower bound, which forgets
     lwf          the same, held back by Learning without Forgetting (Li & Hoiem, ECCV 2016): the new network must give on the new
-                 task's images what the network before gave for the old tasks; the first quarter of the epochs trains the new
-                 head only
+                 task's images what the network before gave for the old tasks; in the first quarter of the epochs only
+                 the new head learns, and the weight decay acts on everything
     joint        one network trained on all tasks at once: the upper bound, which needs all data at all times
 
 Each task trains `num_epochs_per_task` epochs at `initial_lr`, divided by 10 every `lr_decay_every` epochs (the authors'

@@ -6,6 +6,7 @@
     python evaluate.py --task-agnostic                                         # how often it is; needs the data
     python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names
     python evaluate.py --seals [cubs.safetensors]                              # whether each task is what it was; needs nothing
+    python evaluate.py --import-release csf_....pt --output-dir DIR            # a packed network that the authors have published
 """
 import argparse
 import json
@@ -20,11 +21,14 @@ import toolchain
 from images.folders import DataError, dataset_folder
 from images.preprocess import permuted, preprocess
 from packing.which_task import probabilities, surest
+from reporting.published import of_the_release
+from runs.folder import check_free
 from settings.archs import ARCHS, own, source_of
 from settings.command_line import complain
 from settings.config import Config, ConfigError
 from storage.checkpoint import WeightsError
 from storage.packed import Packed, load_packed, other_content
+from storage.release import read_release
 from storage.seals import recomputed
 from system.files import CHECKPOINT, replacing
 
@@ -46,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arch", metavar="FILE:FUNCTION", help="of a run with a network of your own: where its file is now")
     parser.add_argument("--seals", nargs="?", const="", metavar="FILE", help="recompute the seal of every task of the run, or of a packed "
                         "or exported FILE, and compare; needs neither data nor Jittor")
+    parser.add_argument("--import-release", metavar="FILE", help="write a packed network of the authors' release (.pt) into the folder; "
+                        "nothing in the file is executed")
     parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
     parser.add_argument("--cache-dir", help="folder for decoded images (default: the run's, or <data root>/.cache)")
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
@@ -54,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.seals is not None:
             return compare_seals(options.seals or Path(options.output_dir) / CHECKPOINT)
+        if options.import_release:
+            import_release(options)
+            return 0
         packed, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
         tasks = [task["name"] for task in metadata["tasks"]]
         for name in filter(None, (options.task, options.export and options.export[0])):
@@ -91,6 +100,27 @@ def compare_seals(path: str | Path) -> int:
     return 1 if broken else 0
 
 
+def import_release(options: argparse.Namespace) -> None:
+    """Write the packed network of the authors' release into the output folder, and print what is in it. Raises ConfigError, DataError,
+    WeightsError and OSError."""
+    config = Config(output_dir=options.output_dir, keep="best-on-test", device=options.device)
+    config.data_root = options.data_root or config.data_root
+    check_free(config)
+    release = read_release(options.import_release)
+    toolchain.start(options.device)
+    from runs.imported import write_imported
+    entries = write_imported(release, Path(options.import_release), config)
+    print(f"{options.import_release}: {release.arch}, {len(entries)} task{'s' * (len(entries) > 1)}" + ", each with biases of its own" *
+          release.own_biases)
+    for entry in entries:
+        names = "their names from the data" if entry["classes"] else "without names"
+        print(f"  {entry['name']:14} pruned by {100 * entry['pruning_ratio']:g} %, {entry['num_classes']} classes, {names}")
+    for remark in release.remarks:
+        print(f"warning: {options.import_release}: {remark}", file=sys.stderr)
+    print(f"Written: {Path(options.output_dir) / CHECKPOINT}. `python evaluate.py --output-dir {options.output_dir}` measures it; "
+          f"`python main.py --add-to {options.output_dir} --task-list my_birds --output-dir DIR` goes on with it.")
+
+
 def network_of(metadata: dict, arch: str | None, path: Path) -> dict:
     """What networks.build needs for the network of a packed file. The code of a network of the user's own is only ever that which
     `arch`, from the command line, names. Raises ConfigError and WeightsError."""
@@ -123,23 +153,26 @@ def unpack(packed: Packed, metadata: dict, network: dict, path: Path) -> "PackNe
 
 
 def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
-    """Print every task's accuracy on its test split beside the one the run recorded."""
+    """Print every task's accuracy on its test split beside the one the run recorded; of an imported network, its error beside the one
+    that the authors have published too."""
     from runs.measure import Score
     tasks = {task["name"]: task for task in metadata["tasks"]}
-    print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}")
+    published = of_the_release(metadata["arch"]) if "imported" in metadata else None
+    print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}" + (f"{'error %':>9} {'published':>10}" if published else ""))
     for name in [options.task] if options.task else tasks:
         recorded = f"{tasks[name]['top1']:9.2f}" if tasks[name]["top1"] is not None else f"{'-':>9}"
         if not options.task and not there(tasks[name], metadata, options):
             print(f"{name:14} {'-':>8} {'-':>8} {recorded}  (no data)")
             continue
         score = Score.of(*packnet.predict(name, test_loader(tasks[name], metadata, options)))
-        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} {recorded}")
+        beside = f"{100 - score.top1:9.2f} {published.get(name, '-'):>10}" if published else ""
+        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} {recorded}{beside}")
 
 
 def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
-    """Whether there are data to test a task on: it was measured before, and its folder is here. Raises DataError where no task's is."""
+    """Whether there are data to test a task on. Raises DataError where there are none for any."""
     root = options.data_root or metadata["config"]["data_root"]
-    found = [other for other in metadata["tasks"] if other["top1"] is not None and dataset_folder(other["name"], root).is_dir()]
+    found = [other for other in metadata["tasks"] if dataset_folder(other["name"], root).is_dir()]
     if not found:
         raise DataError(f"--data-root {root}: holds none of the tasks {', '.join(other['name'] for other in metadata['tasks'])}")
     return entry in found
@@ -152,9 +185,9 @@ def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: 
     loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test", options.batch_size or config["batch_size"],
                                   image_size=metadata["image_size"], like=(like or entry)["input"],
                                   cache_dir=options.cache_dir or (None if options.data_root else config["cache_dir"]))
-    if entry["classes"] not in (None, loader.classes):
+    if entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes):
         raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
-                        f"({len(loader.classes)} against {len(entry['classes'])})")
+                        f"({len(loader.classes)} against {entry['num_classes']})")
     return loader
 
 

@@ -13,7 +13,6 @@ transformer is trunks/vit.py, a network of the user's own trunks/own.py. Jittor'
 batch as it is in its running statistics, PyTorch's multiplies it by n / (n - 1). Parameters of the trunk have
 torchvision's names below `trunk.`, heads are `heads.<task>.{weight,bias}`.
 """
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import toolchain
 from settings.archs import ZOO, own
 from storage.checkpoint import WeightsError
-from storage.pretrained import read_pretrained
+from storage.pretrained import newer_name, read_pretrained
 from trunks import own as own_networks
 from trunks import zoo
 from trunks.layers import AdaptivePool, Dropout, Pool, PooledConv, layer_at, put
@@ -202,8 +201,7 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "")
     `path`: torchvision's .pth or Jittor's .pkl. Raises WeightsError with what differs if names or shapes do.
     """
     last = last or net.last
-    tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value  # torchvision's older DenseNets
-               for name, value in read_pretrained(path).items() if not name.endswith(".num_batches_tracked")}
+    tensors = {newer_name(name): value for name, value in read_pretrained(path).items() if not name.endswith(".num_batches_tracked")}
     for theirs, ours in getattr(net.shape, "renamed", ()):
         tensors = {name.replace(theirs, ours): value for name, value in tensors.items()}
     for part in getattr(net.shape, "without", ()):

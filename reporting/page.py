@@ -2,6 +2,7 @@
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from reporting import plots
@@ -54,6 +55,11 @@ def spread(values: list[float]) -> str:
     return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"
 
 
+def known(tasks: list[dict], key: str, value: Callable[[float], float]) -> str:
+    """"-" of a task that was imported, or that no earlier run had data to measure."""
+    return "-" if any(task[key] is None for task in tasks) else spread([value(task[key]) for task in tasks])
+
+
 def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> None:
     """A row per task: ours for every label, then the published figures and our difference from them."""
     first = next(iter(labels.values()))[0][1]
@@ -75,9 +81,9 @@ def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> No
             mean = statistics.mean(100 - task["top1_final"] for task in tasks) if tasks else None
             row.append(spread([100 - task["top1_final"] for task in tasks]) if tasks else "-")
         if len(labels) == 1:
-            row += [spread([100 - task["top1_best_epoch"] for task in tasks]), spread([100 - task["top1_before_prune"] for task in tasks]),
+            row += [known(tasks, "top1_best_epoch", lambda top1: 100 - top1), known(tasks, "top1_before_prune", lambda top1: 100 - top1),
                     f"{100 * statistics.mean(task['owned_fraction'] for task in tasks):.2f} %",
-                    spread([100 * task["still_zero"] for task in tasks]) + " %",
+                    known(tasks, "still_zero", lambda share: 100 * share) + " %",
                     "-" if stored else f"{max(task['max_logit_change'] for task in tasks):g}"]
         for source in columns:
             figure = PUBLISHED[source][1].get(name)
@@ -126,9 +132,9 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     found = find_runs(runs_folder)
     page = Document(out)
     page.heading("PackNet in Jittor: what was run", 1)
-    page.text("Top-1 errors in percent on the test split after the last epoch, beside the published ones. ± is the standard "
-              "deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by all later tasks: "
-              "PackNet's promise is 0.")
+    page.text("Top-1 errors in percent on the test split, after the last epoch where no other is said to be kept, beside the published "
+              "ones. ± is the standard deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by "
+              "all later tasks: PackNet's promise is 0.")
     for name, labels in found.items():
         experiment_section(page, name, labels)
     twin_section(page)

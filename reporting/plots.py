@@ -2,6 +2,7 @@
 
     python -c "import json; from reporting import plots; plots.draw(json.load(open('RUN/results.json')), 'RUN/plots')"
 """
+import math
 from pathlib import Path
 
 import matplotlib
@@ -123,11 +124,12 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
     for first, stage in enumerate(stages):
         if stage["top1_final"] is None:
             continue
-        errors = [100 - top1 for top1 in stage["top1_by_stage"]]
+        errors, before = ([100 - (math.nan if top1 is None else top1) for top1 in found]  # nan is not drawn
+                          for found in (stage["top1_by_stage"], [stage["top1_before_prune"]]))
         stored = stage.get("stored")  # not measured in this run
         axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]), ls=":" if stored else "-",
                   mfc="white" if stored else None, label=stage["name"] + " (stored)" * bool(stored), clip_on=False)
-        axes.plot([first], [100 - stage["top1_before_prune"]], "o", ms=9, mfc="none", mew=1.5, clip_on=False,
+        axes.plot([first], before, "o", ms=9, mfc="none", mew=1.5, clip_on=False,
                   color=_colour(results, stage["name"]))
     axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")
     axes.set_xticks(range(len(names)), [names[0], *("+ " + name for name in names[1:])])

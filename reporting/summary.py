@@ -15,9 +15,9 @@ def summary(results: dict) -> list[str]:
              f"{'task':14} {'ours':>16} {'before prune':>13} {'of weights':>11} {'logit change':>13}"
              + "".join(f"  {source:>{len(source)}}" for source in columns)]
     for task in tasks:
-        error, best = 100 - task["top1_final"], 100 - task["top1_best_epoch"]
+        error, best, before = (_error(task[key]) for key in ("top1_final", "top1_best_epoch", "top1_before_prune"))
         change = "stored" if task["max_logit_change"] is None else f"{task['max_logit_change']:g}"
-        lines.append(f"{task['name']:14} {f'{error:.2f} ({best:.2f})':>16} {100 - task['top1_before_prune']:13.2f} "
+        lines.append(f"{task['name']:14} {f'{error} ({best})':>16} {before:>13} "
                      f"{100 * task['owned_fraction']:9.2f} % {change:>13}"
                      + "".join(f"  {figures.get(task['name'], '-'):>{len(source)}}" for source, figures in columns.items()))
     if results["base_retrained"] is False:
@@ -43,3 +43,7 @@ def summary(results: dict) -> list[str]:
     lines += ["", f"Storage: one file of {packed / 1e6:.1f} MB (owner maps {results['storage']['owner_maps'] / 1e6:.2f} MB of it) for "
               f"{len(results['tasks']) + 1} tasks; as networks of their own {apart / 1e6:.1f} MB, {apart / packed:.2f} times as much"]
     return lines
+
+
+def _error(top1: float | None) -> str:
+    return "-" if top1 is None else f"{100 - top1:.2f}"

@@ -14,9 +14,8 @@ def check_folders(config: Config, resume: bool = False) -> None:
     """Raise ConfigError where a file or folder is missing or in the way. Writes nothing."""
     need, output = config.need, Path(config.output_dir)
     need(output.is_dir() or not output.exists(), "output_dir", "is a file")
-    for name in () if resume else (RESULTS, CHECKPOINT, STATE, LOG):
-        need(not (output / name).exists(), "output_dir", f"holds a run already ({name}), which is never overwritten. "
-             "Go on with it by --resume, choose another folder, or move this one away.")
+    if not resume:
+        check_free(config, "Go on with it by --resume, choose")
     if own(config.arch):
         check_source(config)
     need(config.pretrained is None or config.add_to or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
@@ -28,6 +27,13 @@ def check_folders(config: Config, resume: bool = False) -> None:
              "README.md says where the data come from; `python main.py --demo` needs none.")
     need(config.num_epochs_base == 0 or config.add_to or config.has_data(config.base_task), "num_epochs_base",
          f"the base network trains on {config.folder(config.base_task)}, which does not exist")
+
+
+def check_free(config: Config, way_out: str = "Choose") -> None:
+    """Raise ConfigError where the output folder holds a run."""
+    for name in (RESULTS, CHECKPOINT, STATE, LOG):
+        config.need(not (Path(config.output_dir) / name).exists(), "output_dir", f"holds a run already ({name}), which is never "
+                    f"overwritten. {way_out} another folder, or move this one away.")
 
 
 def check_source(config: Config) -> None:

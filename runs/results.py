@@ -31,6 +31,11 @@ class TrainingError(Exception):
     """Training cannot go on. The message names task, phase and epoch."""
 
 
+def base_retrained(config: Config) -> bool:
+    """Whether a run re-trains its base network after the prune, if it prunes it."""
+    return config.initial_pruning_ratio == 0 or config.has_data(config.base_task) and config.num_epochs_base_finetune > 0
+
+
 class Results(Figures):
     """Each event of a run is told to one method, which measures, logs and remembers it among the figures.
 
@@ -52,17 +57,11 @@ class Results(Figures):
     def asdict(self, seconds: float, processes: int) -> dict:
         """The content of results.json."""
         added = max(0, len(self.earlier) - 1) + len(self.config.task_list)
-        return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(),
-                    seconds=seconds, config=self.config.asdict(), tasks=self.stages[1:],
-                    base=self.stages[0] if self.stages else None, base_retrained=self.base_retrained(),
-                    earlier=self.earlier, seals_unchanged=self.unchanged,
-                    accuracy_matrix=self.matrix(added), capacity=self.capacity, owners_by_layer=self.owners_by_layer,
-                    history=self.history, baselines=self.baselines, storage=self.storage, network=self.source)
-
-    def base_retrained(self) -> bool | None:
-        """Whether the base network is re-trained after its prune, where it is pruned; None where that was before the run."""
-        c = self.config
-        return None if self.earlier else c.initial_pruning_ratio == 0 or self.measured(c.base_task) and c.num_epochs_base_finetune > 0
+        return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(), seconds=seconds,
+                    config=self.config.asdict(), tasks=self.stages[1:], earlier=self.earlier, seals_unchanged=self.unchanged,
+                    base_retrained=None if self.earlier else base_retrained(self.config), accuracy_matrix=self.matrix(added),
+                    capacity=self.capacity, owners_by_layer=self.owners_by_layer, history=self.history, baselines=self.baselines,
+                    base=self.stages[0] if self.stages else None, storage=self.storage, network=self.source)
 
     # ---- measuring
 
@@ -116,10 +115,8 @@ class Results(Figures):
     def started(self, task: str, num_classes: int) -> None:
         self.log(f"\n== {task} ==")
         if not self.measured(task):
-            self.log(f"There is no {self.config.folder(task)}: its own accuracy is not measured.")
-        if task == self.config.base_task and not self.base_retrained():
-            self.log(f"The pruned base network is not re-trained on {task}; the tasks build on a base that has not recovered from its "
-                     f"prune. {OTHER_BASE}")
+            retrained = "" if base_retrained(self.config) else f" The pruned base network is not re-trained on {task}. {OTHER_BASE}"
+            self.log(f"There is no {self.config.folder(task)}: its own accuracy is not measured.{retrained}")
         self.stages.append(dict(name=task, num_classes=num_classes, top1_final=None, top5_final=None, max_logit_change=None,
                                 top1_by_stage=[], top5_by_stage=[]))
 

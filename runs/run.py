@@ -188,12 +188,12 @@ def decayed_and_not(moving: dict[str, jt.Var], decayed: Container[str], weight_d
 
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
-    which are packed already and were measured, the test split where it is there; of the last, if it is pruned once more, all."""
+    which are packed already, the test split where it is there; of the last, if it is pruned once more, all."""
     every = ("train", "validation", "test") if config.validation else ("train", "test")
     if not config.add_to:
         splits = {name: every for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
     else:
-        splits = {entry["name"]: ("test",) for entry in earlier if entry["top1"] is not None and config.has_data(entry["name"])}
+        splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
         again = [earlier[-1]["name"]] if config.prune_last else []
         splits |= {name: every for name in again + config.task_list}
     loaders, packed = {}, {entry["name"]: entry["input"] for entry in earlier}
@@ -206,7 +206,7 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
                                                     crop=config.crop, normalise=config.normalise, like=known)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
-        if loader and entry["classes"] not in (None, loader.classes):
+        if loader and (entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes)):
             raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed task {entry['name']}. "
                             "Move the folder away: what is stored of the task is then shown.")
     if not processes.LOCAL_RANK:

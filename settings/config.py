@@ -174,7 +174,8 @@ class Config(WhatIsPacked):
         need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
         need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
              "cannot be combined with --num-epochs-base, which trains the base network from scratch")
-        need(not weights or self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None or self.num_epochs_base > 0, "arch",
+        need(not weights or self.add_to is not None or self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None
+             or self.num_epochs_base > 0, "arch",
              "has no published weights: give --pretrained FILE or --num-epochs-base N")
 
     def need(self, good: bool, name: str, rule: str) -> None:

@@ -1,19 +1,23 @@
 """Pretrained weights: a .pth or .pkl file to named arrays, without executing anything from it.
 
     tensors = read_pretrained("vgg16-397923af.pth")           # torchvision's .pth (both formats) or Jittor's .pkl
+    content = read_objects("csf_0.75.pt")                     # PyTorch's, of whole modules
 
 These files are pickles, and a pickle may name any function to be called. The reader here knows the few names that weight
-files use, each replaced by a stand-in of its own; any other name is refused.
+files use, each replaced by a stand-in of its own; any other name is refused. Where a file may hold whole modules, the classes of
+PyTorch's modules are replaced by one that only remembers what it is given.
 """
 import collections
 import hashlib
 import io
 import os
 import pickle
+import re
 import struct
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,24 +32,38 @@ JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  #
 
 def read_pretrained(path: str | Path) -> Tensors:
     """{parameter name: float32 array} of a torchvision .pth or Jittor .pkl file. Raises WeightsError."""
-    path = Path(path)
+    return _read(path, lambda f: _as_tensors(_content(f, _Unpickler)))
+
+
+def read_objects(path: str | Path):
+    """What torch.save has written to a file, by any version: arrays for tensors, a Thing for each object of a class of PyTorch's or
+    of a module `networks`. Raises WeightsError."""
+    return _read(path, lambda f: _content(f, _UnpicklerOfObjects))
+
+
+def _read(path: str | Path, read: Callable):
     try:
         with open(path, "rb") as f:
-            start = f.read(64)
-            f.seek(0)
-            if start.startswith(b"PK"):
-                content = _read_torch_zip(f)
-            elif _TORCH_MAGIC in start:
-                content = _read_torch_legacy(f)
-            else:
-                content = _read_jittor(f)
-        return _as_tensors(content)
+            return read(f)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # whatever a broken file makes the readers stumble over
         raise WeightsError(f"{path}: not a readable .pth or .pkl file; it may be truncated ({error})") from error
+
+
+def _content(f: BinaryIO, unpickler: type["_Unpickler"]):
+    start = f.read(64)
+    f.seek(0)
+    if start.startswith(b"PK"):
+        return _read_torch_zip(f, unpickler)
+    return _read_torch_legacy(f, unpickler) if _TORCH_MAGIC in start else _read_jittor(f, unpickler)
+
+
+def newer_name(name: str) -> str:
+    """A parameter's name as torchvision has it now: older DenseNets have norm.1 for norm1."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
 
 
 def download(name: str, folder: Path) -> Path:
@@ -91,16 +109,45 @@ class _Unpickler(pickle.Unpickler):
         self.storage = storage
 
     def find_class(self, module: str, name: str):
-        if module == "torch" and name in _TORCH_TYPES:
+        if module in ("torch", "torch.cuda") and name in _TORCH_TYPES:
             return _TORCH_TYPES[name]
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
+        return self.other(module, name)
+
+    def other(self, module: str, name: str):
         raise WeightsError(f"refused: asks for {module}.{name}, which is not part of a weight file and could run code")
 
     def persistent_load(self, reference):
         if self.storage is None:
             raise WeightsError("refers to data outside itself")
         return self.storage(reference)
+
+
+class Thing:
+    """Stands in for an object of the class `kind`, which is not there and whose code does not run."""
+    kind = ""
+
+    def __new__(cls, *arguments) -> "Thing":
+        thing = super().__new__(cls)
+        thing.arguments, thing.attributes = arguments, {}
+        return thing
+
+    def __init__(self, *_) -> None:
+        pass
+
+    def __setstate__(self, state) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+class _UnpicklerOfObjects(_Unpickler):
+    def other(self, module: str, name: str):
+        if module.partition(".")[0] in _OBJECTS or f"{module}.{name}" in _VALUES:
+            return type("Thing", (Thing,), dict(kind=f"{module}.{name}"))
+        return super().other(module, name)
+
+    def persistent_load(self, reference):
+        return reference[1] if reference[0] == "module" else super().persistent_load(reference)  # a class, with its source
 
 
 class _Array:
@@ -142,6 +189,7 @@ _TORCH_TYPES = {f"{name}Storage": np.dtype(code) for name, code in dict(
     Bool="|b1").items()}
 _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _torch_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _torch_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
@@ -153,10 +201,12 @@ _KNOWN = {
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
 }
+_OBJECTS = ("torch", "torchvision", "networks", "argparse")
+_VALUES = ("builtins.set", "__builtin__.set", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _TORCH_MAGIC = (0x1950a86a20f9469cfc6c).to_bytes(10, "little")
 
 
-def _read_torch_zip(f: BinaryIO):
+def _read_torch_zip(f: BinaryIO, unpickler: type[_Unpickler]):
     """torch.save since 1.6: <name>/data.pkl and the raw data in <name>/data/<key>."""
     with zipfile.ZipFile(f) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -171,10 +221,10 @@ def _read_torch_zip(f: BinaryIO):
             return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count)
 
         with archive.open(pickles[0]) as data:
-            return _Unpickler(data, storage).load()
+            return unpickler(data, storage).load()
 
 
-def _read_torch_legacy(f: BinaryIO):
+def _read_torch_legacy(f: BinaryIO, unpickler: type[_Unpickler]):
     """torch.save before 1.6: five pickles (magic, version, system, content, keys), then the raw data in order."""
     for _ in range(3):
         _Unpickler(f).load()
@@ -188,7 +238,7 @@ def _read_torch_legacy(f: BinaryIO):
             raise WeightsError("holds a tensor that is larger than the file; it may be truncated")
         return storages.setdefault(key, np.empty(count, dtype))
 
-    content = _Unpickler(f, storage).load()
+    content = unpickler(f, storage).load()
     for key in _Unpickler(f).load():
         count, = struct.unpack("<q", f.read(8))
         raw = f.read(storages[key].nbytes)
@@ -198,7 +248,7 @@ def _read_torch_legacy(f: BinaryIO):
     return content
 
 
-def _read_jittor(f: BinaryIO):
+def _read_jittor(f: BinaryIO, unpickler: type[_Unpickler]):
     """jittor.save: a pickle, its SHA-1 (20 bytes) and b"HCAJSLHD"; older files are the pickle alone."""
     data = f.read()
     if data.endswith(b"HCAJSLHD"):
@@ -206,7 +256,7 @@ def _read_jittor(f: BinaryIO):
         if hashlib.sha1(data).digest() != checksum:
             raise WeightsError("damaged: its checksum does not match. Download it again.")
     stream = io.BytesIO(data)
-    content = _Unpickler(stream).load()
+    content = unpickler(stream).load()
     if stream.read(1):
         raise WeightsError("truncated, or not a file of Jittor: bytes are left over after its content")
     return content
