@@ -317,6 +317,10 @@ def other_superclass(archives):
                                      for name, content in files.items()})
 
 
+def other_type(path):
+    path.write_bytes(b"\0\0\x09" + path.read_bytes()[3:])
+
+
 def rewrite(archives, change):
     path = archives / "cifar-100-binary.tar.gz"
     with tarfile.open(path) as archive:
@@ -343,6 +347,8 @@ WRONG_ARRAYS = {
                        "train-images-idx3-ubyte.gz: cannot be read to its end"),
     "truncated IDX": (lambda a: make_mnist(a, compressed=False), "mnist", lambda a: cut(a / "train-images-idx3-ubyte"),
                       "train-images-idx3-ubyte: is no IDX file of bytes with 3 axes, or not whole"),
+    "signed bytes": (lambda a: make_mnist(a, compressed=False), "mnist", lambda a: other_type(a / "train-images-idx3-ubyte"),
+                     "train-images-idx3-ubyte: is no IDX file of bytes"),
     "empty": (lambda a: make_mnist(a, compressed=False), "mnist", lambda a: cut(a / "t10k-labels-idx1-ubyte", 0), "not whole (0 bytes)"),
     "labels for images": (make_mnist, "mnist", lambda a: (a / "train-labels-idx1-ubyte.gz").rename(a / "train-images-idx3-ubyte.gz"),
                           "train-images-idx3-ubyte.gz: is no IDX file"),
