@@ -59,10 +59,10 @@ def compared(steps: Iterable[Step], c: Config) -> Iterator[Step]:
 def phases(c: Config, method: str) -> list[Phase]:
     """How a method trains each of its tasks."""
     warm_up = c.num_epochs_per_task // 4 if method == "lwf" else 0  # the release: 5 of 20
-    every = NEVER if method == "classifier" else c.lr_decay_every
+    every, at = (NEVER, ()) if method == "classifier" else (c.lr_decay_every, tuple(c.lr_decay_at))
     decay = LWF_WEIGHT_DECAY if method == "lwf" else c.weight_decay
-    return [Phase("warm-up", warm_up, c.initial_lr, every, decay),
-            Phase("train", c.num_epochs_per_task - warm_up, c.initial_lr, every, decay, before=warm_up)]
+    return [Phase("warm-up", warm_up, c.initial_lr, every, decay, decay_at=at),
+            Phase("train", c.num_epochs_per_task - warm_up, c.initial_lr, every, decay, before=warm_up, decay_at=at)]
 
 
 # ------------------------------------------------------------------------------------------------ the steps

@@ -18,8 +18,8 @@ import numpy as np
 import toolchain
 from images.cache import CachedImages, StreamedImages
 from images.crops import CROPS
-from images.folders import LARGE, DataError, Split, dataset_folder, hold_out, read_split
-from images.preprocess import MEAN, STD, preparation
+from images.folders import LARGE, PERMUTED, DataError, Split, dataset_folder, hold_out, read_split
+from images.preprocess import MEAN, RESIZED, STD, input_settings, permuted, preparation
 
 jt = toolchain.start()
 
@@ -31,8 +31,9 @@ AHEAD = 2 if toolchain.device == "cuda" else 0
 class Loader:
     """Iterates over (images float32 [B, 3, size, size] normalised, labels int32 [B]) on Jittor's device.
 
-    To train: shuffled and flipped, by `seed` and `epoch` (which counts up by itself, and may be set). To test: in
-    order. Attributes: `classes`, `num_images`, `epoch`, `batch_size`, `part`.
+    To train: shuffled and, if `mirrored`, flipped, by `seed` and `epoch` (which counts up by itself, and may be set). To test: in
+    order. `input`: how its images become the network's input (images.preprocess.input_settings). Attributes: `classes`, `num_images`,
+    `epoch`, `batch_size`, `part`, `input`.
 
     Under mpirun the processes share the work: to train, each gets an equal part of every batch, and all of an incomplete
     last one (so that the mean over the processes is the mean over the batch); `part` says which, of how many, this process
@@ -40,9 +41,10 @@ class Loader:
     results together.
     """
 
-    def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int) -> None:
-        self.images, self.labels, self.classes = images, split.labels, split.classes
-        self.batch_size, self.train, self.seed = batch_size, train, seed
+    def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int, how: dict, mirrored: bool = True) -> None:
+        self.images, self.labels, self.classes, self.input = images, split.labels, split.classes, how
+        self.batch_size, self.train, self.seed, self.mirrored = batch_size, train, seed, mirrored
+        self.affine = affine(how)
         self.num_images = len(split.labels)
         self.epoch, self.part = 0, (0, 1)
 
@@ -53,7 +55,7 @@ class Loader:
         for batch, (images, flips, labels) in zip(self._batches(), self.host_batches()):
             if self.train:
                 self.part = self._part(batch)
-            yield to_input(images, flips), jt.array(labels)
+            yield to_input(images, flips, self.affine), jt.array(labels)
 
     def _part(self, batch: int) -> tuple[int, int]:
         """(which, of how many) equal parts of a training batch is this process's."""
@@ -84,10 +86,10 @@ class Loader:
         def prepare(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             rng = np.random.default_rng((self.seed, epoch, batch + 1))  # 0 would be the shuffle's
             indices = order[batch * self.batch_size:(batch + 1) * self.batch_size]
-            flips = rng.integers(0, 2, len(indices), np.uint8) if self.train else np.zeros(len(indices), np.uint8)
+            flips = rng.integers(0, 1 + (self.train and self.mirrored), len(indices), np.uint8)
             part, parts = self._part(batch) if self.train else (0, 1)
             mine = slice(part * len(indices) // parts, (part + 1) * len(indices) // parts)
-            return self.images.crops(indices, rng, mine), flips[mine], self.labels[indices[mine]]
+            return permuted(self.images.crops(indices, rng, mine), self.input), flips[mine], self.labels[indices[mine]]
 
         if not AHEAD:
             yield from map(prepare, self._batches())
@@ -102,7 +104,12 @@ class Loader:
                 yield ahead.popleft().result()
 
 
-AFFINE = np.array([[1 / (255 * std) for std in STD], [-mean / std for mean, std in zip(MEAN, STD)]], np.float32)
+def affine(how: dict) -> np.ndarray:
+    """float32 [2, 3]: scale and shift of each colour of a uint8 image, by mean and std of its input settings."""
+    return np.array([[1 / (255 * std) for std in how["std"]], [-mean / std for mean, std in zip(how["mean"], how["std"])]], np.float32)
+
+
+AFFINE = affine(dict(mean=MEAN, std=STD))
 
 # One pass over the pixels on all cores. Jittor's own operators take three times as long on the CPU, because they
 # do not vectorise the mirrored index.
@@ -123,13 +130,13 @@ TO_INPUT_CPU = """
 """
 
 
-def to_input(images: np.ndarray, flips: np.ndarray) -> jt.Var:
+def to_input(images: np.ndarray, flips: np.ndarray, normalised: np.ndarray = AFFINE) -> jt.Var:
     """uint8 [B, 3, H, W] to the network's input on the device: mirrored where `flips` (uint8 [B]) is 1, and
-    normalised to float32 (x / 255 - MEAN) / STD."""
-    pixels, flip, affine = jt.array(images), jt.array(flips), jt.array(AFFINE)
+    normalised to float32 (x / 255 - mean) / std, which `normalised` is as `affine` gives it."""
+    pixels, flip, scale_shift = jt.array(images), jt.array(flips), jt.array(normalised)
     if not jt.flags.use_cuda:
-        return jt.code(pixels.shape, "float32", [pixels, flip, affine], cpu_src=TO_INPUT_CPU)
-    return to_input_by_operators(pixels, flip, affine)
+        return jt.code(pixels.shape, "float32", [pixels, flip, scale_shift], cpu_src=TO_INPUT_CPU)
+    return to_input_by_operators(pixels, flip, scale_shift)
 
 
 def to_input_by_operators(pixels: jt.Var, flip: jt.Var, affine: jt.Var) -> jt.Var:
@@ -151,11 +158,13 @@ class Rows:
 
 def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: str = "train", batch_size: int = 32,
                       *, seed: int = 0, image_size: int = 224, cache_dir: str | Path | None = None,
-                      validation: float = 0.0, like: str | None = None, crop: str = "plain") -> tuple[Loader, int]:
+                      validation: float = 0.0, like: dict | None = None, crop: str = "plain",
+                      normalise: str = "imagenet") -> tuple[Loader, int]:
     """(loader, num_classes) of one split ("train", "validation" or "test") of a data set. `validation`: the fraction of the
-    training split that is held out of "train" (images.folders.hold_out), and is "validation", prepared as test images are. `like`:
-    the data set as whose images these are prepared, if not as its own. `crop`: how training images are cropped that are not
-    resized to a square (a key of images.crops.CROPS; the first seed's by default).
+    training split that is held out of "train" (images.folders.hold_out), and is "validation", prepared as test images are. `crop`: how
+    training images are cropped that are not cropped to boxes (a key of images.crops.CROPS; the first seed's by default). `normalise`:
+    by ImageNet's mean and deviation, or "own", those of the training images of the data set, which are measured here. `like`: the
+    input settings that take the place of those of the data set itself, as the entry of a task in a packed file has them.
 
     The first call decodes the images into the cache (`cache_dir`, by default `<data_root>/.cache`); a file that
     cannot be decoded is found here, before any training. `image_size` is the side of the crop, in pixels; the short
@@ -164,13 +173,26 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
     files = read_split(dataset_name, data_root, "train" if split == "validation" else split)
-    how = preparation(like or dataset_name, "train" if split == "train" else "test")
+    if PERMUTED.fullmatch(dataset_name):
+        crop = "whole"  # neither cropped nor mirrored: its pixels have lost their places
     name, cache = dataset_folder(dataset_name, data_root).name, Path(cache_dir or Path(data_root) / ".cache")
     rest, held_out = hold_out(files, validation, seed) if validation else (None, None)
     if split == "validation":
         files, name = files.of(held_out), f"{name}-validation"
+    if like is None:
+        own = normalise == "own" and dataset_name not in LARGE
+        colours = own_colours(dataset_name, data_root, image_size, cache, crop) if own else ()
+        like = input_settings(dataset_name, image_size, crop, *colours)
     kind = StreamedImages if dataset_name in LARGE and split == "train" else CachedImages
-    images = kind(files, name, how, image_size, cache, CROPS[crop])
+    how = preparation(dataset_name, "train", crop) if split == "train" else like["prepared"]
+    draw = CROPS[crop] if split == "train" and dataset_name not in RESIZED else None
+    images = kind(files, name, how, image_size, cache, draw)
     if split == "train" and validation:
         files, images = files.of(rest), Rows(images, rest)  # the cache is that of the whole split
-    return Loader(images, files, batch_size, split == "train", seed), len(files.classes)
+    return Loader(images, files, batch_size, split == "train", seed, like, mirrored=crop != "whole"), len(files.classes)
+
+
+def own_colours(dataset_name: str, data_root: str | Path, image_size: int, cache: Path, crop: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the training images, as they are before they are cropped. Raises DataError."""
+    files, how = read_split(dataset_name, data_root, "train"), preparation(dataset_name, "train", crop)
+    return CachedImages(files, dataset_folder(dataset_name, data_root).name, how, image_size, cache, CROPS[crop]).colours()

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 import toolchain
 from images.folders import DataError, dataset_folder
-from images.preprocess import preparation, preprocess
+from images.preprocess import permuted, preprocess
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
 from runs.folder import check_free
@@ -178,12 +178,12 @@ def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
     return entry in found
 
 
-def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: str | None = None) -> "Loader":
-    """The test split of the task `entry`; `like` as of create_dataloader. Raises DataError."""
+def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: dict | None = None) -> "Loader":
+    """The test split of the task `entry`, prepared as the task `like` prepares its own (default: `entry`). Raises DataError."""
     from dataset import create_dataloader
     config, name = metadata["config"], entry["name"]
     loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test", options.batch_size or config["batch_size"],
-                                  image_size=metadata["image_size"], like=like,
+                                  image_size=metadata["image_size"], like=(like or entry)["input"],
                                   cache_dir=options.cache_dir or (None if options.data_root else config["cache_dir"]))
     if entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes):
         raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
@@ -191,12 +191,13 @@ def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: 
     return loader
 
 
-def logits_of(packnet: "PackNet", metadata: dict, task: str, paths: list[str]) -> np.ndarray:
+def logits_of(packnet: "PackNet", entry: dict, paths: list[str]) -> np.ndarray:
     """float32 [images, classes] of a task, the images preprocessed as its test images are."""
-    from dataset import to_input
-    how = preparation(task, "test")
-    images = np.stack([preprocess(path, how, metadata["image_size"]) for path in paths])
-    return packnet.predict(task, [(to_input(images, np.zeros(len(images), np.uint8)), np.zeros(len(images), np.int32))])[0]
+    from dataset import affine, to_input
+    how = entry["input"]
+    images = permuted(np.stack([preprocess(path, how["prepared"], how["size"]) for path in paths]), how)
+    inputs = to_input(images, np.zeros(len(images), np.uint8), affine(how))
+    return packnet.predict(entry["name"], [(inputs, np.zeros(len(images), np.int32))])[0]
 
 
 def class_name(entry: dict, label: int) -> str:
@@ -206,7 +207,7 @@ def class_name(entry: dict, label: int) -> str:
 def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str]) -> None:
     """Print the five likeliest classes of each image with their probabilities."""
     entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
-    logits = logits_of(packnet, metadata, task, paths)
+    logits = logits_of(packnet, entry, paths)
     for path, row, shares in zip(paths, logits, probabilities(logits)):
         print(path)
         for label in np.argsort(-row, kind="stable")[:5]:
@@ -216,7 +217,7 @@ def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[st
 def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str]) -> None:
     """Print for each image the task whose view is surest of it, its likeliest class there, and that class's probability."""
     entries = metadata["tasks"]
-    logits = [logits_of(packnet, metadata, entry["name"], paths) for entry in entries]
+    logits = [logits_of(packnet, entry, paths) for entry in entries]
     for number, (path, task) in enumerate(zip(paths, surest(logits))):
         label = int(logits[task][number].argmax())
         confidence = probabilities(logits[task][number:number + 1])[0, label]
@@ -233,7 +234,7 @@ def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) 
         if not there(entry, metadata, options):
             print(f"{entry['name']:14} {'-':>13} {'-':>8} {'-':>11}  (no data)")
             continue
-        answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other["name"])) for other in entries]
+        answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other)) for other in entries]
         labels, found = answers[number][1], surest([logits for logits, _ in answers]) == number
         right = answers[number][0].argmax(1) == labels
         rows.append([100 * float(share.mean()) for share in (found, found & right, right)])

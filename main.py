@@ -18,7 +18,7 @@ from pathlib import Path
 import toolchain
 from runs.addition import Earlier, completed, opened
 from runs.folder import check_folders, check_source, resumed
-from settings.archs import own
+from settings.archs import own, source_of
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
 from settings.experiments import DEMO, EXPERIMENTS, runs_of
@@ -130,6 +130,9 @@ def agree(config: Config, before: dict | None) -> None:
     """Raise ConfigError unless all processes of mpirun would do the same: boxes that share no output folder may not."""
     jt = toolchain.start(config.device, config.precision, config.convolution)
     config.need(config.batch_size % jt.world_size == 0, "batch_size", f"must be a multiple of the {jt.world_size} processes")
+    source = source_of(config.arch) if own(config.arch) and own(config.arch)[0].is_file() else None
+    config.need(processes.all_agree(source), "arch", "the processes of mpirun find different files there, or none. Every box must have the "
+                "same, to the byte.")
     if not processes.all_agree([config.asdict(), before and before["finished"]]):
         raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find different runs in it, or have other settings. "
                           "Every box must see the same folder (a shared one, or a copy).")
@@ -139,7 +142,8 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
     """Draw the demo's data and check all folders; under mpirun one process draws, and none writes before all have checked."""
     if demo and not processes.LOCAL_RANK:
         from images.drawings import ALPHABETS, DATASETS, draw
-        draw(config.data_root, names=[*DATASETS, *(task for task in config.task_list if task in ALPHABETS)])
+        folders = {config.folder(task).name for task in (config.base_task, *config.task_list)}
+        draw(config.data_root, names=[*DATASETS, *(name for name in ALPHABETS if name in folders)])
     if processes.in_mpi():
         processes.wait_for_all()
     check_folders(config, resume)

@@ -42,6 +42,14 @@ class VGGShape:
 
 
 @dataclass(frozen=True)
+class MLPShape:
+    side: int    # of the image it sees
+    hidden: int  # outputs of both layers
+    pretrained: str = ""
+    last: str = "classifier"
+
+
+@dataclass(frozen=True)
 class Zoo:
     """A network of Jittor's model zoo."""
     make: Callable[[], nn.Module]
@@ -67,6 +75,9 @@ def _zoo() -> dict[str, VGGShape | Zoo]:
 
 ARCHITECTURES = _zoo() | {
     "vgg16-bn": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16_bn.pkl", batch_norm=True),
+    # For images of 32 x 32 from scratch, as Hung et al. compare on CIFAR-100 (CPG, NeurIPS 2019).
+    "vgg16-bn-cifar": VGGShape(VGG16, pooled=1, hidden=4096, dropout=0.0, batch_norm=True),
+    "mlp": MLPShape(side=28, hidden=400),  # for digits
     # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying things out.
     "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"),
                            pooled=7, hidden=64, dropout=0.5),
@@ -107,6 +118,22 @@ class VGG(nn.Module):
         return self.classifier(x.reshape((x.shape[0], -1)))
 
 
+class MLP(nn.Module):
+    """Two fully connected layers: float32 [B, 3, S, S] -> [B, hidden]."""
+
+    def __init__(self, shape: MLPShape) -> None:
+        self.avgpool = AdaptivePool(shape.side)
+        self.hidden = nn.Sequential(nn.Linear(3 * shape.side ** 2, shape.hidden), nn.ReLU(),
+                                    nn.Linear(shape.hidden, shape.hidden), nn.ReLU())
+        self.num_features = shape.hidden
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.hidden(self.avgpool(x).reshape((x.shape[0], -1)))
+
+
+TRUNKS = {VGGShape: VGG, ViTShape: ViT, MLPShape: MLP}
+
+
 class MultiHead(nn.Module):
     """A trunk and one linear head per task; `select` says which head the next calls use.
 
@@ -114,7 +141,7 @@ class MultiHead(nn.Module):
     of the layer that the heads have replaced in it, "" for none; `make_head(num_features, num_classes)` gives a head.
     """
 
-    def __init__(self, trunk: nn.Module, num_features: int, last: str = "", shape: "VGGShape | Zoo | ViTShape | None" = None,
+    def __init__(self, trunk: nn.Module, num_features: int, last: str = "", shape: "VGGShape | MLPShape | Zoo | ViTShape | None" = None,
                  make_head: Callable[[int, int], nn.Module] = nn.Linear) -> None:
         self.trunk, self.last, self.shape, self.make_head = trunk, last, shape, make_head
         self.heads = nn.Sequential()  # a dictionary of modules: keyed by task, never run as a sequence
@@ -159,8 +186,8 @@ def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHea
         last, num_features = own_networks.split(trunk, last, image_size, f"--arch {arch}")
         return MultiHead(trunk, num_features, last)
     shape = ARCHITECTURES[arch]
-    if isinstance(shape, VGGShape | ViTShape):
-        trunk = VGG(shape) if isinstance(shape, VGGShape) else ViT(shape)
+    if type(shape) in TRUNKS:
+        trunk = TRUNKS[type(shape)](shape)
         return MultiHead(trunk, trunk.num_features, shape.last, shape)
     trunk = shape.make()
     layer = layer_at(trunk, shape.last)

@@ -1,27 +1,24 @@
 """From the official archives to data/: crop, sort into train and test, and check that nothing is lost.
 
-    python prepare_data.py --archives DIR [--data-root data] [--dataset cubs cars flowers] [--contact-sheet sheet.png]
+    python prepare_data.py --archives DIR [--data-root data] [--contact-sheet sheet.png]       # CUBS, Cars, Flowers
+    python prepare_data.py --archives DIR --dataset cifar100 mnist
 
 Reads the archives as they were published (README.md lists their names), straight from the .tgz files:
 
 * CUB-200-2011: each image cropped to its bounding box (x, y, width, height as floats, 0-based).
 * Stanford Cars, in either published form: cropped to its box (x1, y1, x2, y2, 1-based, both ends included).
 * Oxford Flowers 102: the official JPEG files byte for byte; train is the official train and valid together.
+* CIFAR-100 and MNIST: arrays of pixels (images/arrays.py), as PNG; several data sets each.
 
 A data set grows in `<data root>/.<folder>.partial` and takes its name only when every image is there and the counts
 are the official ones. Stop it at any moment and start it again: it makes what is missing. Crops are stored as JPEG of
 quality 100 without chroma subsampling, see README.md for why. Wrong archives end with one message and exit code 2.
 """
 import argparse
-import contextlib
-import functools
-import gzip
 import io
 import os
 import sys
-import tarfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,21 +27,15 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from images.folders import OFFICIAL, dataset_folder
+from images.archives import ArchiveError, DamagedArchive, find, members, small_files
+from images.arrays import read_cifar100, read_mnist
+from images.folders import CIFAR100, MNIST, OFFICIAL, dataset_folder
 from settings.command_line import complain
 from system.files import replacing
 from system.processes import cores
 from system.progress import Progress
 
 JPEG = dict(format="JPEG", quality=100, subsampling=0)  # differences of at most 4 levels: benchmarks/crops.py
-
-
-class ArchiveError(Exception):
-    """An archive cannot be used. The message names it and says what is wrong."""
-
-
-class DamagedArchive(ArchiveError):
-    """An archive cannot be read, so that nothing that came from it can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -55,62 +46,6 @@ class Picture:
     split: str
     label: str
     box: tuple[float, float, float, float] | None
-
-
-# ------------------------------------------------------------------------------------------------ archives
-
-def find(folder: Path, *names: str) -> Path:
-    """The first of `names` that is in `folder`."""
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise ArchiveError(f"{folder}: the archive {' or '.join(names)} is missing")
-
-
-def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, a function that gives the content while it is at hand) of every file of a .tgz, in order; after the last one the
-    archive was read to its end and gzip's checksum was right. Raises ArchiveError for what no official archive holds: paths that
-    lead outside, links, devices; and, here or in the function, for a file that is damaged or no .tgz at all."""
-    @contextlib.contextmanager
-    def reading() -> Iterator[None]:
-        try:
-            yield
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-            raise DamagedArchive(f"{path}: cannot be read to its end; it is damaged, truncated or no .tgz file ({error}). "
-                                 "Download it again.") from error
-
-    def content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-        with reading():
-            return archive.extractfile(entry).read()
-
-    with reading(), open(path, "rb") as raw:  # tarfile itself does not look at gzip's checksum
-        source = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
-        raw.seek(0)
-        with tarfile.open(fileobj=source, mode="r|") as archive:
-            for entry in archive:
-                name = PurePosixPath(entry.name)
-                if name.is_absolute() or ".." in name.parts or not (entry.isfile() or entry.isdir()):
-                    raise ArchiveError(f"{path}: holds {entry.name!r}, a link or a path that leads outside: "
-                                       "this is not the official archive")
-                if entry.isfile() and not name.name.startswith("._"):  # macOS leaves such files in some copies
-                    yield str(name), functools.partial(content, archive, entry)
-        while source.read(1 << 20):
-            pass
-
-
-def small_files(path: Path, wanted: Iterable[str], whole: bool = False) -> dict[str, bytes]:
-    """The content of the files of an archive whose path ends with one of `wanted`; all must be there. `whole`: the archive is
-    read to its end, and so checked, even after the last of them."""
-    wanted, found = set(wanted), {}
-    for name, content in members(path):
-        for end in wanted - found.keys():
-            if f"/{name}".endswith(f"/{end}"):
-                found[end] = content()
-        if len(found) == len(wanted) and not whole:
-            break
-    if len(found) < len(wanted):
-        raise ArchiveError(f"{path}: holds no {', '.join(sorted(wanted - found.keys()))}: this is not the official archive")
-    return found
 
 
 def load_mat(content: bytes, path: str | Path) -> dict:
@@ -189,6 +124,7 @@ def read_flowers(folder: Path) -> list[tuple[Path, list[Picture]]]:
 
 
 READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
+ARRAYS = {"cifar100": (read_cifar100, CIFAR100), "mnist": (read_mnist, MNIST)}  # and the data sets that are made of them
 
 
 # ------------------------------------------------------------------------------------------------ making the images
@@ -218,6 +154,11 @@ def make(picture: Picture, content: bytes, source: Path, target: Path) -> None:
         raise
     except Exception as error:  # Pillow raises many kinds for broken files
         raise ArchiveError(f"{source}: {picture.member} cannot be decoded as an image ({error})") from error
+    store(content, target)
+
+
+def store(content: bytes, target: Path) -> None:
+    """Write a file in one step."""
     temporary = target.with_name(f".{target.name}")
     temporary.write_bytes(content)
     os.replace(temporary, target)
@@ -227,7 +168,7 @@ def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, 
     """Make one data set, or what is missing of it. Returns a line that says what is there."""
     final = dataset_folder(name, data_root)
     if final.exists():
-        return f"{name}: {final} is there already, left as it is: {describe(counted(final), counts)}"
+        return there_already(name, final, counts)
     sources = READERS[name](archives)
     pictures = [picture for _, some in sources for picture in some]
     expected = {split: len({p.label for p in pictures if p.split == split}) for split in ("train", "test")}
@@ -265,6 +206,49 @@ def prepare(name: str, archives: Path, data_root: Path, counts: tuple[int, int, 
                 raise ArchiveError(f"{path}: holds no {sorted(missing)[0]}, which its list names ({len(missing)} images "
                                    "are missing): this is not the official archive")
             checked.touch()
+    return completed(name, partial, final, counts)
+
+
+def prepare_arrays(archive: str, archives: Path, data_root: Path) -> Iterator[str]:
+    """Make the data sets of one of ARRAYS, or what is missing of them. Yields a line for each that says what is there."""
+    read, names = ARRAYS[archive]
+    made = {name for name in names if dataset_folder(name, data_root).exists()}
+    content = read(archives) if made != set(names) else {}
+    for name, splits in content.items():
+        labels = {split: labels for split, (_, labels) in splits.items()}
+        found = len(set(labels["train"])), len(labels["train"]), len(labels["test"])
+        if found != OFFICIAL[name] or set(labels["train"]) != set(labels["test"]):
+            raise ArchiveError(f"{name}: the archive holds {describe(found, OFFICIAL[name])}")
+    for name in names:
+        final, counts = dataset_folder(name, data_root), OFFICIAL[name]
+        if name in made:
+            yield there_already(name, final, counts)
+            continue
+        partial = final.with_name(f".{final.name}.partial")
+        with ThreadPoolExecutor(cores()) as pool, Progress(total=sum(counts[1:]), desc=f"Making {final.name}", unit="image") as bar:
+            for split, (pixels, labels) in content[name].items():
+                for label in set(labels):
+                    (partial / split / label).mkdir(parents=True, exist_ok=True)
+                targets = [partial / split / label / f"{number:05}.png" for number, label in enumerate(labels)]
+                for _ in pool.map(make_png, pixels, targets):
+                    bar.update()
+        yield completed(name, partial, final, counts)
+
+
+def make_png(pixels: np.ndarray, target: Path) -> None:
+    """Write uint8 [H, W] or [H, W, 3], unless it was written before."""
+    if not target.exists():
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        store(buffer.getvalue(), target)
+
+
+def there_already(name: str, final: Path, counts: tuple[int, int, int]) -> str:
+    return f"{name}: {final} is there already, left as it is: {describe(counted(final), counts)}"
+
+
+def completed(name: str, partial: Path, final: Path, counts: tuple[int, int, int]) -> str:
+    """Give a data set its name, if it is whole."""
     made = counted(partial)
     if made != counts:
         raise ArchiveError(f"{partial}: holds {describe(made, counts)}. Remove the folder and start again.")
@@ -332,16 +316,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--archives", type=Path, required=True, help="folder with the official archives")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="where the folders go (default: data)")
-    parser.add_argument("--dataset", nargs="+", choices=READERS, default=list(READERS), help="which (default: all three)")
+    parser.add_argument("--dataset", nargs="+", choices=[*READERS, *ARRAYS], default=list(READERS), help="which (default: the three of "
+                        "the paper)")
     parser.add_argument("--contact-sheet", type=Path, help="also draw some crops of each data set to this PNG file")
     options = parser.parse_args(arguments)
     try:
         if not options.archives.is_dir():
             raise ArchiveError(f"--archives {options.archives}: no such folder")
         for name in options.dataset:
-            print(prepare(name, options.archives, options.data_root, OFFICIAL[name]), flush=True)
+            for line in prepare_arrays(name, options.archives, options.data_root) if name in ARRAYS else \
+                    [prepare(name, options.archives, options.data_root, OFFICIAL[name])]:
+                print(line, flush=True)
         if options.contact_sheet:
-            contact_sheet([dataset_folder(name, options.data_root) for name in options.dataset], options.contact_sheet)
+            made = [folder for name in options.dataset for folder in (ARRAYS[name][1] if name in ARRAYS else [name])]
+            contact_sheet([dataset_folder(name, options.data_root) for name in made], options.contact_sheet)
     except ArchiveError as error:
         return complain(error)
     except OSError as error:

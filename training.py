@@ -34,16 +34,19 @@ Loss = Callable[[MultiHead, jt.Var, jt.Var], tuple[jt.Var, jt.Var]]  # (network,
 
 @dataclass(frozen=True)
 class Phase:
-    """Epochs with one optimizer. `before`: epochs of an earlier phase that count for the decay too."""
+    """Epochs with one optimizer. `decay_at`: epochs after which the learning rate is divided by 10, in place of `decay_every`.
+    `before`: epochs of an earlier phase that count for the decay too."""
     name: str  # "train" or "retrain"; of a baseline also "warm-up"
     epochs: int
     lr: float
     decay_every: int
     weight_decay: float = 0.0
     before: int = 0
+    decay_at: tuple[int, ...] = ()
 
     def lr_at(self, epoch: int) -> float:
-        return self.lr * 0.1 ** ((self.before + epoch) // self.decay_every)
+        epoch += self.before
+        return self.lr * 0.1 ** (sum(epoch >= at for at in self.decay_at) if self.decay_at else epoch // self.decay_every)
 
 
 # ------------------------------------------------------------------------------------------------ the plan of a run
@@ -53,11 +56,11 @@ def plan(c: Config, earlier: Sequence[str] = ()) -> Iterator[Step]:
     tasks of the packed network that the run adds to, where it does."""
     if not earlier:
         decay = max(1, math.ceil(c.num_epochs_base * 2 / 3))  # from scratch: once, for the last third
-        train = Phase("train", c.num_epochs_base, c.base_lr, decay, c.weight_decay)
+        train = Phase("train", c.num_epochs_base, c.base_lr, decay, c.weight_decay, decay_at=tuple(c.lr_decay_at))
         yield from one_task(c.base_task, train, c.initial_pruning_ratio, retraining(c, c.base_task))
     elif c.prune_last:
         yield from smaller(earlier[-1], c.prune_last, retraining(c, earlier[-1]))
-    train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every, c.weight_decay)
+    train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every, c.weight_decay, decay_at=tuple(c.lr_decay_at))
     for task, ratio in zip(c.task_list, c.ratios()):
         yield from one_task(task, train, ratio, retraining(c, task))
 

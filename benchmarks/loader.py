@@ -60,7 +60,7 @@ def main() -> None:
             ours, _ = create_dataloader(name, root, "train", 32, crop=crop)
             split = read_split(name, root, "train")
             images = Decoding(split, name, preparation(name, "train"), 224, Path(root), CROPS[crop])
-            theirs = Loader(images, split, 32, True, 0)
+            theirs = Loader(images, split, 32, True, 0, ours.input)
             epoch(ours), epoch(theirs)  # warm-up
             a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
         common.report(f"{name}, crop {crop}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,

@@ -20,7 +20,7 @@ from system.files import replacing, write
 from system.processes import cores
 from system.progress import Progress
 
-Draw = Callable[[np.ndarray, int, np.random.Generator], list[Place | None]]  # of images.crops.CROPS
+Draw = Callable[[np.ndarray, int, np.random.Generator], list[Place | None]] | None  # of images.crops.CROPS
 
 AHEAD = 32  # files a thread has before it: all of a large set at once would take gigabytes
 
@@ -30,7 +30,7 @@ class CachedImages:
 
     The file holds the sizes (npy, int32 [N, 2]) and the planes of all images one after another. Its name holds a
     fingerprint of the sources (path, bytes, time of change) and of the preprocessing. `draw`: the kind of crop, of which each
-    image of the preparation "short_side" gets one anew each time.
+    image gets one anew each time; None where they have the size already.
     """
 
     def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path, draw: Draw) -> None:
@@ -47,8 +47,8 @@ class CachedImages:
             self.sizes = np.load(f)
             self.pixels = np.asarray(np.memmap(f, np.uint8, "r", offset=f.tell()))
         self.starts = np.concatenate([[0], np.cumsum(3 * np.prod(self.sizes, axis=1, dtype=np.int64))])
-        # All of one size: [N, 3, size, size], so that a batch is one gather.
-        self.uniform = self.pixels.reshape(-1, 3, size, size) if (self.sizes == size).all() else None
+        # Without crops: [N, 3, size, size], so that a batch is one gather.
+        self.uniform = self.pixels.reshape(-1, 3, size, size) if draw is None else None
 
     def _build(self, split: Split, how: str, path: Path) -> None:
         files = [split.folder / name for name in split.paths]
@@ -93,6 +93,20 @@ class CachedImages:
         list(self.pool.map(fill, range(cores())))
         return batch
 
+    def colours(self) -> tuple[list[float], list[float]]:
+        """(mean, standard deviation) of all pixels in [0, 1], by colour; from exact counts, so that they are the same to the bit
+        wherever they are computed."""
+        counts, area = np.zeros((3, 256), np.int64), int(np.prod(self.sizes[0]))
+        together = max(1, 2 ** 20 // area) if (self.sizes == self.sizes[0]).all() else 1
+        for first in range(0, len(self.sizes), together):
+            last = min(first + together, len(self.sizes))
+            images = self.pixels[self.starts[first]:self.starts[last]].reshape(last - first, 3, -1)
+            counts += [np.bincount(images[:, colour].ravel(), minlength=256) for colour in range(3)]
+        levels, number = np.arange(256), counts[0].sum()
+        sums, squares = counts @ levels, counts @ levels ** 2
+        variances = (number * squares - sums ** 2) / (255.0 * number) ** 2
+        return (sums / (255.0 * number)).tolist(), [float(variance) ** 0.5 or 1.0 for variance in variances]
+
 
 class StreamedImages:
     """A split too large to keep: decoded and resized each time it is asked for, then cropped as `draw` says.
@@ -117,6 +131,8 @@ class StreamedImages:
 
     def _one(self, i: int, rng: np.random.Generator) -> np.ndarray:
         image = preprocess(self.files[i], self.how, self.size)
+        if self.draw is None:
+            return image
         place, = self.draw(np.array([image.shape[1:]]), self.size, rng)
         return cut(image, place, self.size)
 

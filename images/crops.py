@@ -1,4 +1,5 @@
-"""The random crop of a training image, drawn anew each time from the image whose short side is at 256/224 of the crop.
+"""The random crop of a training image, drawn anew each time: from the image whose short side is at 256/224 of the crop, or, for the
+kinds of images.preprocess.SQUARE, from one of its size.
 
 A kind of crop is a function (sizes, size, rng) -> places. `sizes`: int [N, 2], height and width of N images; a place: the part
 (top, left, height, width) of an image that becomes its size x size pixels, or None (see `cut`).
@@ -31,17 +32,28 @@ def resized(sizes: np.ndarray, size: int, rng: np.random.Generator) -> list[Plac
     return [(*corner, *part) if fits else None for corner, part, fits in zip(corners, parts, fit.any(axis=1))]
 
 
-CROPS = {"resized": resized, "plain": plain}  # --crop
+def padded(sizes: np.ndarray, size: int, rng: np.random.Generator) -> list[Place | None]:
+    """Usual for CIFAR: size x size, anywhere in the image of that size with a black edge of an eighth of it around."""
+    edge = size // 8
+    return [(top, left, size, size) for top, left in rng.integers(-edge, edge + 1, (len(sizes), 2))]
+
+
+CROPS = {"resized": resized, "plain": plain, "padded": padded, "whole": None}  # --crop; whole: the image as it is, never mirrored
 
 
 def cut(image: np.ndarray, place: Place | None, size: int) -> np.ndarray:
     """uint8 [3, size, size] from uint8 [3, H, W]. None, where no try has fitted: the short side is resized to `size`, and the centre
-    taken."""
+    taken. A place of `padded` may reach over the edge, where the image is black."""
     if place is None:
         image = resize(image, *with_short_side(image.shape[1:], size))
         place = (*centre(image.shape[1:], size), size, size)
     top, left, height, width = place
-    return resize(image[:, top:top + height, left:left + width], size, size)
+    part = image[:, max(top, 0):top + height, max(left, 0):left + width]
+    if part.shape[1:] != (height, width):
+        seen, part = part, np.zeros((3, height, width), np.uint8)
+        row, column = max(-top, 0), max(-left, 0)
+        part[:, row:row + seen.shape[1], column:column + seen.shape[2]] = seen
+    return resize(part, size, size)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

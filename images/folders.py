@@ -2,9 +2,10 @@
 
 Layout: `<data_root>/<folder>/{train,test}/<class>/<image>`; ImageNet and Places365 have `val` for `test`. The folder is
 cubs_cropped, stanford_cars_cropped or flowers for the three data sets of the paper, and the data set's own name
-for any other. Labels follow the sorted class names.
+for any other; of X_permuted_N that of X. Labels follow the sorted class names.
 """
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,18 @@ import numpy as np
 
 FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
 LARGE = ("imagenet", "places")  # their test split is called val, and their training split is decoded as it is needed
-# Official counts: classes, train images, test images.
-OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149)}
+# CIFAR-100's superclasses in alphabetical order; one of them is called flowers, as Oxford's.
+CIFAR100 = tuple(f"cifar100_{name}" for name in (
+    "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables", "household_electrical_devices", "household_furniture",
+    "insects", "large_carnivores", "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "large_omnivores_and_herbivores",
+    "medium_mammals", "non-insect_invertebrates", "people", "reptiles", "small_mammals", "trees", "vehicles_1", "vehicles_2"))
+# Official counts: classes, train images, test images. WikiArt and Sketch: as Mallya et al. split them (Piggyback, ECCV 2018).
+OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149), "wikiart": (195, 42129, 10628),
+            "sketch": (250, 16000, 4000), **{name: (5, 2500, 500) for name in CIFAR100}, "mnist": (10, 60000, 10000),
+            "mnist_0_1": (2, 12665, 2115), "mnist_2_3": (2, 12089, 2042), "mnist_4_5": (2, 11263, 1874), "mnist_6_7": (2, 12183, 1986),
+            "mnist_8_9": (2, 11800, 1983)}
+MNIST = tuple(name for name in OFFICIAL if name.startswith("mnist"))
+PERMUTED = re.compile(r"(.+)_permuted_(\d+)")  # X_permuted_N: the images of X, their pixels in the order that the seed N draws
 IGNORED = ("Thumbs.db", "desktop.ini")  # and names that begin with a dot
 
 
@@ -22,7 +33,9 @@ class DataError(Exception):
 
 
 def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:
-    return Path(data_root) / FOLDERS.get(dataset_name, dataset_name)
+    permuted = PERMUTED.fullmatch(dataset_name)
+    name = permuted[1] if permuted else dataset_name
+    return Path(data_root) / FOLDERS.get(name, name)
 
 
 def found_datasets(data_root: str | Path) -> list[str]:

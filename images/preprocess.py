@@ -1,29 +1,42 @@
 """One image file to uint8 pixels, as the paper and the release prepare them (paper, section 4).
 
 CUBS and Cars are resized to 224x224. All others have their short side resized to 256 and are cropped to 224x224, in the centre to
-test and at random to train (images/crops.py).
+test and at random to train (images/crops.py); with the kinds of crop that are SQUARE they are resized to 224x224 too.
 """
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from images.folders import DataError
+from images.folders import PERMUTED, DataError
 
 RESIZED = ("cubs", "cars")
+SQUARE = ("padded", "whole")  # kinds of --crop
 SHORT_SIDE = 256 / 224  # of the crop's side
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], by colour
 
 
-def preparation(dataset_name: str, split: str) -> str:
+def preparation(dataset_name: str, split: str, crop: str = "plain") -> str:
     """How the images of a split are prepared: "resize" to size x size; "short_side", the whole image at the size it is
     cropped from at random; "centre", the crop from its centre."""
-    return "resize" if dataset_name in RESIZED else "short_side" if split == "train" else "centre"
+    return "resize" if dataset_name in RESIZED or crop in SQUARE else "short_side" if split == "train" else "centre"
 
 
-def input_settings(dataset_name: str, size: int) -> dict:
-    """How a test image of the data set becomes the network's input, as plain values."""
-    return dict(size=size, prepared=preparation(dataset_name, "test"), mean=list(MEAN), std=list(STD))
+def input_settings(dataset_name: str, size: int, crop: str = "plain", mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> dict:
+    """How a test image of the data set becomes the network's input, as plain values: `size`, `prepared` (as of `preparation`), `mean`,
+    `std`, and of a permuted one `permuted`, the seed of the order of its pixels."""
+    permuted = PERMUTED.fullmatch(dataset_name)
+    return dict(size=size, prepared=preparation(dataset_name, "test", crop), mean=list(mean), std=list(std),
+                **(dict(permuted=int(permuted[2])) if permuted else {}))
+
+
+def permuted(pixels: np.ndarray, how: dict) -> np.ndarray:
+    """uint8 [..., H, W]: the pixels in the order that the input settings `how` name; mostly as they are."""
+    if "permuted" not in how:
+        return pixels
+    order = np.random.default_rng(how["permuted"]).permutation(pixels.shape[-2] * pixels.shape[-1])
+    return pixels.reshape(*pixels.shape[:-2], -1)[..., order].reshape(pixels.shape)
 
 
 def open_rgb(path: str | Path) -> Image.Image:

@@ -1,8 +1,6 @@
 """The figures of a run, plain values; and what the packed file says of a task: an entry, from a stage and back."""
 from dataclasses import dataclass, field
 
-from images.preprocess import input_settings
-
 # Figures of a stage that an entry keeps as they were when the task was frozen.
 KEPT = ("name", "num_classes", "pruning_ratio", "top1_before_prune", "top1_after_prune", "top1_after_finetune", "top1_best_epoch",
         "still_zero")
@@ -35,11 +33,11 @@ class Figures:
                 for after in range(len([row for row in rows if row]))]
 
 
-def entry_of(stage: dict, classes: list[str] | None, image_size: int) -> dict:
+def entry_of(stage: dict, classes: list[str] | None, how: dict) -> dict:
     """The entry of a stage that was frozen a moment ago, but for its seal. It holds what is true of the task for good, so that it is
-    the same whatever is added later, with the task's data or without. `classes`: their names, where there are data."""
-    return {name: stage[name] for name in KEPT} | dict(top1=stage["top1_final"], top5=stage["top5_final"], classes=classes,
-                                                       input=input_settings(stage["name"], image_size))
+    the same whatever is added later, with the task's data or without. `classes`: their names, where there are
+    data; `how`: its input settings."""
+    return {name: stage[name] for name in KEPT} | dict(top1=stage["top1_final"], top5=stage["top5_final"], classes=classes, input=how)
 
 
 def stage_of(entry: dict, later: int, stored: bool) -> dict:

@@ -3,6 +3,7 @@ import dataclasses
 from pathlib import Path
 
 from images.folders import read_split
+from images.preprocess import input_settings
 from runs.figures import KEPT, entry_of
 from runs.network import rebuild
 from runs.run import NOT_PACKED
@@ -44,4 +45,4 @@ def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
                                "same. Choose another folder with --data-root, or move this one away.")
     known = dict(name=task, num_classes=release.tasks[task], pruning_ratio=ratio, top1_final=release.top1 if last else None,
                  top5_final=release.top5 if last else None)
-    return entry_of(dict.fromkeys(KEPT) | known, classes, config.image_size)
+    return entry_of(dict.fromkeys(KEPT) | known, classes, input_settings(task, config.image_size))

@@ -6,6 +6,7 @@ import numpy as np
 
 import toolchain
 from dataset import Loader
+from images.preprocess import input_settings
 from pruning import PackNet
 from reporting.published import OTHER_BASE
 from runs.addition import Earlier
@@ -34,6 +35,11 @@ class TrainingError(Exception):
 def base_retrained(config: Config) -> bool:
     """Whether a run re-trains its base network after the prune, if it prunes it."""
     return config.initial_pruning_ratio == 0 or config.has_data(config.base_task) and config.num_epochs_base_finetune > 0
+
+
+def input_of(task: str, loader: Loader | None, config: Config) -> dict:
+    """The input settings of a task; `loader`: of its test split, None where there are no data."""
+    return loader.input if loader else input_settings(task, config.image_size, config.crop)
 
 
 class Results(Figures):
@@ -184,5 +190,5 @@ class Results(Figures):
             self.log(f"{len(self.entries)} earlier task{'s' * (len(self.entries) > 1)}: seals unchanged")
         self.unchanged = [entry["name"] for entry in self.entries]
         loader = self.loaders.get((stage["name"], "test"))
-        self.entries.append(entry_of(stage, loader and loader.classes, self.config.image_size))
+        self.entries.append(entry_of(stage, loader and loader.classes, input_of(stage["name"], loader, self.config)))
         self.entries[-1]["seal"] = stage["seal"] = seals.of_task(packed, self.entries, len(self.entries) - 1)

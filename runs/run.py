@@ -2,6 +2,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,10 @@ class Run:
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
         if not goes_on or not self.optimizer:
-            self.moving = moving
-            self.optimizer = nn.SGD(list(moving.values()), lr, momentum=self.config.momentum, weight_decay=weight_decay)
+            packed = self.packnet.owners if self.config.weight_decay_on == "packed" else moving
+            groups = decayed_and_not(moving, packed, weight_decay)
+            self.moving = {name: moving[name] for group in groups for name in group["names"]}
+            self.optimizer = nn.SGD(groups, lr, momentum=self.config.momentum, nesterov=self.config.nesterov)
             if goes_on:
                 if self.stopped_momentum.keys() != moving.keys():
                     raise other_version(self.folder / STATE, KeyError("momentum"))
@@ -114,7 +117,8 @@ class Run:
         self.end_optimizer()
 
     def _momentum(self) -> dict[str, jt.Var]:
-        return dict(zip(self.moving, self.optimizer.param_groups[0]["values"])) if self.optimizer else {}
+        groups = self.optimizer.param_groups if self.optimizer else []
+        return dict(zip(self.moving, [value for group in groups for value in group["values"]]))
 
     # ---- files; under mpirun the first process writes for all
 
@@ -175,6 +179,13 @@ class Run:
         return {f"{name}, {split}": [loader.num_images, len(loader.classes)] for (name, split), loader in self.loaders.items()}
 
 
+def decayed_and_not(moving: dict[str, jt.Var], decayed: Container[str], weight_decay: float) -> list[dict]:
+    """Parameter groups of an optimizer: those whose names are in `decayed`, and the rest, which has no weight decay."""
+    groups = [dict(names=[name for name in moving if (name in decayed) == which], weight_decay=weight_decay * which)
+              for which in (True, False)]
+    return [group | dict(params=[moving[name] for name in group["names"]]) for group in groups if group["names"]]
+
+
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
     which are packed already, the test split where it is there; of the last, if it is pruned once more, all."""
@@ -185,13 +196,14 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
         splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
         again = [earlier[-1]["name"]] if config.prune_last else []
         splits |= {name: every for name in again + config.task_list}
-    loaders = {}
+    loaders, packed = {}, {entry["name"]: entry["input"] for entry in earlier}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
     for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
+        known = loaders[name, "train"].input if (name, "train") in loaders else packed.get(name)
         loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
-                                                    image_size=config.image_size, cache_dir=config.cache_dir,
-                                                    validation=config.validation, crop=config.crop)
+                                                    image_size=config.image_size, cache_dir=config.cache_dir, validation=config.validation,
+                                                    crop=config.crop, normalise=config.normalise, like=known)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader and (entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes)):

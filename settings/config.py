@@ -19,6 +19,8 @@ from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
 RATIO_WORDS = ("auto", "equal")
 KEEP = ("last", "best", "best-on-test")
+NORMALISE = ("imagenet", "own")
+DECAYED = ("all", "packed")
 MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained", "add_to")  # settings that a resumed run may change
 
 
@@ -41,7 +43,8 @@ def ratio(text: str) -> float | str:
 
 
 @dataclass
-class Config:
+class WhatIsPacked:
+    """The part of Config that says which tasks go into which network."""
     # Tasks
     task_list: list[str] = setting(["cubs", "cars", "flowers"], "data sets to add, in this order: cubs, cars, flowers, "
                                    "or any folder X of the data root with X/{train,test}/<class>/")
@@ -65,12 +68,19 @@ class Config:
                                      "(default: Jittor's own download)")
     image_size: int = setting(224, "side of the network's input in pixels")
     crop: str = setting("resized", f"how training images are cropped that are not cropped to boxes: {', '.join(CROPS)}; resized is the "
-                                   "authors' release's (8 to 100 % of the area), plain the first seed's")
+                                   "authors' release's (8 to 100 % of the area), plain the first seed's; padded: of the image with a black "
+                                   "edge of an eighth around it; whole: not cropped, and not mirrored")
+    normalise: str = setting("imagenet", "by what mean and deviation images are normalised: imagenet's, or each task's own, of its "
+                                         "training images (ImageNet and Places365 keep ImageNet's)")
     # Options of the authors' release, and one of our own (free_weights)
     train_biases: bool = setting(False, "give every task biases of its own, stored per task")
     train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
     free_weights: float = setting(0.0, "where the free weights that a task takes over start: at 0, or at random, with this fraction of "
                                        "He's deviation")
+
+
+@dataclass
+class Config(WhatIsPacked):
     # Schedule of an added task: the authors' release
     batch_size: int = setting(32, "images per step")
     initial_lr: float = setting(1e-3, "learning rate of a new task")
@@ -78,8 +88,13 @@ class Config:
     finetune_lr: float = setting(1e-4, "learning rate of the re-training after a prune")
     num_epochs_finetune: int = setting(10, "epochs of re-training after a prune")
     lr_decay_every: int = setting(10, "epochs after which the learning rate is divided by 10")
+    lr_decay_at: list[int] = setting([], "epochs after which a task's training (not its re-training) divides the learning rate by 10, in "
+                                         "place of --lr-decay-every; training the base network from scratch too (default: none)")
     momentum: float = setting(0.9, "SGD's momentum")
+    nesterov: bool = setting(False, "Nesterov's momentum")
     weight_decay: float = setting(0.0, "SGD's weight decay; it never reaches a frozen weight")
+    weight_decay_on: str = setting("all", "what it acts on: all that trains, or packed, the weights that the task owns, without head, "
+                                          "biases and norms")
     validation: float = setting(0.0, "fraction of each training split that is held out of training; epochs are then judged on it, and "
                                      "the test split is used only once a task is frozen")
     keep: str = setting("last", "which epoch of each phase is kept: last; best, on the validation part; or best-on-test, the authors' "
@@ -116,6 +131,8 @@ class Config:
         need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
         need(self.crop in CROPS, "crop", f"must be one of {', '.join(CROPS)}")
+        need(self.normalise in NORMALISE, "normalise", f"must be one of {', '.join(NORMALISE)}")
+        need(self.weight_decay_on in DECAYED, "weight_decay_on", f"must be one of {', '.join(DECAYED)}")
         need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
@@ -148,6 +165,9 @@ class Config:
         for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr"):
             need(0 < getattr(self, name) < float("inf"), name, "must be a positive number")
         need(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
+        need(not self.nesterov or self.momentum > 0, "momentum", "must be above 0 with --nesterov")
+        need(self.lr_decay_at == sorted(set(self.lr_decay_at)) and all(epoch > 0 for epoch in self.lr_decay_at), "lr_decay_at",
+             "must be numbers of epochs, ascending")
         least = ARCHS.get(self.arch, 1)
         need(self.arch not in FIXED or self.image_size == least, "image_size", f"must be {least} for {self.arch}, whose position embedding "
              "is for that size")

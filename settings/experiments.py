@@ -10,6 +10,8 @@ to every run. Weights: `--pretrained FILE`, else Jittor's download.
 import itertools
 from dataclasses import dataclass
 
+from settings import sequences
+
 TASKS = ["cubs", "cars", "flowers"]
 
 
@@ -70,6 +72,14 @@ EXPERIMENTS = {
                                {f"{tasks}-{fraction:g}": dict(task_list=[f"signs_{number:02}" for number in range(1, tasks + 1)],
                                                               free_weights=fraction)
                                 for tasks in (12, 20) for fraction in (0.0, 0.03, 0.1, 0.3, 1.0)}, seeds=3, hours=2.0, drawn=True),
+    "cifar100-20": Experiment("CIFAR-100's superclasses as 20 tasks from scratch, VGG-16 BN, as in CPG's comparison",
+                              {"packnet": sequences.CIFAR100_20}, ("PackNet by CPG's authors, VGG-16 BN",), hours=0.2),
+    "six-tasks": Experiment("ImageNet, CUBS, Cars, Flowers, WikiArt, Sketch, ResNet-50",
+                            {"packnet": _release("resnet50") | sequences.SIX_TASKS},
+                            ("PackNet by CPG's authors, ResNet-50", "fine-tuned networks, ResNet-50", "Piggyback, ResNet-50"), hours=2.5),
+    "mnist-5": Experiment("MNIST's digits in pairs as 5 tasks from scratch", {"packnet": sequences.MNIST_5}, hours=0.1),
+    "mnist-permuted-10": Experiment("MNIST with its pixels in ten orders as 10 tasks from scratch",
+                                    {"packnet": sequences.MNIST_PERMUTED_10}, hours=0.3),
 }
 
 # main.py --demo: small drawn data sets and a slim network. Of 48 pixels, 8 % of the area do not show what was drawn: plain crops.
@@ -79,8 +89,9 @@ DEMO = SEED | dict(
     num_epochs_base_finetune=4, base_finetune_lr=5e-3, initial_lr=0.02, num_epochs_per_task=24, finetune_lr=5e-3,
     num_epochs_finetune=8, lr_decay_every=16, baselines=["finetune"])
 # What stands for what where an experiment runs on the demo's data.
-DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flowers", "places": "demo_cars"}
+DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flowers", "places": "demo_cars"} | sequences.DEMO_TASKS
 DEMO_ARCHS = {"vgg16": "vgg-slim", "vgg16-bn": "vgg-bn-slim", "resnet50": "resnet-slim", "densenet121": "densenet-slim"}
+DEMO_ARCHS |= sequences.DEMO_ARCHS
 
 
 def runs_of(name: str, demo: bool = False, seeds: int | None = None) -> list[tuple[str, dict]]:
@@ -92,9 +103,9 @@ def runs_of(name: str, demo: bool = False, seeds: int | None = None) -> list[tup
             settings = DEMO | dict(baselines=[], num_epochs_per_task=8, num_epochs_finetune=4, lr_decay_every=6) | settings
         elif demo:
             settings = dict(settings, arch=DEMO_ARCHS[settings.get("arch", "vgg16")],
-                            task_list=[DEMO_TASKS[task] for task in settings.get("task_list", TASKS)])
-            settings = DEMO | dict(baselines=[]) | {key: value for key, value in settings.items()
-                                                    if key not in ("num_epochs_per_task", "lr_decay_every")}
+                            task_list=[DEMO_TASKS[task] for task in settings.get("task_list", TASKS)],
+                            base_task=DEMO_TASKS.get(settings.get("base_task"), DEMO["base_task"]))
+            settings = DEMO | dict(baselines=[]) | {key: value for key, value in settings.items() if key not in sequences.NOT_IN_THE_DEMO}
         for seed in range(seeds or experiment.seeds):
             result.append((f"{label}-seed{seed}", settings | dict(seed=seed)))
     return result

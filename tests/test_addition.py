@@ -1,9 +1,11 @@
 """--add-to: a task that is added to a packed network later is packed as if it had been in the list, and nothing else changes."""
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
+from test_resume import KILL, PLACES, finish, start
 
 import evaluate
 import main
@@ -122,6 +124,26 @@ def test_a_stopped_addition_goes_on_to_the_same_end(runs, home, monkeypatch, tit
         assert add(two, out) == 130
     assert main.main(["--resume", "--output-dir", out]) == 0
     assert (home / out / "packnet.safetensors").read_bytes() == whole
+
+
+KILLED = {"before the first state": f"{KILL}import runs.run; runs.run.Run.save_state = kill",
+          "its earlier tasks": f"{KILL}import runs.results; runs.results.Results.take_earlier = kill"} | {
+              place: PLACES[place] for place in PLACES if "baseline" not in place and place != "keep_and_prune"}
+QUICK = ("before the first state", "third epoch", "half a checkpoint", "before the rename")
+
+
+@pytest.mark.parametrize("runs", ["own"], indirect=True)
+@pytest.mark.parametrize("place", [place if place in QUICK else pytest.param(place, marks=pytest.mark.slow) for place in KILLED])
+def test_a_killed_addition_goes_on_to_the_same_end(runs, home, place):
+    two, _, whole = runs
+    before, out = files(home / two), f"{two}-killed-{place.replace(' ', '-')}"
+    arguments = ["--add-to", two, "--task-list", "demo_flowers", "--output-dir", out, "--device", "cpu"]
+    code, _, error = finish(start(home, arguments, KILLED[place]))
+    assert code == -signal.SIGKILL, error
+    assert files(home / two) == before
+    code, _, error = finish(start(home, [*arguments, "--resume"]))
+    assert code == 0, error
+    assert (home / out / "packnet.safetensors").read_bytes() == whole and files(home / two) == before
 
 
 def test_the_test_split_alone_is_measured(runs, home, tmp_path, monkeypatch):

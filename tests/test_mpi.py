@@ -165,6 +165,33 @@ def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refuse
     assert not (tmp_path / "box1/run").exists()
 
 
+NET = """
+from jittor import nn
+
+
+def build():
+    return nn.Sequential(nn.Conv(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(4, 5))
+"""
+
+
+@pytest.mark.parametrize("theirs, refused", [(NET, False), (NET.replace("stride=4", "stride=2"), True), (None, True)],
+                         ids=["the same", "another", "none"])
+def test_boxes_must_have_the_same_network_file(tmp_path, image_root, theirs, refused):
+    """Parameters of the same shapes would train without a word."""
+    script = tmp_path / "box.py"
+    script.write_text(BOX.format(root=str(ROOT)))
+    for number, text in enumerate((NET, theirs)):
+        (tmp_path / f"box{number}").mkdir()
+        if text:
+            (tmp_path / f"box{number}/net.py").write_text(text)
+    done = mpirun(2, script, "--data-root", image_root, "--output-dir", "run", "--arch", "net.py:build", "--image-size", 48,
+                  "--base-task", "cubs", "--num-epochs-base", 1, "--num-epochs-base-finetune", 0, "--num-epochs-per-task", 1,
+                  "--num-epochs-finetune", 0, "--task-list", "cars", "--batch-size", 4, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == (2 if refused else 0), done.stderr[-2000:]
+    assert ("--arch net.py:build: the processes of mpirun find different files there, or none" in done.stderr) == refused
+    assert (tmp_path / "box0/run/results.json").exists() != refused and not list(tmp_path.glob("box1/run/*"))
+
+
 AGENT = """
 host=$1; shift
 exec env -i PATH=/usr/bin:/bin HOME="$HOME" ip netns exec {second} sh -c "mount --bind {theirs} {shared} && $*"

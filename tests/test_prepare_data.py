@@ -1,4 +1,5 @@
 """prepare_data.py on small archives in each official form, the awkward cases among them."""
+import gzip
 import io
 import os
 import random
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import prepare_data
+from images.folders import CIFAR100, MNIST, OFFICIAL
 from prepare_data import ArchiveError, clipped_box, folder_name
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -216,6 +218,181 @@ def test_all_three_with_a_contact_sheet_and_again(tmp_path, small, capsys):
     capsys.readouterr()
     assert run(tmp_path) == 0
     assert capsys.readouterr().out.count("is there already, left as it is") == 3 and tree(tmp_path / "data") == before
+
+
+# ---- arrays of pixels: CIFAR-100 and MNIST
+
+def make_cifar100(folder, train=2, test=1):
+    """Stand-ins in the binary form: random pixels of 5 classes in each superclass, the classes in an order of no meaning. Returns
+    {data set, split, class: [the planes of each image]}."""
+    rng, images, files = np.random.default_rng(0), {}, {}
+    fine = [f"class{number:02}" for number in rng.permutation(100)]
+    for split, count in (("train", train), ("test", test)):
+        records = [(label % 20, label) for label in range(100) for _ in range(count)]
+        content = b""
+        for i in rng.permutation(len(records)):
+            coarse, label = records[i]
+            planes = rng.integers(0, 256, (3, 32, 32), np.uint8)
+            images.setdefault((CIFAR100[coarse], split, fine[label]), []).append(planes)
+            content += bytes([coarse, label]) + planes.tobytes()
+        files[f"cifar-100-binary/{split}.bin"] = content
+    files["cifar-100-binary/coarse_label_names.txt"] = "\n".join([name.removeprefix("cifar100_") for name in CIFAR100] + [""]).encode()
+    files["cifar-100-binary/fine_label_names.txt"] = "\n".join([*fine, ""]).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    tgz(folder / "cifar-100-binary.tar.gz", files)
+    return images
+
+
+def make_mnist(folder, train=2, test=1, compressed=True):
+    """Stand-ins for the four IDX files: `train` and `test` images of each digit. Returns {split: (images, labels)}."""
+    rng, made = np.random.default_rng(0), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, start, count in (("train", "train", train), ("test", "t10k", test)):
+        labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), count))
+        images = rng.integers(0, 256, (len(labels), 28, 28), np.uint8)
+        for kind, array, magic in (("images-idx3", images, 0x803), ("labels-idx1", labels, 0x801)):
+            content = np.array([magic, *array.shape], ">i4").tobytes() + array.tobytes()
+            (folder / f"{start}-{kind}-ubyte{'.gz' * compressed}").write_bytes(gzip.compress(content) if compressed else content)
+        made[split] = images, labels
+    return made
+
+
+@pytest.fixture
+def small_arrays(monkeypatch):
+    pairs = {name: (2, 4, 2) for name in MNIST}
+    monkeypatch.setattr(prepare_data, "OFFICIAL", {**{name: (5, 10, 5) for name in CIFAR100}, **pairs, "mnist": (10, 20, 10)})
+
+
+def test_the_official_counts_of_the_parts_add_up():
+    assert [sum(OFFICIAL[name][i] for name in CIFAR100) for i in range(3)] == [100, 50000, 10000]
+    pairs = [OFFICIAL[name] for name in MNIST if name != "mnist"]
+    assert len(pairs) == 5 and tuple(map(sum, zip(*pairs))) == OFFICIAL["mnist"] == (10, 60000, 10000)
+
+
+def test_cifar100_by_superclass(tmp_path, small_arrays, capsys):
+    images = make_cifar100(tmp_path / "archives")
+    assert run(tmp_path, "--dataset", "cifar100", "--contact-sheet", str(tmp_path / "sheet.png")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{name}: 5 classes, 10 train and 5 test images, as published" for name in CIFAR100]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(CIFAR100) and (tmp_path / "sheet.png").exists()
+    files = list((tmp_path / "data").rglob("*.png"))
+    assert len(files) == 300 and {path.parts[-4:-1] for path in files} == images.keys()
+    for (name, split, label), expected in images.items():
+        made = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in sorted((tmp_path / "data" / name / split / label).iterdir())]
+        assert np.array_equal(made, expected)  # in the order of the archive
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_mnist_as_a_whole_and_in_pairs(tmp_path, small_arrays, capsys, compressed):
+    made = make_mnist(tmp_path / "archives", compressed=compressed)
+    assert run(tmp_path, "--dataset", "mnist") == 0
+    assert capsys.readouterr().out.startswith("mnist: 10 classes, 20 train and 10 test images, as published\nmnist_0_1: 2 classes, 4 ")
+    data = tmp_path / "data"
+    assert sorted(path.name for path in data.iterdir()) == ["mnist", "mnist_0_1", "mnist_2_3", "mnist_4_5", "mnist_6_7", "mnist_8_9"]
+    for split, (images, labels) in made.items():
+        for digit in range(10):
+            expected = images[labels == digit]
+            for folder in ("mnist", f"mnist_{digit // 2 * 2}_{digit // 2 * 2 + 1}"):
+                got = [np.asarray(Image.open(path)) for path in sorted((data / folder / split / str(digit)).iterdir())]
+                assert np.array_equal(got, expected)
+
+
+def cut_bin(archives):
+    def shorter(files):
+        return {name: content[:-5] if name.endswith("test.bin") else content for name, content in files.items()}
+    rewrite(archives, shorter)
+
+
+def swap_names(archives):
+    rewrite(archives, lambda files: {name: content.replace(b"fish", b"fruit") for name, content in files.items()})
+
+
+def strange_label(archives):
+    rewrite(archives, lambda files: {name: b"\x14" + content[1:] if name.endswith("train.bin") else content
+                                     for name, content in files.items()})
+
+
+def other_superclass(archives):
+    rewrite(archives, lambda files: {name: bytes([(content[0] + 1) % 20]) + content[1:] if name.endswith("train.bin") else content
+                                     for name, content in files.items()})
+
+
+def other_type(path):
+    path.write_bytes(b"\0\0\x09" + path.read_bytes()[3:])
+
+
+def rewrite(archives, change):
+    path = archives / "cifar-100-binary.tar.gz"
+    with tarfile.open(path) as archive:
+        files = {entry.name: archive.extractfile(entry).read() for entry in archive.getmembers()}
+    tgz(path, change(files))
+
+
+WRONG_ARRAYS = {
+    "no archive": (make_mnist, "cifar100", lambda a: None, "cifar-100-binary.tar.gz or cifar-100-binary.tgz is missing"),
+    "truncated archive": (make_cifar100, "cifar100", lambda a: cut(a / "cifar-100-binary.tar.gz"),
+                          "cifar-100-binary.tar.gz: cannot be read to its end"),
+    "wrong checksum": (make_cifar100, "cifar100", lambda a: flip_checksum(a / "cifar-100-binary.tar.gz"), "cannot be read to its end"),
+    "half an image": (make_cifar100, "cifar100", cut_bin, "cifar-100-binary.tar.gz: test.bin has 307,395 bytes, no multiple of the 3,074"),
+    "other names": (make_cifar100, "cifar100", swap_names, "are not the 20 superclasses"),
+    "a label too large": (make_cifar100, "cifar100", strange_label, "train.bin has labels that no list names"),
+    "a class elsewhere": (make_cifar100, "cifar100", other_superclass, "but official are 5, 10 and 5"),
+    "too few": (lambda a: make_cifar100(a, train=1), "cifar100", lambda a: None,
+                "cifar100_aquatic_mammals: the archive holds 5 classes, 5 train and 5 test images, but official are"),
+    "the pickled form": (make_cifar100, "cifar100", lambda a: tgz(a / "cifar-100-binary.tar.gz", {"cifar-100-python/train": b"x"}),
+                         "holds no coarse_label_names.txt"),
+    "no IDX file": (make_mnist, "mnist", lambda a: (a / "t10k-labels-idx1-ubyte.gz").unlink(),
+                    "t10k-labels-idx1-ubyte.gz or t10k-labels-idx1-ubyte is missing"),
+    "truncated gzip": (make_mnist, "mnist", lambda a: cut(a / "train-images-idx3-ubyte.gz"),
+                       "train-images-idx3-ubyte.gz: cannot be read to its end"),
+    "truncated IDX": (lambda a: make_mnist(a, compressed=False), "mnist", lambda a: cut(a / "train-images-idx3-ubyte"),
+                      "train-images-idx3-ubyte: is no IDX file of bytes with 3 axes, or not whole"),
+    "signed bytes": (lambda a: make_mnist(a, compressed=False), "mnist", lambda a: other_type(a / "train-images-idx3-ubyte"),
+                     "train-images-idx3-ubyte: is no IDX file of bytes"),
+    "empty": (lambda a: make_mnist(a, compressed=False), "mnist", lambda a: cut(a / "t10k-labels-idx1-ubyte", 0), "not whole (0 bytes)"),
+    "labels for images": (make_mnist, "mnist", lambda a: (a / "train-labels-idx1-ubyte.gz").rename(a / "train-images-idx3-ubyte.gz"),
+                          "train-images-idx3-ubyte.gz: is no IDX file"),
+    "other labels": (make_mnist, "mnist", lambda a: (a / "t10k-labels-idx1-ubyte.gz").rename(a / "train-labels-idx1-ubyte.gz"),
+                     "20 images, train-labels-idx1-ubyte 10 labels"),
+    "too few digits": (lambda a: make_mnist(a, train=1), "mnist", lambda a: None, "mnist: the archive holds 10 classes, 10 train"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ARRAYS)
+def test_wrong_arrays_end_with_code_2_and_leave_no_data_set(tmp_path, small_arrays, capsys, case):
+    make, dataset, break_it, message = WRONG_ARRAYS[case]
+    make(tmp_path / "archives")
+    break_it(tmp_path / "archives")
+    assert run(tmp_path, "--dataset", dataset) == 2
+    error = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not list(tmp_path.glob("data/*"))
+
+
+def test_arrays_go_on_where_they_were_stopped(tmp_path, small_arrays, monkeypatch, capsys):
+    make_mnist(tmp_path / "archives")
+    original, calls = prepare_data.make_png, []
+
+    def times():
+        return {(path.parents[2].name.removesuffix(".partial").strip("."), *path.parts[-3:]): path.stat().st_mtime_ns
+                for path in (tmp_path / "data").rglob("*.png")}
+
+    def stops(pixels, target):
+        if len(calls) == 45:
+            raise ArchiveError("stopped")
+        calls.append(target)
+        original(pixels, target)
+    monkeypatch.setattr(prepare_data, "make_png", stops)
+    assert run(tmp_path, "--dataset", "mnist") == 2
+    kept = times()
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        ".mnist_4_5.partial", "mnist", "mnist_0_1", "mnist_2_3"]
+    monkeypatch.setattr(prepare_data, "make_png", original)
+    capsys.readouterr()
+    assert run(tmp_path, "--dataset", "mnist") == 0
+    assert capsys.readouterr().out.count("is there already, left as it is") == 3
+    after = times()
+    assert len(after) == 60 and len(kept) == 45 and kept.items() <= after.items()
 
 
 # ---- what is wrong is said, and nothing outside the data root is touched

@@ -14,7 +14,7 @@ class Dropout(nn.Dropout):
     part, parts = 0, 1
 
     def execute(self, x: jt.Var) -> jt.Var:
-        if self.parts == 1 or not self.is_train:
+        if self.parts == 1 or not self.is_train or not self.p:
             return super().execute(x)
         kept = jt.random((x.shape[0] * self.parts, *x.shape[1:])) > self.p
         first = self.part * x.shape[0]
