@@ -16,6 +16,8 @@ from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
+PACK = ("all", "conv", "fc")
+PRUNE = ("weights", "filters")
 RATIO_WORDS = ("auto", "equal")
 KEEP = ("last", "best", "best-on-test")
 MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained", "add_to")  # settings that a resumed run may change
@@ -69,6 +71,10 @@ class Config:
     train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
     free_weights: float = setting(0.0, "where the free weights that a task takes over start: at 0, or at random, with this fraction of "
                                        "He's deviation")
+    # What the paper's text compares
+    pack: str = setting("all", "which layers are packed: all, conv (convolutions only) or fc (linear layers only); the others move with "
+                        "the base task and stay as they are afterwards")
+    prune: str = setting("weights", "what a prune frees: weights, or whole filters, by their norm")
     # Schedule of an added task: the authors' release
     batch_size: int = setting(32, "images per step")
     initial_lr: float = setting(1e-3, "learning rate of a new task")
@@ -116,6 +122,8 @@ class Config:
         need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
+        need(self.pack in PACK, "pack", f"must be one of {', '.join(PACK)}")
+        need(self.prune in PRUNE, "prune", f"must be one of {', '.join(PRUNE)}")
         need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
         need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
         need(self.keep in KEEP, "keep", f"must be one of {', '.join(KEEP)}")
@@ -179,7 +187,8 @@ class Config:
 
     def packnet_options(self) -> dict:
         """The options of the run's pruning.PackNet."""
-        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights)
+        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights, pack=self.pack,
+                    prune=self.prune)
 
 
 def shown(value) -> str:
