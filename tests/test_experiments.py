@@ -222,7 +222,7 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
         assert results["finished"] and all(task["max_logit_change"] == 0.0 for task in results["tasks"])
         label = folder.name.rpartition("-seed")[0]
         for key, value in EXPERIMENTS[name].runs[label].items():
-            if key in ("initial_pruning_ratio", "pruning_ratios", "baselines", "train_biases", "train_bn", "free_weights"):
+            if key in ("initial_pruning_ratio", "pruning_ratios", "baselines", "train_biases", "train_bn", "free_weights", "pack", "prune"):
                 assert results["config"][key] == value
     capsys.readouterr()
     assert main.main(command) == 0  # nothing is repeated
@@ -270,6 +270,7 @@ def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, c
     renamed = json.loads(json.dumps(results).replace("demo_birds", "cubs").replace("demo_cars", "cars").replace("demo_flowers", "flowers")
                          .replace("vgg-slim", "vgg16"))
     renamed["tasks"][0]["top1_final"] = 75.0
+    renamed["config"]["initial_pruning_ratio"] = 0.5
     (real / "results.json").write_text(json.dumps(renamed))
     (runs / "half").mkdir(exist_ok=True)
     (runs / "half" / "results.json").write_text(json.dumps(renamed | dict(finished=False)))
@@ -281,6 +282,7 @@ def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, c
         assert experiment.title in markdown
     assert "| cubs | 25.00 |" in markdown and "| 22.56 | +2.44 |" in markdown  # 100 - 75, and against the release
     assert "Learning without Forgetting" in page and "± " in markdown
+    assert "main-table-1.png" in markdown and "main-table-2.png" in markdown and "orders.png" in markdown and "ratios.png" in markdown
     assert "owned by the task" in markdown and "| position | 12-0 | 12-0.03 |" in markdown and "free-weights.png" in markdown
     assert "<script" not in page and not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     assert page.count("data:image/png;base64,") >= 6
@@ -289,7 +291,7 @@ def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, c
 def test_the_page_names_what_is_missing_with_its_command(compared, tmp_path, capsys):
     assert report.main(["--runs", str(compared[0]), "--out", str(tmp_path)]) == 0
     markdown = (tmp_path / "report.md").read_text()
-    assert "Not run yet" in markdown and "python main.py --experiment release-resnet50" in markdown
+    assert "| Not run yet: python main.py --experiment release-resnet50 |" in markdown
     assert report.main(["--runs", str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
