@@ -1,5 +1,6 @@
 """The baselines, every named experiment from its command on small demo data, the page that gathers them, and what evaluate.py
 does with a packed network."""
+import collections
 import csv
 import dataclasses
 import json
@@ -21,8 +22,10 @@ import training
 from dataset import create_dataloader
 from images import drawings
 from images.preprocess import preprocess
+from packing import loops
 from reporting.continual import measures
 from settings.config import Config
+from settings.effort import effort, images_of
 from settings.experiments import EXPERIMENTS
 from storage.packed import load_packed
 
@@ -120,7 +123,8 @@ def test_what_a_baseline_may_move():
 
 @pytest.fixture(scope="module")
 def compared(data, tmp_path_factory):
-    """A run with all baselines; with it, every network as its baseline finished a task, and the base network."""
+    """A run with all baselines; with it, every network as its baseline finished a task, the base network, and the images that went
+    through."""
     out = tmp_path_factory.mktemp("compared") / "run"
     seen = {}
     finish, epoch = baselines.finish, baselines.epoch
@@ -135,7 +139,24 @@ def compared(data, tmp_path_factory):
         if phase.name == "warm-up":
             seen[phase.name, task] = {name: parameter.numpy() for name, parameter in run.net.state_dict().items()}
 
+    seen["images"] = images = collections.Counter()
+    train_epoch, predict = training.train_epoch, loops.predict
+
+    def counted(net, loss, loader, optimizer, title):
+        there = loader.loaders.values() if isinstance(loader, baselines.Mixture) else [loader]
+        kind = "head" if "warm-up" in title or title.startswith("classifier:") else "trained"
+        images[kind] += sum(its.num_images for its in there)
+        images["teacher"] += loader.num_images if title.startswith("lwf:") else 0
+        return train_epoch(net, loss, loader, optimizer, title)
+
+    def counted_test(net, loader, title="test"):
+        images["tested"] += loader.num_images
+        return predict(net, loader, title)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_epoch", counted)
+        patch.setattr(loops, "predict", counted_test)
+        patch.setattr(baselines, "predict", counted_test)
         patch.setattr(baselines, "finish", watched)
         patch.setattr(baselines, "epoch", watched_epoch)
         assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED]) == 0
@@ -162,6 +183,13 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     joint = seen["joint", baselines.ALL]
     assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
     assert changed(base, joint, "heads.demo_base.")
+
+
+def test_the_estimate_counts_the_images_that_go_through_a_run(compared, data):
+    _, results, seen = compared
+    images, found = seen["images"], effort(Config(**results["config"]), lambda task: images_of(task, str(data)))
+    assert images_of("demo_birds", str(data)) == (32, 16) and images_of("demo_base", str(data)) == (40, 20)
+    assert (found.trained, found.forward) == (images["trained"], images["head"] + images["teacher"] + images["tested"])
 
 
 def test_the_results_of_baselines(compared):
