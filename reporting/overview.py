@@ -27,13 +27,14 @@ def overview(page: Document, found: dict, rates: Rates | None) -> None:
                  "that `python report.py --measure` makes, from a few timed steps of each network on this machine."))
     rows = []
     for name, experiment in EXPERIMENTS.items():
+        title = f"{name}: {experiment.title}"
         if name in found:
-            rows += finished(experiment.title, found[name], experiment.published)
+            rows += finished(title, found[name], experiment.published)
         elif f"demo-{name}" in found:
-            rows += finished(f"{experiment.title} (on the demo data)", found[f"demo-{name}"], ())
+            rows += finished(f"{title} (on the demo data)", found[f"demo-{name}"], ())
         else:
             estimate = rates and hours(name, rates)
-            rows.append([experiment.title, "-", f"Not run yet: python main.py --experiment {name}", "-", "-",
+            rows.append([title, "-", f"Not run yet: python main.py --experiment {name}", "-", "-",
                          f"≈ {estimate:.2g}" if estimate else "-", "-"])
     page.table(["experiment", "published", "ours", "difference", "seeds", "hours", "hardware"], rows)
 

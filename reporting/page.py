@@ -197,7 +197,7 @@ def published_section(page: Document) -> None:
               "relied on. The authors keep of each phase the epoch that is best on the test split.")
     rows = []
     for source, (arch, figures) in PUBLISHED.items():
-        about = ABOUT.get(source, About())
+        about = ABOUT.get(source, About(order=tuple(figures)))
         rows.append([source, arch, METHODS[about.method], "mean over orders" if about.order is None else " → ".join(about.order),
                      "-" if about.ratio is None else f"{about.ratio:g}", ", ".join(f"{task} {printed(source, task)}" for task in figures)])
     page.table(["column", "network", "method", "order of the tasks", "base pruned by", "top-1 error (top-5), %"], rows)

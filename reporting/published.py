@@ -51,9 +51,11 @@ PLAIN = dict(train_biases=False, train_bn=False, free_weights=0.0, pack="all", p
 
 def fits(source: str, results: dict) -> bool:
     """Whether the results of a run can stand beside a published column: same network, method, options, ratio of the base network's
-    prune, and order of the tasks where the column is of one."""
-    about, config = ABOUT.get(source, About(order=None)), results["config"]
-    if results["arch"] != PUBLISHED[source][0] or about.order not in (None, tuple(config["task_list"])):
+    prune, and order of the tasks where the column is of one. Of a column that nothing is said about: same network."""
+    about, config = ABOUT.get(source), results["config"]
+    if results["arch"] != PUBLISHED[source][0] or about is None:
+        return results["arch"] == PUBLISHED[source][0]
+    if about.order not in (None, tuple(config["task_list"])):
         return False
     if about.method != "packnet":
         return about.method in results["baselines"]

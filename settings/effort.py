@@ -8,9 +8,10 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from images.drawings import ALPHABETS, TEST, TRAIN
+from images.drawings import ALPHABETS, DATASETS, TEST, TRAIN
 from images.folders import OFFICIAL, dataset_folder
 from settings.config import Config
 from settings.experiments import runs_of
@@ -36,22 +37,22 @@ class Rates:
     seconds: dict[str, tuple[float, float]]
 
 
+@cache
 def images_of(task: str, data_root: str) -> tuple[int, int] | None:
-    """The published numbers, those that are drawn, or those of the files that are there."""
-    if task in OFFICIAL:
-        return OFFICIAL[task][1:]
-    if task in ALPHABETS:
-        return len(ALPHABETS[task]) * TRAIN, len(ALPHABETS[task]) * TEST
+    """The numbers of files where they are there, else those that are published, or that would be drawn."""
     if task in LARGE_SIZES:
         return LARGE_SIZES[task]
     train, test = (sum(len(files) for *_, files in os.walk(dataset_folder(task, data_root) / split)) for split in ("train", "test"))
-    return (train, test) if train and test else None
+    if train and test:
+        return train, test
+    drawn = DATASETS | ALPHABETS
+    return OFFICIAL[task][1:] if task in OFFICIAL else (len(drawn[task]) * TRAIN, len(drawn[task]) * TEST) if task in drawn else None
 
 
 def effort(c: Config, sizes: Sizes) -> Effort | None:
     """Of a run with these settings, as training.plan and baselines.compared write it down; None where a data set's size is not known.
     What a searched ratio (auto) tries is left out."""
-    there = [c.base_task] * c.has_data(c.base_task)  # what is trained and measured so far
+    there = [c.base_task] * (c.has_data(c.base_task) or c.num_epochs_base > 0)  # what is trained and measured so far
     known = {task: sizes(task) for task in [*there, *c.task_list]}
     if None in known.values():
         return None
