@@ -5,7 +5,7 @@ import statistics
 from reporting.gather import Runs, errors, grouped, spread, tasks_of
 from reporting.markup import Document
 from reporting.published import ABOUT, METHODS, PUBLISHED, About, fits
-from settings.effort import Rates, hours
+from settings.effort import Rates, hours, rounded
 from settings.experiments import EXPERIMENTS
 
 # Settings that differ between the orders of a table, and not its protocol.
@@ -30,12 +30,13 @@ def overview(page: Document, found: dict, rates: Rates | None) -> None:
         title = f"{name}: {experiment.title}"
         if name in found:
             rows += finished(title, found[name], experiment.published)
-        elif f"demo-{name}" in found:
-            rows += finished(f"{title} (on the demo data)", found[f"demo-{name}"], ())
         else:
             estimate = rates and hours(name, rates)
-            rows.append([title, "-", f"Not run yet: python main.py --experiment {name}", "-", "-",
-                         f"≈ {estimate:.2g}" if estimate else "-", "-"])
+            published = "; ".join(f"{statistics.mean(PUBLISHED[source][1].values()):.2f} ({source})" for source in experiment.published)
+            rows.append([title, published or "-", f"Not run yet: python main.py --experiment {name}", "-", "-",
+                         f"≈ {rounded(estimate)}" if estimate else "-", "-"])
+        if f"demo-{name}" in found:
+            rows += finished(f"{title} (on the demo data)", found[f"demo-{name}"], ())
     page.table(["experiment", "published", "ours", "difference", "seeds", "hours", "hardware"], rows)
 
 
@@ -73,4 +74,4 @@ def machine(runs: Runs) -> list[str]:
     seeds, orders = ({str(results["config"][key]) for _, results in runs} for key in ("seed", "task_list"))
     hardware = {re.sub(r".*? \((.*?)(, \w+ convolutions)?;.*", r"\1", results["toolchain"]) for _, results in runs}
     return [f"{len(seeds)}" + f", {len(orders)} orders" * (len(orders) > 1),
-            f"{sum(results['seconds'] for _, results in runs) / 3600:.2g}", "; ".join(sorted(hardware))]
+            rounded(sum(results["seconds"] for _, results in runs) / 3600), "; ".join(sorted(hardware))]

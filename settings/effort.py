@@ -102,6 +102,11 @@ def hours(experiment: str, rates: Rates, seeds: int | None = None, **given) -> f
     return total / 3600
 
 
+def rounded(value: float) -> str:
+    """To two digits: 0.33, 1.2, 130, 14,000."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
 def rates_file() -> Path:
     """Raises ToolchainError where there is no home folder."""
     return cache_folder() / f"rates-{platform.node()}.json"

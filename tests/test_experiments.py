@@ -294,7 +294,7 @@ def test_an_experiment_says_how_long_it_takes_where_that_was_measured(tmp_path, 
     save_rates(rates)
     assert main.main(command) == 2
     images = (5994 + 8144) * 30 + 2040 * 20
-    assert f"==== release-vgg16: about {images / 1000:.2g} h in all" in capsys.readouterr().out
+    assert f"==== release-vgg16: about {round(images / 1000, -1):g} h in all" in capsys.readouterr().out
 
 
 def test_no_sign_of_an_alphabet_is_anothers_mirror_image():

@@ -207,7 +207,8 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     command = "Not run yet: python main.py --experiment release-vgg16"
     markdown = page_of(tmp_path / "runs")
-    assert f"| - | {command} | - | - | - | - |" in markdown and "`python report.py --measure` makes" in markdown
+    assert f"| {(29.19 + 22.56 + 17.09 + 11.07) / 4:.2f} (authors' release, VGG-16) | {command} | - | - | - | - |" in markdown and "`python report.py --measure` makes" in markdown
+    assert [effort.rounded(value) for value in (0.334, 1.25, 128, 14321)] == ["0.33", "1.2", "130", "14,000"]
     effort.save_rates(effort.Rates("This CPU", {"vgg16 224": (2.0, 0.5)}))
     trained = 30 * 5994 + 30 * 8144 + 20 * 2040
     forward = 5794 * (30 + 3 + 1) + 8041 * (30 + 3) + 5794 + 8041 + 6149 * (20 + 2) + 5794 + 8041 + 6149
@@ -215,7 +216,7 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
     assert effort.hours("seeds", effort.load_rates(), seeds=6) == 2 * effort.hours("seeds", effort.load_rates())
     assert effort.hours("release-resnet50", effort.load_rates()) is None
     markdown = page_of(tmp_path / "runs")
-    assert f"| {command} | - | - | ≈ {(trained * 2 + forward * 0.5) / 3600:.2g} | - |" in markdown and "(This CPU)" in markdown
+    assert f"| {command} | - | - | ≈ {round((trained * 2 + forward * 0.5) / 3600, -1):g} | - |" in markdown and "(This CPU)" in markdown
 
 
 def test_a_rate_is_measured_and_kept(tmp_path, monkeypatch, capsys):
