@@ -32,7 +32,7 @@ def overview(page: Document, found: dict, rates: Rates | None) -> None:
             rows += finished(title, found[name], experiment.published)
         else:
             estimate = rates and hours(name, rates)
-            published = "; ".join(f"{statistics.mean(PUBLISHED[source][1].values()):.2f} ({source})" for source in experiment.published)
+            published = "; ".join(theirs(source, [*PUBLISHED[source][1]]) for source in experiment.published)
             rows.append([title, published or "-", f"Not run yet: python main.py --experiment {name}", "-", "-",
                          f"≈ {rounded(estimate)}" if estimate else "-", "-"])
         if f"demo-{name}" in found:
@@ -49,11 +49,9 @@ def finished(title: str, labels: dict[str, Runs], published: tuple[str, ...]) ->
             tasks = [task for task in PUBLISHED[source][1] if errors(runs, task, method)]
             if tasks:
                 covered |= {folder for folder, _ in runs}
-                theirs = statistics.mean(PUBLISHED[source][1][task] for task in tasks)
-                ours = means(runs, tasks, method)
+                ours, mean = means(runs, tasks, method), statistics.mean(PUBLISHED[source][1][task] for task in tasks)
                 rows.append([", ".join(filter(None, (title, METHODS[method] * (method != "packnet"), apart))),
-                             f"{theirs:.2f} ({source}; {len(tasks)} tasks)", spread(ours), f"{statistics.mean(ours) - theirs:+.2f}",
-                             *machine(runs)])
+                             theirs(source, tasks), spread(ours), f"{statistics.mean(ours) - mean:+.2f}", *machine(runs)])
     rest = {label: runs for label, runs in labels.items() if not covered & {folder for folder, _ in runs}}
     if rest:
         runs = [run for its in rest.values() for run in its]
@@ -61,6 +59,13 @@ def finished(title: str, labels: dict[str, Runs], published: tuple[str, ...]) ->
         ours = "; ".join(f"{label} {figure}" if len(labels) > 1 else figure for label, figure in figures.items())
         rows.append([title, "-", ours, "-", *machine(runs)])
     return rows
+
+
+def theirs(source: str, tasks: list[str]) -> str:
+    """The published mean over these tasks; (m) where one is quoted from memory."""
+    mean = statistics.mean(PUBLISHED[source][1][task] for task in tasks)
+    memory = " (m)" * bool({*tasks} & {*ABOUT.get(source, About()).memory})
+    return f"{mean:.2f}{memory} ({source}; {len(tasks)} task{'s' * (len(tasks) > 1)})"
 
 
 def means(runs: Runs, tasks: list[str], method: str = "packnet") -> list[float]:

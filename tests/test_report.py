@@ -148,7 +148,7 @@ def test_the_main_table_is_a_mean_over_the_six_orders(tmp_path):
     means = [statistics.mean([29.5, *(errors[0.5, task][number] for task in ("cubs", "cars", "flowers"))]) for number in range(6)]
     published = statistics.mean([29.33, 25.72, 18.08, 10.09])
     ratio, = [row for row in rows if "ratio 0.50" in row[1]]
-    assert ratio[1].startswith(f"{published:.2f} (") and ratio[2:4] == [
+    assert ratio[1].startswith(f"{published:.2f} (m) (") and ratio[2:4] == [
         f"{statistics.mean(means):.2f} ± {statistics.stdev(means):.2f}", f"{statistics.mean(means) - published:+.2f}"]
     assert ratio[5:] == ["3", "Some CPU, 2 cores"]  # six runs of half an hour
 
@@ -207,7 +207,8 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     command = "Not run yet: python main.py --experiment release-vgg16"
     markdown = page_of(tmp_path / "runs")
-    assert f"| {(29.19 + 22.56 + 17.09 + 11.07) / 4:.2f} (authors' release, VGG-16) | {command} | - | - | - | - |" in markdown and "`python report.py --measure` makes" in markdown
+    published = f"{(29.19 + 22.56 + 17.09 + 11.07) / 4:.2f} (authors' release, VGG-16; 4 tasks)"
+    assert f"| {published} | {command} | - | - | - | - |" in markdown and "`python report.py --measure` makes" in markdown
     assert [effort.rounded(value) for value in (0.334, 1.25, 128, 14321)] == ["0.33", "1.2", "130", "14,000"]
     effort.save_rates(effort.Rates("This CPU", {"vgg16 224": (2.0, 0.5)}))
     trained = 30 * 5994 + 30 * 8144 + 20 * 2040
