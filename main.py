@@ -21,6 +21,7 @@ from runs.folder import check_folders, check_source, resumed
 from settings.archs import own, source_of
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
+from settings.effort import hours, load_rates, rounded
 from settings.experiments import DEMO, EXPERIMENTS, runs_of
 from storage.checkpoint import WeightsError
 from system import processes
@@ -67,6 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"--{name.replace('_', '-')}: --experiment {flags.experiment} sets this itself")
     parent = f"{given.pop('output_dir', 'checkpoints')}/{'demo-' if flags.demo else ''}{flags.experiment}"
     todo = runs_of(flags.experiment, flags.demo, flags.seeds)
+    if (rates := load_rates()) and not flags.demo and not processes.RANK:
+        if estimate := hours(flags.experiment, rates, flags.seeds, **given):
+            print(f"==== {flags.experiment}: about {rounded(estimate)} h in all, from what `python report.py --measure` has timed here")
     for number, (label, settings) in enumerate(todo, start=1):
         if not processes.RANK:
             print(f"==== {flags.experiment}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)

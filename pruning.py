@@ -24,9 +24,10 @@ import numpy as np
 
 import toolchain
 from packing.bookkeeping import Bookkeeping
+from packing.filters import free_filters
 from packing.freezing import fix, hold, thaw
 from packing.masks import SeveralMasks, protected
-from packing.parameters import OWNED, PRIVATE, SHARED, Parameter, parameters_of
+from packing.parameters import OWNED, PACKED, PRIVATE, SHARED, Parameter, parameters_of
 
 jt = toolchain.start()
 from jittor import nn
@@ -107,19 +108,22 @@ class PackNet(Bookkeeping):
 
     `train_biases`, `train_bn`: every task has biases, or norms (batch, layer, ...: parameters and running statistics), of its
     own, which start as those of the task before. `fresh_weights`: the free weights a new task takes over start at random instead of
-    from 0, normal with this fraction of He et al.'s deviation.
+    from 0, normal with this fraction of He et al.'s deviation. `pack`: which layers are packed, "all", "conv" or "fc"; the others are
+    shared. `prune`: "weights", or whole "filters" (packing/filters.py).
 
     `owners`: {parameter name: uint8 Var in the weight's shape}. What else it holds (`tasks`, `ratios`, ...) and can do
     (`train_task`, `evaluate_task`, `capacity`, ...): packing/bookkeeping.py.
     """
 
     def __init__(self, model: nn.Module, prune_ratio: float = 0.75, *, train_biases: bool = False, train_bn: bool = False,
-                 fresh_weights: float = 0.0) -> None:
+                 fresh_weights: float = 0.0, pack: str = "all", prune: str = "weights") -> None:
+        if prune not in ("weights", "filters"):
+            raise ValueError(f"prune {prune!r} is neither weights nor filters")
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio {prune_ratio} is outside [0, 1)")
-        super().__init__(model, dict(train_biases=train_biases, train_bn=train_bn, fresh_weights=fresh_weights))
+        super().__init__(model, dict(train_biases=train_biases, train_bn=train_bn, fresh_weights=fresh_weights, pack=pack, prune=prune))
         if not self.owners:
-            raise ValueError("the model has no convolution or linear layer that could be pruned and takes a gradient")
+            raise ValueError(f"the model has no {PACKED[pack]} that could be pruned and takes a gradient")
         self.prune_ratio = prune_ratio
 
     def start_task(self, task) -> None:
@@ -151,8 +155,11 @@ class PackNet(Bookkeeping):
         self.check_open(task)
         self.reclaim()
         self.ratios[task] = self.prune_ratio if ratio is None else ratio
-        return {name: free_smallest(weight, self.owners[name], self.owner_of(task), self.ratios[task])
-                for name, weight in self.weights.items()}
+        k, ratio = self.owner_of(task), self.ratios[task]
+        if self.options["prune"] == "filters":
+            return {name: free_filters(self.parameters[name].module, weight, self.owners[name], k, ratio)
+                    for name, weight in self.weights.items()}
+        return {name: free_smallest(weight, self.owners[name], k, ratio) for name, weight in self.weights.items()}
 
     prune_and_freeze = prune  # to freeze takes no call of its own: the next start_task does it
 

@@ -2,26 +2,42 @@
 
     python report.py                     # checkpoints/report.md, report.html and report.csv, from all runs below checkpoints/
     python report.py --runs D --out D    # from and to other folders
+    python report.py --measure           # time a few steps of each network first, for the hours of what was not run
 
-The page holds accuracies with the paper's and the seeds' figures, baselines, curves, capacity, storage, and how each run was
-made. An experiment that was not run shows as missing, with its command. The HTML needs no other file. The CSV has a row for each
+The page begins with one table: every experiment, published, ours, difference, seeds, hours and hardware; one that was not run shows
+with its command. Then accuracies with the paper's and the seeds' figures, baselines, curves, capacity, storage, and how each run
+was made. The HTML needs no other file. The CSV has a row for each
 run, task and method.
 """
 import argparse
 import sys
 from pathlib import Path
 
+import toolchain
 from reporting.page import write_page
 from settings.command_line import complain
+from settings.effort import save_rates
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--runs", default="checkpoints", help="folder with the runs (default: %(default)s)")
     parser.add_argument("--out", help="folder for report.md, report.html and report.csv (default: the same)")
+    parser.add_argument("--measure", action="store_true", help="time a few steps of each network of the experiments on this machine "
+                        "(minutes), from which the hours of what was not run are estimated")
+    parser.add_argument("--device", default="auto", choices=toolchain.DEVICES, help="of --measure (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not Path(options.runs).is_dir():
         return complain(f"--runs {options.runs}: no such folder")
+    if options.measure:
+        try:
+            toolchain.start(options.device)
+            from runs.rate import measured
+            print(f"Written: {save_rates(measured())}")
+        except toolchain.ToolchainError as error:
+            return complain(error)
+        except OSError as error:
+            return complain(f"{error.filename}: {error.strerror}")
     for path in write_page(Path(options.runs), Path(options.out or options.runs)):
         print(f"Written: {path}")
     return 0

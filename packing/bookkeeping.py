@@ -6,7 +6,7 @@ import numpy as np
 import toolchain
 from packing import changes, loops
 from packing.capacity import counted
-from packing.parameters import OWNED, PRIVATE, parameters_of, table
+from packing.parameters import OWNED, PRIVATE, Parameter, parameters_of, table
 
 jt = toolchain.start()
 from jittor import nn
@@ -23,13 +23,17 @@ class Bookkeeping:
 
     def __init__(self, model: nn.Module, options: dict) -> None:
         self.model, self.options = model, options
-        self.parameters = parameters_of(model, options["train_biases"], options["train_bn"])
+        self.parameters = self.found()
         self.owners = {name: jt.zeros(parameter.var.shape, "uint8").stop_grad() for name, parameter in self.parameters.items()
                        if parameter.kind == OWNED}
         self.tasks: list = []
         self.ratios: dict = {}
         self.private: dict = {}
         self.viewed = None  # the task whose view is entered
+
+    def found(self) -> dict[str, Parameter]:
+        """The parameters that the model has now, classified as the options say."""
+        return parameters_of(self.model, *(self.options[key] for key in ("train_biases", "train_bn", "pack")))
 
     def describe(self) -> str:
         """A table of every parameter with what becomes of it and why, the totals, and the share that is packed."""
@@ -49,8 +53,7 @@ class Bookkeeping:
         """Find the parameters once more: heads may have been added, `eval` and `train` called. Raises ValueError where anything but
         a head has come, gone, or become another."""
         self.reclaim()
-        found = parameters_of(self.model, self.options["train_biases"], self.options["train_bn"])
-        self.parameters = changes.accepted(self.parameters, found)
+        self.parameters = changes.accepted(self.parameters, self.found())
 
     def reclaim(self) -> None:
         """Put every parameter back where another Var has taken its place (packing/changes.py). Raises ValueError where that is a weight,

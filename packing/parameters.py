@@ -21,11 +21,13 @@ from jittor.weightnorm import WeightNorm
 
 OWNED, SHARED, PRIVATE, HEAD = "owned", "shared", "private", "head"
 
+CONVOLUTIONS = (nn.Conv, nn.Conv1d, nn.Conv3d, nn.ConvTranspose, nn.ConvTranspose3d)
 # (layers, the names of the matrices they multiply by, the names of what they add)
 LAYERS = (
-    ((nn.Linear, nn.Conv, nn.Conv1d, nn.Conv3d, nn.ConvTranspose, nn.ConvTranspose3d, nn.Bilinear), "weight", "bias"),
+    ((nn.Linear, nn.Bilinear, *CONVOLUTIONS), "weight", "bias"),
     ((MultiheadAttention,), "(in|q|k|v)_proj_weight", "in_proj_bias"),
     ((nn.RNNBase, nn.RNNCell, nn.LSTMCell, nn.GRUCell), "weight_(ih|hh|hr).*", "bias_(ih|hh).*"))
+PACKED = {"all": "convolution or linear layer", "conv": "convolution", "fc": "linear layer"}  # what can be packed, in words
 NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
 STATISTICS = ("running_mean", "running_var")
 HIDDEN = "hidden from Jittor: no optimizer gets it, no file holds it"
@@ -94,9 +96,12 @@ def heads_of(model: nn.Module) -> dict[str, nn.Module]:
     return dict(heads.items()) if isinstance(heads, nn.Sequential) and callable(getattr(model, "select", None)) else {}
 
 
-def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool = False) -> dict[str, Parameter]:
+def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool = False, pack: str = "all") -> dict[str, Parameter]:
     """All parameters of `model` by their name in its state dict, in that order; what Jittor hides by an underscore comes last.
-    Raises ValueError for one that cannot be packed."""
+    `pack`: which weights are packed, a key of PACKED: of convolutions, of all other layers ("fc"), or all; the rest are shared. Raises
+    ValueError for one that cannot be packed, and for another `pack`."""
+    if pack not in PACKED:
+        raise ValueError(f"pack {pack!r} is none of {', '.join(PACKED)}")
     places: dict[int, list[Place]] = {}
     variables: dict[int, jt.Var] = {}
     for place, var in walk(model):
@@ -116,6 +121,8 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
             where = [place for place in where if not place.hidden]
             gradient = (key in stopped_by_eval or not var.is_stop_grad()) and where[0].attribute not in STATISTICS
             kind, reason = classified(where, gradient, heads.get(key), train_bn)
+            if kind == OWNED and pack != "all" and isinstance(where[0].module, CONVOLUTIONS) != (pack == "conv"):
+                kind, reason = SHARED, f"{reason}, and only {PACKED[pack]}s are packed"
         elif where[0].hidden or not getattr(var, "persistent", True):
             gradient, kind, reason = False, SHARED, HIDDEN
         else:

@@ -1,58 +1,20 @@
 """The page of everything that was run, beside the published figures."""
 import json
 import statistics
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from reporting import plots
+from reporting.gather import Runs, errors, find_runs, grouped, spread, tasks_of
 from reporting.markup import Document
-from reporting.published import METHODS, OTHER_BASE, PUBLISHED
+from reporting.overview import ORDERS, beside, overview
+from reporting.published import ABOUT, METHODS, OTHER_BASE, PUBLISHED, TOP5, About, printed
 from reporting.summary import KEPT
 from reporting.table import write_table
+from settings.effort import load_rates
 from settings.experiments import EXPERIMENTS
-from system.files import RESULTS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
-
-
-def find_runs(folder: Path) -> dict[str, dict[str, list[tuple[Path, dict]]]]:
-    """{experiment: {label: [(folder, results), one per seed]}} of the finished runs below `folder`. A run that is of no
-    experiment is an experiment of its own."""
-    found: dict = {}
-    for path in sorted(folder.rglob(RESULTS)):
-        try:
-            results = json.loads(path.read_text(encoding="utf8"))
-            if not results["finished"]:
-                print(f"{path.parent}: not finished, left out", file=sys.stderr)
-                continue
-            results["storage"], results["continual"], results["tasks"][0]["still_zero"]
-            if results["base_retrained"] is False:
-                print(f"{path.parent}: {results['base']['name']} was not re-trained after its prune. {OTHER_BASE}", file=sys.stderr)
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
-            continue
-        label, _, seed = path.parent.name.rpartition("-seed")
-        name = path.parent.parent.name
-        if not label or not seed.isdigit() or name.removeprefix("demo-") not in EXPERIMENTS:
-            name, label = path.parent.name, "packnet"
-        found.setdefault(name, {}).setdefault(label, []).append((path.parent, results))
-    order = list(EXPERIMENTS)
-
-    def place(name: str) -> tuple:
-        base = name.removeprefix("demo-")
-        return (order.index(base) if base in EXPERIMENTS else len(order), name)
-
-    def labels(name: str) -> dict:
-        known = list(EXPERIMENTS[name.removeprefix("demo-")].runs) if name.removeprefix("demo-") in EXPERIMENTS else []
-        return {label: found[name][label] for label in sorted(found[name], key=lambda label: known.index(label) if label in known else 0)}
-
-    return {name: labels(name) for name in sorted(found, key=place)}
-
-
-def spread(values: list[float]) -> str:
-    mean = statistics.mean(values)
-    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"
 
 
 def known(tasks: list[dict], key: str, value: Callable[[float], float]) -> str:
@@ -60,58 +22,53 @@ def known(tasks: list[dict], key: str, value: Callable[[float], float]) -> str:
     return "-" if any(task[key] is None for task in tasks) else spread([value(task[key]) for task in tasks])
 
 
-def errors_table(page: Document, labels: dict, published: tuple[str, ...]) -> None:
-    """A row per task: ours for every label, then the published figures and our difference from them."""
-    first = next(iter(labels.values()))[0][1]
-    names = list(dict.fromkeys(task["name"] for runs in labels.values() for _, results in runs
-                               for task in (results["base"], *results["tasks"]) if task["top1_final"] is not None))
-    columns = published or [source for source, (arch, _) in PUBLISHED.items() if arch == first["arch"]]
-    columns = [source for source in columns if any(name in PUBLISHED[source][1] for name in names)]
+def errors_table(page: Document, labels: dict[str, Runs]) -> None:
+    """A row per task: ours for every label."""
+    everything = [run for runs in labels.values() for run in runs]
+    first = everything[0][1]
     head = ["top-1 error, %", *(f"ours, {label}" if len(labels) > 1 else "ours" for label in labels)]
     if len(labels) == 1:
         head += ["best epoch", "before prune", "of the weights", "still 0 before its prune", "logit change"]
-    head += [cell for source in columns for cell in (source, "difference")]
     rows = []
-    for name in names:
+    for name in tasks_of(everything):
         stored = any(task["name"] == name and task.get("stored") for task in (first["base"], *first["tasks"]))
-        row, mean = [name + " (stored)" * stored], None
-        for runs in labels.values():
-            tasks = [task for _, results in runs for task in (results["base"], *results["tasks"])
-                     if task["name"] == name and task["top1_final"] is not None]
-            mean = statistics.mean(100 - task["top1_final"] for task in tasks) if tasks else None
-            row.append(spread([100 - task["top1_final"] for task in tasks]) if tasks else "-")
+        row = [name + " (stored)" * stored, *(spread(errors(runs, name)) for runs in labels.values())]
         if len(labels) == 1:
+            tasks = [task for _, results in everything for task in (results["base"], *results["tasks"])
+                     if task["name"] == name and task["top1_final"] is not None]
             row += [known(tasks, "top1_best_epoch", lambda top1: 100 - top1), known(tasks, "top1_before_prune", lambda top1: 100 - top1),
                     f"{100 * statistics.mean(task['owned_fraction'] for task in tasks):.2f} %",
                     known(tasks, "still_zero", lambda share: 100 * share) + " %",
                     "-" if stored else f"{max(task['max_logit_change'] for task in tasks):g}"]
-        for source in columns:
-            figure = PUBLISHED[source][1].get(name)
-            apart = f"{mean - figure:+.2f}" if figure and mean is not None and len(labels) == 1 else "-"
-            row += [f"{figure:.2f}" if figure else "-", apart]
         rows.append(row)
     page.table(head, rows)
 
 
-def baselines_table(page: Document, runs: list[tuple[Path, dict]], published: tuple[str, ...]) -> None:
-    results = [results for _, results in runs]
-    names = next(iter(results[0]["baselines"].values()))["tasks"]
+def published_table(page: Document, everything: Runs, sources: Iterable[str]) -> None:
+    """A row per task: for each published column that runs of ours can stand beside, ours, the published, the difference. Means over the
+    orders of the tasks where the column is one; top-5 errors in brackets where they are published."""
+    pairs = [(source, apart, runs) for source in sources for apart, runs in beside(source, everything)]
+    names = [name for name in tasks_of(everything) if any(name in PUBLISHED[source][1] for source, *_ in pairs)]
+    if not names:
+        return
+    head, rows = ["top-1 error, %"], [[name] for name in names]
+    for source, apart, runs in pairs:
+        method = ABOUT.get(source, About()).method
+        head += [", ".join(filter(None, (f"ours, {METHODS[method]}", apart))), source, "difference"]
+        for row, name in zip(rows, names):
+            ours, top5, theirs = errors(runs, name, method), errors(runs, name, method, "top5"), PUBLISHED[source][1].get(name)
+            row += [spread(ours) + (f" ({spread(top5)})" if name in TOP5.get(source, {}) and top5 else ""), printed(source, name),
+                    f"{statistics.mean(ours) - theirs:+.2f}" if ours and theirs else "-"]
+    page.text("Beside the published figures (what each is of: at the end of the page):")
+    page.table(head, rows)
 
-    def final(table: list[list]) -> list:
-        return table[-1]
 
-    rows = []
-    for method in results[0]["baselines"]:
-        errors = [[100 - top1 for top1 in final(run["baselines"][method]["top1_by_stage"])] for run in results]
-        rows.append([METHODS[method], *(spread(list(column)) for column in zip(*errors))])
-    packed = {name: [100 - task["top1_final"] for run in results for task in (run["base"], *run["tasks"]) if task["name"] == name]
-              for name in names}
-    rows.append(["PackNet", *(spread(packed[name]) for name in names)])
-    for source in published:
-        figures = PUBLISHED[source][1]
-        rows.append([f"published: {source}", *(f"{figures[name]:.2f}" if name in figures else "-" for name in names)])
-    page.text("Baselines, top-1 error in % after all tasks:")
-    page.table(["method", *names], rows)
+def baselines_table(page: Document, runs: Runs, label: str) -> None:
+    methods = runs[0][1]["baselines"]
+    names = next(iter(methods.values()))["tasks"]
+    page.text(f"Baselines{label and f', {label}'}, top-1 error in % after all tasks:")
+    page.table(["method", *names], [[METHODS[method], *(spread(errors(runs, name, method)) for name in names)]
+                                    for method in (*methods, "packnet")])
 
 
 def continual_table(page: Document, labels: dict) -> None:
@@ -135,15 +92,11 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     page.text("Top-1 errors in percent on the test split, after the last epoch where no other is said to be kept, beside the published "
               "ones. ± is the standard deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by "
               "all later tasks: PackNet's promise is 0.")
+    overview(page, found, load_rates())
     for name, labels in found.items():
         experiment_section(page, name, labels)
     twin_section(page)
-    missing = [name for name in EXPERIMENTS if name not in found and f"demo-{name}" not in found]
-    page.heading("Not run yet" if missing else "Every experiment was run")
-    if missing:
-        rows = [[EXPERIMENTS[name].title, f"python main.py --experiment {name}",
-                 f"{EXPERIMENTS[name].hours:g} h" + " on 2 CPU cores" * EXPERIMENTS[name].drawn] for name in missing]
-        page.table(["experiment", "command", "on one H100 (estimated)"], rows)
+    published_section(page)
     return [*page.write(), write_table(found, out / "report.csv")]
 
 
@@ -152,13 +105,14 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
     experiment = EXPERIMENTS.get(name.removeprefix("demo-"))
     demo = name.startswith("demo-") and experiment
     page.heading(f"{experiment.title}{' (on the demo data, slim network)' if demo else ''}" if experiment else f"Run {name}")
-    published = () if demo or not experiment else experiment.published
-    errors_table(page, labels, published)
-    if name.endswith("free-weights"):
-        by_position(page, labels, name)
-    for runs in labels.values():
+    everything = [run for runs in labels.values() for run in runs]
+    errors_table(page, labels)
+    published_table(page, everything, PUBLISHED if not experiment else () if demo else experiment.published)
+    if picture := PICTURES.get(name.removeprefix("demo-")):
+        picture(page, labels, name)
+    for label, runs in labels.items():
         if runs[0][1]["baselines"]:
-            baselines_table(page, runs, published)
+            baselines_table(page, runs, label if len(labels) > 1 else "")
     continual_table(page, labels)
     first = next(iter(labels.values()))[0][1]
     if any(task.get("stored") for task in (first["base"], *first["tasks"])):
@@ -174,10 +128,10 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
                [[label, *(f"{results['storage'][key] / 1e6:.2f}" for key in ("packed_file", "owner_maps", "separate_networks")),
                  f"{results['storage']['separate_networks'] / results['storage']['packed_file']:.2f}"]
                 for label, [(_, results), *_] in labels.items()])
-    everything = [run for runs in labels.values() for run in runs]
     folder, first = everything[0]
     drawn = folder / "plots"
-    page.pictures([drawn / "error_as_tasks_are_added.png", drawn / "capacity.png", drawn / "forgetting.png",
+    names = ("error_as_tasks_are_added", "change_as_tasks_are_added", "capacity", "forgetting")
+    page.pictures([*(drawn / f"{name}.png" for name in names),
                    *sorted(drawn.glob("ratios_*.png")), *sorted(drawn.glob("training_*.png"))])
     seconds = sum(results["seconds"] for _, results in everything)
     page.text(f"{len(everything)} run{'s' * (len(everything) > 1)}, {seconds:,.0f} s in all. {first['toolchain']}. "
@@ -202,6 +156,58 @@ def by_position(page: Document, labels: dict, name: str) -> None:
     path = page.folder / f"{name}.png"
     plots.draw_by_position(results, path)
     page.pictures([path])
+
+
+def by_order(page: Document, labels: dict[str, Runs], name: str) -> None:
+    """Each task's error by its position in the order: a table, and a picture."""
+    groups = grouped([run for runs in labels.values() for run in runs], ORDERS)
+    for number, (apart, runs) in enumerate(groups.items()):
+        found: dict[str, dict[int, list[float]]] = {}
+        for run in runs:
+            for position, task in enumerate(run[1]["config"]["task_list"], start=1):
+                found.setdefault(task, {}).setdefault(position, []).extend(errors([run], task))
+        page.text(f"Top-1 error in % by the task's position in the order{apart and f', {apart}'}:")
+        positions = sorted({position for its in found.values() for position in its})
+        page.table(["task", *(f"position {position}" for position in positions)],
+                   [[task, *(spread(its.get(position, [])) for position in positions)] for task, its in found.items()])
+        path = page.folder / f"{name}{f'-{number + 1}' * (len(groups) > 1)}.png"
+        plots.draw_by_order(found, path)
+        page.pictures([path])
+
+
+def by_ratio(page: Document, labels: dict[str, Runs], name: str) -> None:
+    """The error of the first added task against the ratio of its prune, on a base that stays: a table, and a picture."""
+    groups = grouped([run for runs in labels.values() for run in runs], ["pruning_ratios"])
+    moments = {"before the prune": "top1_before_prune", "right after it": "top1_after_prune", "re-trained": "top1_after_finetune"}
+    for number, (apart, runs) in enumerate(groups.items()):
+        tasks = sorted((results["tasks"][0] for _, results in runs), key=lambda task: task["pruning_ratio"])
+        found: dict[str, dict[float, list[float]]] = {moment: {} for moment in moments}
+        for moment, key in moments.items():
+            for task in tasks:
+                found[moment].setdefault(task["pruning_ratio"], []).append(100 - task[key])
+        page.text(f"Top-1 error in % of {tasks[0]['name']} against the ratio of its prune, on a base that was pruned by "
+                  f"{runs[0][1]['config']['initial_pruning_ratio']:g}{apart and f', {apart}'}:")
+        page.table(["ratio", *found], [[f"{ratio:g}", *(spread(its[ratio]) for its in found.values())] for ratio in found["re-trained"]])
+        path = page.folder / f"{name}{f'-{number + 1}' * (len(groups) > 1)}.png"
+        plots.draw_by_ratio(found, path)
+        page.pictures([path])
+
+
+# What an experiment has beside the tables of all.
+PICTURES = {"free-weights": by_position, "orders": by_order, "main-table": by_order, "ratios": by_ratio}
+
+
+def published_section(page: Document) -> None:
+    """What each published column is of."""
+    page.heading("The published figures")
+    page.text("One order of the tasks, or a mean over their orders. (m): quoted from memory, to be held against the paper before it is "
+              "relied on. The authors keep of each phase the epoch that is best on the test split.")
+    rows = []
+    for source, (arch, figures) in PUBLISHED.items():
+        about = ABOUT.get(source, About(order=tuple(figures)))
+        rows.append([source, arch, METHODS[about.method], "mean over orders" if about.order is None else " → ".join(about.order),
+                     "-" if about.ratio is None else f"{about.ratio:g}", ", ".join(f"{task} {printed(source, task)}" for task in figures)])
+    page.table(["column", "network", "method", "order of the tasks", "base pruned by", "top-1 error (top-5), %"], rows)
 
 
 def twin_section(page: Document) -> None:

@@ -3,6 +3,7 @@
     python -c "import json; from reporting import plots; plots.draw(json.load(open('RUN/results.json')), 'RUN/plots')"
 """
 import math
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -30,6 +31,8 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     pictures["capacity.png"] = (capacity, results)
     if "finetune" in results["baselines"]:
         pictures["forgetting.png"] = (forgetting, results)
+    if "lwf" in results["baselines"]:
+        pictures["change_as_tasks_are_added.png"] = (change_as_tasks_are_added, results)
     paths = []
     with plt.rc_context(STYLE):
         for name, (function, *arguments) in pictures.items():
@@ -60,9 +63,48 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
             line[0].set_title(f"{tasks} tasks", loc="left", fontweight="bold")
             line[0].legend(title="free weights start at", fontsize=8)
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-        plt.close(figure)
+        _save(figure, path)
+
+
+def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None:
+    """{task: {its position in the order: errors in percent}}: a line for each task through the means, a dot for each run."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6, 4))
+        for number, (task, by_position) in enumerate(errors.items()):
+            positions, colour = sorted(by_position), COLOURS[1 + number % (len(COLOURS) - 1)]  # the first is the base task's
+            for position in positions:
+                axes.plot([position] * len(by_position[position]), by_position[position], "o", ms=4, mfc="none", color=colour, alpha=0.6)
+            axes.plot(positions, [statistics.mean(by_position[position]) for position in positions], marker="s", ms=5, color=colour,
+                      label=task)
+        axes.set(xlabel="position of the task in the order", ylabel="top-1 error (%)", ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title("Error by position in the order", loc="left", fontweight="bold")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        _save(figure, path)
+
+
+def draw_by_ratio(errors: dict[str, dict[float, list[float]]], path: Path) -> None:
+    """{moment: {pruning ratio: errors in percent}}: a line for each moment (before the prune, right after it, re-trained) through the
+    means, with the deviation over seeds."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6, 4))
+        looks = (dict(color="0.45", ls=":", marker="o", mfc="none"), dict(color=COLOURS[3], ls="--", marker="v"),
+                 dict(color=COLOURS[0], marker="s"))
+        for (moment, by_ratio), look in zip(errors.items(), looks):
+            ratios = sorted(by_ratio)
+            axes.errorbar([100 * ratio for ratio in ratios], [statistics.mean(by_ratio[ratio]) for ratio in ratios],
+                          [statistics.stdev(by_ratio[ratio]) if len(by_ratio[ratio]) > 1 else 0 for ratio in ratios],
+                          ms=5, capsize=3, label=moment, **look)
+        axes.set(xlabel="weights that the task gives up (%)", ylabel="top-1 error (%)", ylim=(0, None), xlim=(0, 100))
+        axes.set_title("Error against the pruning ratio", loc="left", fontweight="bold")
+        axes.legend()
+        _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def _colour(results: dict, name: str) -> str:
@@ -136,6 +178,31 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
     axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None), xlim=(-0.3, len(names) - 0.7))
     axes.set_title("Error as tasks are added", loc="left", fontweight="bold")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def change_as_tasks_are_added(results: dict) -> plt.Figure:
+    """A panel for Learning without Forgetting and one for PackNet, a line per task: how much its error has changed since it was
+    learnt, after each later task."""
+    stages = [results["base"], *results["tasks"]]
+    names, lwf = [stage["name"] for stage in stages], results["baselines"]["lwf"]
+    learnt = {results["base"]["name"]: [results["base"].get("top1_dense")]}  # the base network, before the baseline began
+    columns = {name: learnt.get(name, []) + [row[column] for row in lwf["top1_by_stage"] if row[column] is not None]
+               for column, name in enumerate(lwf["tasks"])}
+    panels = {"Learning without Forgetting": columns,
+              "PackNet": {stage["name"]: stage["top1_by_stage"] for stage in stages if stage["top1_final"] is not None}}
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for panel, (method, histories) in zip(axes, panels.items()):
+        for name, accuracies in histories.items():
+            first = len(names) - len(accuracies)
+            panel.plot(range(first, len(names)), [accuracies[0] - accuracy for accuracy in accuracies], marker="s", ms=5,
+                       color=_colour(results, name), label=name, clip_on=False)
+        panel.set_title(method, loc="left", fontweight="bold")
+        panel.set_xticks(range(len(names)), [names[0], *("+ " + name for name in names[1:])], fontsize=8)
+        panel.set(xlabel="tasks in the network", xlim=(-0.3, len(names) - 0.7))
+    axes[0].set_ylabel("change of top-1 error since\nthe task was learnt (points)")
+    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 5))
     return figure
 
 

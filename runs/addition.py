@@ -13,8 +13,8 @@ from storage.packed import Packed, load_packed, other_content
 from system.files import CHECKPOINT, STATE
 
 # What the file was made with and no addition can change. All other settings are those of the new tasks, by default as the file's.
-FIXED = ("arch", "last", "image_size", "base_task", "train_biases", "train_bn", "pretrained", "initial_pruning_ratio", "num_epochs_base",
-         "base_lr", "num_epochs_base_finetune", "base_finetune_lr", "base_lr_decay_every")
+FIXED = ("arch", "last", "image_size", "base_task", "train_biases", "train_bn", "pack", "pretrained", "initial_pruning_ratio",
+         "num_epochs_base", "base_lr", "num_epochs_base_finetune", "base_finetune_lr", "base_lr_decay_every")
 BASELINES = ("classifier", "individual")  # those that concern the new task alone
 
 

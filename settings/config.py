@@ -17,6 +17,8 @@ from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
+PACK = ("all", "conv", "fc")
+PRUNE = ("weights", "filters")
 RATIO_WORDS = ("auto", "equal")
 KEEP = ("last", "best", "best-on-test")
 NORMALISE = ("imagenet", "own")
@@ -77,6 +79,10 @@ class WhatIsPacked:
     train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
     free_weights: float = setting(0.0, "where the free weights that a task takes over start: at 0, or at random, with this fraction of "
                                        "He's deviation")
+    # What the paper's text compares
+    pack: str = setting("all", "which layers are packed: all, conv (convolutions only) or fc (linear layers only); the others move with "
+                        "the base task and stay as they are afterwards")
+    prune: str = setting("weights", "what a prune frees: weights, or whole filters, by their norm")
 
 
 @dataclass
@@ -136,6 +142,8 @@ class Config(WhatIsPacked):
         need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
         need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
+        need(self.pack in PACK, "pack", f"must be one of {', '.join(PACK)}")
+        need(self.prune in PRUNE, "prune", f"must be one of {', '.join(PRUNE)}")
         need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
         need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
         need(self.keep in KEEP, "keep", f"must be one of {', '.join(KEEP)}")
@@ -203,7 +211,8 @@ class Config(WhatIsPacked):
 
     def packnet_options(self) -> dict:
         """The options of the run's pruning.PackNet."""
-        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights)
+        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights, pack=self.pack,
+                    prune=self.prune)
 
 
 def shown(value) -> str:

@@ -18,13 +18,11 @@ TASKS = ["cubs", "cars", "flowers"]
 @dataclass(frozen=True)
 class Experiment:
     """`runs`: {label: settings that differ from the defaults}. `published`: the columns of reporting.published to stand beside.
-    `hours`: on one H100, estimated from the operations at half of its fp32 rate, not measured. `drawn`: on drawn data and a slim
-    network always, in the demo's settings; `hours` are those of 2 CPU cores."""
+    `drawn`: on drawn data and a slim network always, in the demo's settings."""
     title: str
     runs: dict[str, dict]
     published: tuple[str, ...] = ()
     seeds: int = 1
-    hours: float = 1.0
     drawn: bool = False
 
 
@@ -36,50 +34,78 @@ def _release(arch: str) -> dict:
     return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0], **KEEP)
 
 
+def _baselines(arch: str, published: tuple[str, ...] = ()) -> Experiment:
+    name = {"vgg16": "VGG-16", "vgg16-bn": "VGG-16 BN", "resnet50": "ResNet-50", "densenet121": "DenseNet-121"}[arch]
+    settings = _release(arch) | dict(baselines=["classifier", "individual", "finetune", "lwf", "joint"])
+    return Experiment(f"PackNet beside the paper's baselines, {name}", {"all": settings}, (f"authors' release, {name}", *published))
+
+
+def _main_table() -> dict[str, dict]:
+    """Both ratio columns over the six orders. The baselines start from the base network before its prune, so that one column has them;
+    classifiers and individual networks do not depend on the order."""
+    runs = {}
+    for ratio in (0.5, 0.75):
+        for order in itertools.permutations(TASKS):
+            baselines = ["classifier", "individual", "lwf"] if list(order) == TASKS else ["lwf"]
+            runs[f"{ratio:.2f}-{'-'.join(order)}"] = _release("vgg16") | dict(
+                task_list=list(order), initial_pruning_ratio=ratio, baselines=baselines if ratio == 0.5 else [])
+    return runs
+
+
 EXPERIMENTS = {
     "seed": Experiment("The first seed's setting: every task pruned by 75 %, ImageNet not re-trained unless it is there",
-                       {"packnet": SEED}, ("first seed, Jittor", "first seed, PyTorch"), hours=0.7),
+                       {"packnet": SEED}, ("first seed, Jittor", "first seed, PyTorch")),
     "paper-0.75": Experiment("The paper's VGG-16 column 0.75, 0.75, 0.75 (ImageNet, CUBS, Cars; Flowers keeps what is left)",
-                             {"packnet": _release("vgg16") | dict(initial_pruning_ratio=0.75)}, ("paper, VGG-16, ratio 0.75",), hours=0.7),
-    "release-vgg16": Experiment("Authors' release, VGG-16", {"packnet": _release("vgg16")}, ("authors' release, VGG-16",), hours=0.7),
+                             {"packnet": _release("vgg16") | dict(initial_pruning_ratio=0.75)}, ("paper, VGG-16, ratio 0.75",)),
+    "release-vgg16": Experiment("Authors' release, VGG-16", {"packnet": _release("vgg16")}, ("authors' release, VGG-16",)),
     "release-vgg16-bn": Experiment("Authors' release, VGG-16 with batch norm", {"packnet": _release("vgg16-bn")},
-                                   ("authors' release, VGG-16 BN",), hours=0.8),
+                                   ("authors' release, VGG-16 BN",)),
     "release-resnet50": Experiment("Authors' release, ResNet-50", {"packnet": _release("resnet50")},
-                                   ("authors' release, ResNet-50",), hours=0.4),
+                                   ("authors' release, ResNet-50",)),
     "release-densenet121": Experiment("Authors' release, DenseNet-121", {"packnet": _release("densenet121")},
-                                      ("authors' release, DenseNet-121",), hours=0.4),
-    "baselines": Experiment("PackNet beside the paper's baselines, VGG-16",
-                            {"all": _release("vgg16") | dict(baselines=["classifier", "individual", "finetune", "lwf", "joint"])},
-                            ("authors' release, VGG-16", "LwF, VGG-16"), hours=3.5),
+                                      ("authors' release, DenseNet-121",)),
+    "main-table": Experiment("The paper's main table: both ratio columns over the six orders, classifier only, individual networks, LwF",
+                             _main_table(), ("paper, classifier only, VGG-16", "paper, LwF, VGG-16", "paper, VGG-16, ratio 0.50",
+                                             "paper, VGG-16, ratio 0.75", "paper, individual networks, VGG-16")),
+    "baselines": _baselines("vgg16", ("LwF, VGG-16",)),
+    "baselines-vgg16-bn": _baselines("vgg16-bn"),
+    "baselines-resnet50": _baselines("resnet50"),
+    "baselines-densenet121": _baselines("densenet121"),
     "orders": Experiment("Every order in which the tasks can be added",
                          {"-".join(order): dict(task_list=list(order), **_release("vgg16"))
-                          for order in itertools.permutations(TASKS)}, hours=4.2),
-    "ratios": Experiment("How much can be pruned: one task, the ratio of both prunes varied",
-                         {f"{ratio:g}": dict(task_list=["cubs"], initial_pruning_ratio=ratio, pruning_ratios=[ratio], **KEEP)
-                          for ratio in (0.25, 0.5, 0.75, 0.9)}, hours=1.0),
+                          for order in itertools.permutations(TASKS)}, ("paper, VGG-16, ratio 0.50",)),
+    "ratios": Experiment("How much can be pruned: one task on the base pruned by 0.5, the ratio of its prune varied",
+                         {f"{ratio:g}": _release("vgg16") | dict(task_list=["cubs"], pruning_ratios=[ratio])
+                          for ratio in (0.25, 0.5, 0.75, 0.9)}),
     "biases": Experiment("Biases shared, or of each task's own",
                          {"shared": _release("vgg16"), "own": dict(train_biases=True, **_release("vgg16"))},
-                         ("authors' release, VGG-16",), hours=1.4),
+                         ("authors' release, VGG-16",)),
     "batch-norm": Experiment("Batch norm shared, or of each task's own, and biases with it",
                              {"shared": _release("vgg16-bn"), "own": dict(train_bn=True, train_biases=True, **_release("vgg16-bn"))},
-                             ("authors' release, VGG-16 BN",), hours=1.6),
-    "places": Experiment("A large task: Places365 beside ImageNet",
-                         {"packnet": dict(task_list=["places"], initial_pruning_ratio=0.75, pruning_ratios=[0.0],
-                                          num_epochs_per_task=10, lr_decay_every=5, **KEEP)}, hours=20.0),
+                             ("authors' release, VGG-16 BN",)),
+    "pack": Experiment("Which layers are packed: all, convolutions only, fully connected layers only",
+                       {pack: _release("vgg16") | dict(pack=pack) for pack in ("all", "conv", "fc")}, ("authors' release, VGG-16",)),
+    "filters": Experiment("Whole filters pruned instead of weights",
+                          {prune: _release("vgg16") | dict(prune=prune) for prune in ("weights", "filters")},
+                          ("authors' release, VGG-16",)),
+    "places": Experiment("A large task: Places365 beside ImageNet, both ratios, with an individual network and joint training",
+                         {f"{ratio:.2f}": _release("vgg16") | dict(task_list=["places"], initial_pruning_ratio=ratio, pruning_ratios=[0.0],
+                                                                   num_epochs_per_task=10, lr_decay_every=5, baselines=baselines)
+                          for ratio, baselines in ((0.5, ["individual", "joint"]), (0.75, []))}),
     "seeds": Experiment("The spread over seeds, in the first seed's setting", {"packnet": SEED},
-                        ("first seed, Jittor", "first seed, PyTorch"), seeds=3, hours=2.0),
+                        ("first seed, Jittor", "first seed, PyTorch"), seeds=3),
     "free-weights": Experiment("Ours: 12 and 20 tasks whose weights start from 0, as in the release, or at random",
                                {f"{tasks}-{fraction:g}": dict(task_list=[f"signs_{number:02}" for number in range(1, tasks + 1)],
                                                               free_weights=fraction)
-                                for tasks in (12, 20) for fraction in (0.0, 0.03, 0.1, 0.3, 1.0)}, seeds=3, hours=2.0, drawn=True),
+                                for tasks in (12, 20) for fraction in (0.0, 0.03, 0.1, 0.3, 1.0)}, seeds=3, drawn=True),
     "cifar100-20": Experiment("CIFAR-100's superclasses as 20 tasks from scratch, VGG-16 BN, as in CPG's comparison",
-                              {"packnet": sequences.CIFAR100_20}, ("PackNet by CPG's authors, VGG-16 BN",), hours=0.2),
+                              {"packnet": sequences.CIFAR100_20}, ("PackNet by CPG's authors, VGG-16 BN",)),
     "six-tasks": Experiment("ImageNet, CUBS, Cars, Flowers, WikiArt, Sketch, ResNet-50",
                             {"packnet": _release("resnet50") | sequences.SIX_TASKS},
-                            ("PackNet by CPG's authors, ResNet-50", "fine-tuned networks, ResNet-50", "Piggyback, ResNet-50"), hours=2.5),
-    "mnist-5": Experiment("MNIST's digits in pairs as 5 tasks from scratch", {"packnet": sequences.MNIST_5}, hours=0.1),
+                            ("PackNet by CPG's authors, ResNet-50", "fine-tuned networks, ResNet-50", "Piggyback, ResNet-50")),
+    "mnist-5": Experiment("MNIST's digits in pairs as 5 tasks from scratch", {"packnet": sequences.MNIST_5}),
     "mnist-permuted-10": Experiment("MNIST with its pixels in ten orders as 10 tasks from scratch",
-                                    {"packnet": sequences.MNIST_PERMUTED_10}, hours=0.3),
+                                    {"packnet": sequences.MNIST_PERMUTED_10}),
 }
 
 # main.py --demo: small drawn data sets and a slim network. Of 48 pixels, 8 % of the area do not show what was drawn: plain crops.

@@ -85,8 +85,9 @@ def test_no_module_global_is_written_after_import():
 
 
 LIGHT = ["main", "evaluate", "report", "prepare_data", "test_basic", "images.drawings", "images.cache", "settings.experiments",
-         "storage.packed", "storage.state", "storage.seals", "storage.pretrained", "storage.release", "reporting.page", "reporting.plots",
-         "reporting.table", "runs.addition", "runs.folder", "runs.search", "packing.which_task", "toolchain.doctor"]
+         "storage.packed", "storage.state", "storage.seals", "storage.pretrained", "storage.release", "reporting.page",
+         "reporting.overview", "reporting.plots", "reporting.table", "settings.effort", "runs.addition", "runs.folder", "runs.search",
+         "packing.which_task", "toolchain.doctor"]
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -1,0 +1,96 @@
+"""The finished runs below a folder, those of one experiment and label together where their settings are the same."""
+import json
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from reporting.published import OTHER_BASE
+from settings.config import MAY_MOVE
+from settings.experiments import EXPERIMENTS
+from system.files import RESULTS
+
+Runs = list[tuple[Path, dict]]  # (folder, results), one per seed
+# Settings that make no other experiment: seeds of one are averaged, wherever their files lay and on whatever they ran.
+NO_OTHER = ("seed", "device", *MAY_MOVE)
+
+
+def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:
+    """{experiment: {label: its runs}}. A run that is of no experiment is one of its own, by its place below `folder`. Runs of one label
+    with different settings stand apart, what differs in their label."""
+    found: dict[str, dict[str, Runs]] = {}
+    for path in sorted(folder.rglob(RESULTS)):
+        try:
+            results = json.loads(path.read_text(encoding="utf8"))
+            if not results["finished"]:
+                print(f"{path.parent}: not finished, left out", file=sys.stderr)
+                continue
+            results["storage"], results["continual"], results["tasks"][0]["still_zero"], results["config"]["seed"]
+            if results["base_retrained"] is False:
+                print(f"{path.parent}: {results['base']['name']} was not re-trained after its prune. {OTHER_BASE}", file=sys.stderr)
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
+            continue
+        label, _, seed = path.parent.name.rpartition("-seed")
+        name = path.parent.parent.name
+        if not label or not seed.isdigit() or name.removeprefix("demo-") not in EXPERIMENTS:
+            name, label = str(path.parent.relative_to(folder)), "packnet"
+            name = path.parent.resolve().name if name == "." else name
+        found.setdefault(name, {}).setdefault(label, []).append((path.parent, results))
+    order = list(EXPERIMENTS)
+
+    def place(name: str) -> tuple:
+        base = name.removeprefix("demo-")
+        return (order.index(base) if base in EXPERIMENTS else len(order), name)
+
+    def labels(name: str) -> dict[str, Runs]:
+        known = list(EXPERIMENTS[name.removeprefix("demo-")].runs) if name.removeprefix("demo-") in EXPERIMENTS else []
+        in_order = sorted(found[name], key=lambda label: known.index(label) if label in known else 0)
+        return {", ".join(filter(None, (label, what))): runs for label in in_order for what, runs in grouped(found[name][label]).items()}
+
+    return {name: labels(name) for name in sorted(found, key=place)}
+
+
+def grouped(runs: Runs, varied: Iterable[str] = ()) -> dict[str, Runs]:
+    """{what differs: the runs that have the same settings}; the key is "" where all have. `varied`: settings that may differ."""
+    ignored, groups = {*NO_OTHER, *varied}, {}
+    for folder, results in runs:
+        settings = {name: shown(value) for name, value in results["config"].items() if name not in ignored}
+        settings["pretrained"] = Path(results["config"].get("pretrained") or "-").name  # wherever it lay
+        groups.setdefault(tuple(sorted(settings.items())), []).append((folder, results))
+    everything = [dict(settings) for settings in groups]
+    names = list(dict.fromkeys(name for settings in everything for name in settings))
+    apart = [name for name in names if len({settings.get(name) for settings in everything}) > 1]
+    return {", ".join(f"{name.replace('_', '-')} {settings.get(name, '(unknown)')}" for name in apart): group
+            for settings, group in zip(everything, groups.values())}
+
+
+def shown(value) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def errors(runs: Runs, task: str, method: str = "packnet", key: str = "top1") -> list[float]:
+    """The errors in percent of a task at the end of each run that has measured it with the method; `key`: top1 or top5."""
+    found = []
+    for _, results in runs:
+        if method == "packnet":
+            figures = [stage[f"{key}_final"] for stage in (results["base"], *results["tasks"]) if stage["name"] == task]
+        else:
+            of_method = results["baselines"].get(method, dict(tasks=[]))
+            figures = [of_method[f"{key}_by_stage"][-1][of_method["tasks"].index(task)]] if task in of_method["tasks"] else []
+        found += [100 - figure for figure in figures if figure is not None]
+    return found
+
+
+def tasks_of(runs: Runs) -> list[str]:
+    """All tasks that any of the runs has measured, in order."""
+    return list(dict.fromkeys(stage["name"] for _, results in runs for stage in (results["base"], *results["tasks"])
+                              if stage["top1_final"] is not None))
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and standard deviation where there are several; "-" where there is none."""
+    if not values:
+        return "-"
+    mean = statistics.mean(values)
+    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"

@@ -1,0 +1,232 @@
+"""The page's figures from results made by hand: runs grouped by settings, the first table, what stands beside what, hours, pictures."""
+import itertools
+import json
+import statistics
+
+import pytest
+
+import report
+from reporting import gather, plots
+from reporting.published import ABOUT, PUBLISHED, TOP5, fits
+from settings import effort
+from settings.config import Config
+from settings.experiments import EXPERIMENTS, runs_of
+
+ORDERS = [list(order) for order in itertools.permutations(["cubs", "cars", "flowers"])]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def stage(name, top1, **more):
+    return dict(name=name, num_classes=9, top1_final=top1, top5_final=top1 and top1 + 5, top1_by_stage=[top1], top5_by_stage=[top1],
+                top1_best_epoch=top1, top1_before_prune=top1, top1_after_prune=top1, top1_after_finetune=top1, owned_fraction=0.1,
+                still_zero=0.0, max_logit_change=0.0, pruning_ratio=0.75) | more
+
+
+def save(folder, tops, base=None, baselines=None, **settings):
+    """The results of a finished run. `tops`: {task: accuracy}; `base`: ImageNet's, where it was measured."""
+    config = Config(task_list=list(tops), pruning_ratios=settings.pop("pruning_ratios", [0.75] * len(tops)), **settings).asdict()
+    names = ["imagenet"] * (base is not None) + list(tops)
+    baselines = {method: dict(tasks=names, top1_by_stage=[[figures[name] for name in names]],
+                              top5_by_stage=[[figures[name] + 3 for name in names]]) for method, figures in (baselines or {}).items()}
+    results = dict(finished=True, arch=config["arch"], device="cpu", processes=1, config=config, seconds=1800.0, earlier=[], network=None,
+                   toolchain="Jittor 1.3 on cpu (Some CPU, 2 cores, winograd convolutions; there is no GPU), Python 3.11",
+                   base=stage("imagenet", base), tasks=[stage(name, top1) for name, top1 in tops.items()], seals_unchanged=[], history=[],
+                   accuracy_matrix=[], capacity=[], owners_by_layer={}, baselines=baselines, base_retrained=base is not None,
+                   storage=dict(packed_file=1, owner_maps=1, separate_networks=2),
+                   continual={"packnet": dict(average_accuracy=1.0, backward_transfer=0.0, gap_to_individual=None)})
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def page_of(folder, *arguments):
+    assert report.main(["--runs", str(folder), *arguments]) == 0
+    return (folder / "report.md").read_text()
+
+
+def lines(markdown, beginning):
+    return [line for line in markdown.splitlines() if line.startswith(beginning)]
+
+
+def at_a_glance(markdown, name):
+    """The rows of an experiment in the first table."""
+    return [line.strip("| ").split(" | ") for line in lines(markdown, f"| {name}: ")]
+
+
+# ---- grouping
+
+def test_runs_of_one_label_with_other_settings_are_not_averaged_as_seeds(tmp_path):
+    runs, tasks = tmp_path / "runs", ("cubs", "cars", "flowers")
+    for seed, top1 in ((0, 70.0), (1, 80.0)):
+        save(runs / f"release-vgg16/packnet-seed{seed}", dict.fromkeys(tasks, top1), seed=seed, output_dir=f"out{seed}",
+             data_root=f"d{seed}", pretrained=f"/{seed}/vgg16.pth", device=("auto", "cpu")[seed], initial_pruning_ratio=0.5)
+    found = gather.find_runs(runs)["release-vgg16"]
+    assert [*found] == ["packnet"] and gather.spread(gather.errors(found["packnet"], "cubs")) == "25.00 ± 7.07"
+    save(runs / "release-vgg16/packnet-seed2", dict.fromkeys(tasks, 10.0), seed=2, initial_lr=0.01, pretrained="/2/vgg16.pth",
+         num_epochs_per_task=3, initial_pruning_ratio=0.5)
+    found = gather.find_runs(runs)["release-vgg16"]
+    assert {label: gather.errors(its, "cubs") for label, its in found.items()} == {
+        "packnet, initial-lr 0.001, num-epochs-per-task 20": [30, 20], "packnet, initial-lr 0.01, num-epochs-per-task 3": [90]}
+    markdown = page_of(runs)
+    assert "| cubs | 25.00 ± 7.07 | 90.00 |" in markdown and "ours, packnet, initial-lr 0.01, num-epochs-per-task 3" in markdown
+    rows = at_a_glance(markdown, "release-vgg16")  # a row each at the top, too
+    assert [(row[2], row[4]) for row in rows] == [("25.00 ± 7.07", "2"), ("90.00", "1")]
+
+
+def test_another_file_of_weights_is_another_experiment_and_another_place_is_none(tmp_path):
+    for seed, pretrained in enumerate(("/a/vgg16.pth", "/b/vgg16.pth", "/a/other.pth")):
+        save(tmp_path / f"seed/packnet-seed{seed}", dict(cubs=50.0), seed=seed, pretrained=pretrained)
+    assert {label: len(its) for label, its in gather.find_runs(tmp_path)["seed"].items()} == {
+        "packnet, pretrained vgg16.pth": 2, "packnet, pretrained other.pth": 1}
+
+
+def test_runs_of_no_experiment_are_told_apart_by_their_place(tmp_path):
+    for place in ("a/packnet", "b/packnet", "packnet"):
+        save(tmp_path / place, dict(cubs=50.0))
+    assert [*gather.find_runs(tmp_path)] == ["a/packnet", "b/packnet", "packnet"]
+    assert [*gather.find_runs(tmp_path / "a/packnet")] == ["packnet"]
+
+
+# ---- what stands beside what
+
+def test_every_published_column_is_of_something_that_an_experiment_runs():
+    assert ABOUT.keys() <= PUBLISHED.keys() and TOP5.keys() <= PUBLISHED.keys()
+    for name, experiment in EXPERIMENTS.items():
+        for source in experiment.published:
+            results = [dict(arch=Config(**settings).arch, config=Config(**settings).asdict(), baselines=dict.fromkeys(
+                settings.get("baselines", []))) for _, settings in runs_of(name)]
+            assert any(fits(source, its) for its in results), (name, source)
+
+
+@pytest.mark.parametrize("settings, beside", [
+    ({}, True), (dict(initial_pruning_ratio=0.75), False), (dict(train_biases=True), False), (dict(train_bn=True), False),
+    (dict(pack="fc"), False), (dict(prune="filters"), False), (dict(free_weights=0.1), False), (dict(arch="resnet50"), False),
+    (dict(task_list=["cars", "cubs", "flowers"]), False), (dict(seed=3), True)])
+def test_only_the_same_stands_beside_a_published_column(settings, beside):
+    config = Config(**dict(initial_pruning_ratio=0.5) | settings)
+    assert fits("authors' release, VGG-16", dict(arch=config.arch, config=config.asdict(), baselines={})) == beside
+    assert not fits("LwF, VGG-16", dict(arch=config.arch, config=config.asdict(), baselines={}))
+
+
+def main_table(runs):
+    """All of it, with accuracies by hand: {(ratio, task): errors}, LwF's errors of CUBS."""
+    errors, lwf = {}, []
+    for number, (label, settings) in enumerate(runs_of("main-table")):
+        settings = dict(settings)
+        order, ratio = settings.pop("task_list"), settings["initial_pruning_ratio"]
+        tops = {task: 60 + 10 * order.index(task) + len(task) + 10 * ratio + number / 7 for task in order}
+        methods = {method: dict(tops, imagenet=71.0) | dict(cubs=50.0 + number) for method in settings.pop("baselines")}
+        save(runs / "main-table" / label, tops, 70.0 + ratio, methods, **settings)
+        for task in order:
+            errors.setdefault((ratio, task), []).append(100 - tops[task])
+        lwf += [100 - figures["cubs"] for method, figures in methods.items() if method == "lwf"]
+    return errors, lwf
+
+
+def test_the_main_table_is_a_mean_over_the_six_orders(tmp_path):
+    errors, lwf = main_table(tmp_path)
+    markdown = page_of(tmp_path)
+    row, = [line for line in lines(markdown, "| cubs | ") if " 25.72 (m) |" in line]
+    cells = row.strip("| ").split(" | ")
+    assert len(errors[0.5, "cubs"]) == len(lwf) == 6 and len(cells) == 1 + 5 * 3
+
+    def both(values, published):
+        return [f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}", published[0],
+                f"{statistics.mean(values) - float(published[0].split()[0]):+.2f}"]
+
+    assert cells[1:4] == ["50.00", "36.76 (m)", "+13.24"]  # classifier only: of one order, on which it does not depend
+    assert cells[4:7] == both(lwf, ["30.42 (m)"])
+    assert cells[7:10] == both(errors[0.5, "cubs"], ["25.72 (m)"]) and cells[10:13] == both(errors[0.75, "cubs"], ["24.95"])
+    row, = [line for line in lines(markdown, "| imagenet | ") if " 29.33 (m) |" in line]
+    assert "| 29.50 ± 0.00 | 29.33 (m) | +0.17 | 29.25 ± 0.00 | 30.87 (m) | -1.62 |" in row
+    first, *_, last = rows = at_a_glance(markdown, "main-table")
+    assert len(rows) == 5 and "classifier only" in first[0] and "individual networks" in last[0] and "6 orders" in rows[1][4]
+    means = [statistics.mean([29.5, *(errors[0.5, task][number] for task in ("cubs", "cars", "flowers"))]) for number in range(6)]
+    published = statistics.mean([29.33, 25.72, 18.08, 10.09])
+    ratio, = [row for row in rows if "ratio 0.50" in row[1]]
+    assert ratio[1].startswith(f"{published:.2f} (m) (") and ratio[2:4] == [
+        f"{statistics.mean(means):.2f} ± {statistics.stdev(means):.2f}", f"{statistics.mean(means) - published:+.2f}"]
+    assert ratio[5:] == ["3", "Some CPU, 2 cores"]  # six runs of half an hour
+
+
+def test_errors_by_position_in_the_order(tmp_path):
+    errors, _ = main_table(tmp_path)
+    markdown = page_of(tmp_path)
+    assert "position in the order, initial-pruning-ratio 0.5" in markdown
+    row = next(line for line in lines(markdown, "| cars | ")).strip("| ").split(" | ")
+    table = markdown[markdown.index("| task | position 1"):]
+    row = next(line for line in lines(table, "| cars | ")).strip("| ").split(" | ")
+    for position in range(3):
+        values = [error for error, order in zip(errors[0.5, "cars"], ORDERS) if order.index("cars") == position]
+        assert row[1 + position] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" and len(values) == 2
+
+
+def test_top5_stands_where_it_is_published(tmp_path):
+    save(tmp_path / "release-vgg16/packnet-seed0", dict(cubs=77.0, cars=80.0, flowers=90.0), 71.0, initial_pruning_ratio=0.5)
+    markdown = page_of(tmp_path)
+    assert "| imagenet | 29.00 (24.00) | 29.19 (9.90) | -0.19 |" in markdown and "| cubs | 23.00 | 22.56 | +0.44 |" in markdown
+    row, = at_a_glance(markdown, "release-vgg16")
+    published = statistics.mean([29.19, 22.56, 17.09, 11.07])
+    assert row[1:5] == [f"{published:.2f} (authors' release, VGG-16; 4 tasks)", "20.50", f"{20.5 - published:+.2f}", "1"]
+
+
+def test_the_ratios_on_a_base_that_stays(tmp_path):
+    assert {Config(**settings).initial_pruning_ratio for _, settings in runs_of("ratios")} == {0.5}
+    for ratio, top1 in ((0.25, 80.0), (0.75, 70.0)):
+        for seed in (0, 1):
+            results = save(tmp_path / f"ratios/{ratio:g}-seed{seed}", dict(cubs=top1), seed=seed, pruning_ratios=[ratio],
+                           initial_pruning_ratio=0.5)
+            results["tasks"][0].update(pruning_ratio=ratio, top1_before_prune=85.0, top1_after_prune=top1 - 20 - 2 * seed)
+            (tmp_path / f"ratios/{ratio:g}-seed{seed}/results.json").write_text(json.dumps(results))
+    markdown = page_of(tmp_path)
+    assert "| 0.25 | 15.00 ± 0.00 | 41.00 ± 1.41 | 20.00 ± 0.00 |" in markdown
+    assert "| 0.75 | 15.00 ± 0.00 | 51.00 ± 1.41 | 30.00 ± 0.00 |" in markdown and "![ratios](ratios.png)" in markdown
+
+
+# ---- pictures
+
+def test_the_change_of_error_is_counted_from_when_a_task_was_learnt():
+    results = dict(base=stage("base", 70.0, top1_dense=75.0, top1_by_stage=[70.0, 70.0, 70.0]),
+                   tasks=[stage("a", 80.0, top1_by_stage=[80.0, 80.0]), stage("b", 90.0)],
+                   baselines=dict(lwf=dict(tasks=["base", "a", "b"], top1_by_stage=[[72.0, 81.0, None], [66.0, 78.0, 88.0]])))
+    figure = plots.change_as_tasks_are_added(results)
+    drawn = [{line.get_label(): [*zip(line.get_xdata(), line.get_ydata())] for line in axes.get_lines()} for axes in figure.axes]
+    plots.plt.close(figure)
+    assert drawn == [dict(base=[(0, 0), (1, 3), (2, 9)], a=[(1, 0), (2, 3)], b=[(2, 0)]),
+                     dict(base=[(0, 0), (1, 0), (2, 0)], a=[(1, 0), (2, 0)], b=[(2, 0)])]
+
+
+# ---- hours
+
+def test_the_hours_of_what_was_not_run(tmp_path, capsys):
+    """By hand: release-vgg16 trains 20 epochs of each task, 10 more of those that are pruned, with a test each."""
+    (tmp_path / "runs").mkdir()
+    command = "Not run yet: python main.py --experiment release-vgg16"
+    markdown = page_of(tmp_path / "runs")
+    published = f"{(29.19 + 22.56 + 17.09 + 11.07) / 4:.2f} (authors' release, VGG-16; 4 tasks)"
+    assert f"| {published} | {command} | - | - | - | - |" in markdown and "`python report.py --measure` makes" in markdown
+    assert [effort.rounded(value) for value in (0.334, 1.25, 128, 14321)] == ["0.33", "1.2", "130", "14,000"]
+    effort.save_rates(effort.Rates("This CPU", {"vgg16 224": (2.0, 0.5)}))
+    trained = 30 * 5994 + 30 * 8144 + 20 * 2040
+    forward = 5794 * (30 + 3 + 1) + 8041 * (30 + 3) + 5794 + 8041 + 6149 * (20 + 2) + 5794 + 8041 + 6149
+    assert effort.hours("release-vgg16", effort.load_rates()) == pytest.approx((trained * 2 + forward * 0.5) / 3600)
+    assert effort.hours("seeds", effort.load_rates(), seeds=6) == 2 * effort.hours("seeds", effort.load_rates())
+    assert effort.hours("release-resnet50", effort.load_rates()) is None
+    markdown = page_of(tmp_path / "runs")
+    assert f"| {command} | - | - | ≈ {round((trained * 2 + forward * 0.5) / 3600, -1):g} | - |" in markdown and "(This CPU)" in markdown
+
+
+def test_a_rate_is_measured_and_kept(tmp_path, monkeypatch, capsys):
+    from runs import rate
+    rates = rate.measured([Config(arch="vgg-slim", image_size=16), Config(arch="vgg-slim", image_size=16, seed=1)])
+    assert [*rates.seconds] == ["vgg-slim 16"] and all(0 < seconds < 1 for seconds in rates.seconds["vgg-slim 16"])
+    monkeypatch.setattr(rate, "measured", lambda: rates)
+    (tmp_path / "runs").mkdir()
+    assert report.main(["--runs", str(tmp_path / "runs"), "--measure", "--device", "cpu"]) == 0
+    assert effort.load_rates() == effort.Rates(rates.hardware, {name: [*pair] for name, pair in rates.seconds.items()})
+    effort.rates_file().write_text("{")
+    assert effort.load_rates() is None
