@@ -53,6 +53,7 @@ class About:
 
 
 ALL = ("imagenet", *ORDER)
+SIX = (*ORDER, "wikiart", "sketch")
 ABOUT = {
     "paper, classifier only, VGG-16": About("classifier", order=None, memory=ALL),
     "paper, LwF, VGG-16": About("lwf", order=None, memory=ALL),
@@ -61,6 +62,8 @@ ABOUT = {
     "paper, individual networks, VGG-16": About("individual", order=None, memory=ALL),
     "authors' release, VGG-16": About(ratio=0.5), "authors' release, VGG-16 BN": About(ratio=0.5),
     "authors' release, ResNet-50": About(ratio=0.5), "authors' release, DenseNet-121": About(ratio=0.5),
+    "PackNet by CPG's authors, ResNet-50": About(order=SIX), "Piggyback, ResNet-50": About(order=SIX),
+    "fine-tuned networks, ResNet-50": About("individual", order=SIX),
     "first seed, Jittor": About(ratio=0.75), "first seed, PyTorch": About(ratio=0.75), "LwF, VGG-16": About("lwf")}
 # PackNet as it is published: with none of the options that are compared with it.
 PLAIN = dict(train_biases=False, train_bn=False, free_weights=0.0, pack="all", prune="weights")

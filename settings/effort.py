@@ -45,7 +45,8 @@ def images_of(task: str, data_root: str) -> tuple[int, int] | None:
     train, test = (sum(len(files) for *_, files in os.walk(dataset_folder(task, data_root) / split)) for split in ("train", "test"))
     if train and test:
         return train, test
-    drawn = DATASETS | ALPHABETS
+    drawn, name = DATASETS | ALPHABETS, dataset_folder(task, data_root).name  # of a permuted task: the folder that it permutes
+    task = task if task in OFFICIAL else name
     return OFFICIAL[task][1:] if task in OFFICIAL else (len(drawn[task]) * TRAIN, len(drawn[task]) * TEST) if task in drawn else None
 
 

@@ -268,6 +268,7 @@ def test_the_estimate_counts_the_images_that_go_through_a_run(compared, data):
     _, results, seen = compared
     images, found = seen["images"], effort(Config(**results["config"]), lambda task: images_of(task, str(data)))
     assert images_of("demo_birds", str(data)) == (32, 16) and images_of("demo_base", str(data)) == (40, 20)
+    assert images_of("mnist_permuted_03", "none") == images_of("mnist", "none") == (60000, 10000)
     assert (found.trained, found.forward) == (images["trained"], images["head"] + images["teacher"] + images["tested"])
 
 
