@@ -8,10 +8,13 @@ An addition (--add-to) has a packed network instead of the base task: a later ta
 `plan` writes the steps down; each is one of the functions below, of the run it works on. Who carries them out,
 saves and resumes: runs/. What is measured: runs/results.py. The algorithm itself: pruning.py.
 """
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 import toolchain
 from networks import MultiHead, assign
@@ -28,6 +31,7 @@ from jittor import nn
 
 # Steps between two looks at the loss. On a GPU a look waits for all that is under way.
 CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
+KEPT = "The last saved state is kept; start again in another folder with a lower rate."
 
 Loss = Callable[[MultiHead, jt.Var, jt.Var], tuple[jt.Var, jt.Var]]  # (network, images, labels) -> (loss, logits)
 
@@ -177,8 +181,8 @@ def cross_entropy(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Va
 def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.Optimizer, title: str) -> tuple[float, float]:
     """One epoch. Returns the mean loss per image and the top-1 accuracy in percent, both as seen while training.
 
-    Under mpirun every process computes its part of a batch (dataset.Loader). Raises TrainingError when the loss is NaN or
-    infinite.
+    Under mpirun every process computes its part of a batch (dataset.Loader). Raises TrainingError when the loss, or after the epoch a
+    weight, is NaN or infinite.
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
     seen = 0
@@ -196,10 +200,16 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
         if step % CHECK_EVERY == 0 or step == len(loader) - 1:
             mean = over_processes(loss_sum) / seen
             if not math.isfinite(mean):
-                raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. The last saved state is "
-                                    "kept; start again in another folder with a lower rate.")
+                raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. {KEPT}")
             bar.set_postfix(loss=f"{mean:.3f}", refresh=False)  # shown with the next turn of the bar
+    if not all(map(finite, itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups))):
+        raise TrainingError(f"{title}: weights are NaN or infinite at learning rate {optimizer.lr:g}. {KEPT}")
     return mean, 100 * over_processes(hits) / seen
+
+
+def finite(parameter: jt.Var) -> bool:
+    """Whether all its values are numbers. The loss alone does not tell: Jittor's ReLU turns NaN into 0, and its kernels know no NaN."""
+    return bool(np.isfinite((parameter.data.min(), parameter.data.max())).all())
 
 
 def over_processes(value: jt.Var) -> float:

@@ -297,7 +297,25 @@ def test_imagenet_of_another_size_ends_with_code_2(image_root, tmp_path, pretrai
 
 def test_a_loss_that_diverges_is_named(image_root, tmp_path, pretrained, capsys):
     assert main.main(options(image_root, tmp_path / "out", pretrained, "--initial-lr", "1e20")) == 1
-    assert re.search(r"error: cubs, train \d/2: the loss is (nan|inf) at learning rate 1e\+20", capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert re.search(r"error: cubs, train \d/2: (the loss is (nan|inf)|weights are NaN or infinite) at learning rate 1e\+20", error)
+
+
+def test_a_weight_that_is_no_number_ends_the_epoch_though_the_loss_is_one():
+    """ReLU hides it from the loss."""
+    import networks
+    from training import TrainingError, cross_entropy, train_epoch
+    jt = networks.jt
+    net = networks.build("vgg-slim")
+    net.add_head("a", 2), net.select("a")
+    batch = jt.rand(2, 3, 48, 48), jt.array(np.array([0, 1], np.int32))
+    optimizer = jt.nn.SGD(net.parameters(), 1e-3)
+    loss, _ = train_epoch(net, cross_entropy, [batch], optimizer, "a, train 1/1")
+    weight = net.trunk.features[0].weight
+    weight.assign(jt.array(np.where(np.arange(weight.shape[0])[:, None, None, None] == 1, np.nan, weight.data)))
+    assert np.isfinite(loss) and np.isfinite(cross_entropy(net, *batch)[0].item())
+    with pytest.raises(TrainingError, match="a, train 1/1: weights are NaN or infinite at learning rate 0.001"):
+        train_epoch(net, cross_entropy, [batch], optimizer, "a, train 1/1")
 
 
 @pytest.mark.parametrize("content", [None, b"broken"])

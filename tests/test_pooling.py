@@ -64,3 +64,16 @@ def test_the_maximum_before_relu_is_the_maximum_after_it():
     dy = jt.rand(before.shape)
     assert np.array_equal(before.numpy(), after.numpy())
     assert np.array_equal(jt.grad((before * dy).sum(), [images])[0].numpy(), jt.grad((after * dy).sum(), [images])[0].numpy())
+
+
+def test_a_nan_stays_one():
+    """So that a network that has diverged is noticed; infinities too."""
+    x = np.random.default_rng(0).standard_normal((1, 2, 9, 9)).astype(np.float32)
+    x[0, 0, 4, 3], x[0, 0, 0, 0], x[0, 1, 8, 8], x[0, 1, :2, :2] = np.nan, np.nan, np.inf, -np.inf
+    for kernel, stride, padding in [(2, 2, 0), (3, 2, 1)]:
+        y, dx, dy = computed(Pool(kernel, stride, padding=padding, op="maximum"), x)
+        right = np.array([[x[0, c][max(r * stride - padding, 0):r * stride - padding + kernel,
+                                   max(s * stride - padding, 0):s * stride - padding + kernel].max()
+                           for r in range(y.shape[2]) for s in range(y.shape[3])] for c in (0, 1)]).reshape(y[0].shape)
+        assert np.isnan(y).sum() >= 2 and np.array_equal(y[0], right, equal_nan=True)
+        assert dx.sum() == dy.sum()  # whole numbers: each went somewhere

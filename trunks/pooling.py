@@ -14,13 +14,19 @@ jt = toolchain.start()
 HEADER = """
 #include <algorithm>
 #include <cstring>
-#include <limits>
 namespace pooling { namespace {
 constexpr int KH = %d, KW = %d, SH = %d, SW = %d, PH = %d, PW = %d;
 
+// Of a window with a NaN in it the largest entry is NaN, as in PyTorch: a network that diverges must be seen to. Kernels are compiled as
+// if there were none.
+#pragma GCC push_options
+#pragma GCC optimize("no-finite-math-only")
+inline float larger(float a, float b) { return b > a || b != b ? b : a; }
+inline bool same(float a, float b) { return a == b || (a != a && b != b); }
+
 inline float largest(const float* x, int width, int top, int bottom, int left, int right) {
-    float most = -std::numeric_limits<float>::max();
-    for (int p = top; p < bottom; p++) for (int q = left; q < right; q++) most = std::max(most, x[p * width + q]);
+    float most = x[top * width + left];
+    for (int p = top; p < bottom; p++) for (int q = left; q < right; q++) most = larger(most, x[p * width + q]);
     return most;
 }
 
@@ -36,7 +42,7 @@ inline void forward(const float* x, int height, int width, float* y, int high, i
         for (int c = first; c < end; c++) y[r * wide + c] = row[c * SW];
         for (int p = 0; p < bottom - top; p++, row += width)
             for (int q = 0; q < KW; q++)
-                for (int c = first; c < end; c++) y[r * wide + c] = std::max(y[r * wide + c], row[c * SW + q]);
+                for (int c = first; c < end; c++) y[r * wide + c] = larger(y[r * wide + c], row[c * SW + q]);
     }
 }
 
@@ -48,10 +54,11 @@ inline void backward(const float* x, int height, int width, const float* y, cons
             const int left = std::max(c * SW - PW, 0), right = std::min(c * SW - PW + KW, width);
             bool sought = true;
             for (int p = top; p < bottom && sought; p++) for (int q = left; q < right && sought; q++)
-                if (x[p * width + q] == y[c]) dx[p * width + q] += dy[c], sought = false;
+                if (same(x[p * width + q], y[c])) dx[p * width + q] += dy[c], sought = false;
         }
     }
 }
+#pragma GCC pop_options
 } }
 """
 EACH_PLANE = """
