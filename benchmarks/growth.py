@@ -1,6 +1,6 @@
 """How the cost of one more task grows with the tasks before it: seconds and memory, from 1 to 20 tasks of drawn signs.
 
-    python benchmarks/growth.py [--tasks 20] [--arch vgg-slim] [--out docs/growth.png]      # about five minutes on two cores
+    python benchmarks/growth.py [--tasks 20] [--arch vgg-slim] [--out docs/growth.png]      # two minutes on two cores
 
 For each task: an epoch of training on the weights that are free, the prune by half, an evaluation of all tasks so far, and writing the
 packed file; the process's peak memory. Training must not get slower, evaluation grows by one task each.
