@@ -5,7 +5,7 @@ from images.folders import CIFAR100, MNIST
 
 PAIRS = tuple(name for name in MNIST if name != "mnist")
 PERMUTED_MNIST = tuple(f"mnist_permuted_{number:02}" for number in range(1, 11))
-SIX_TASKS = dict(task_list=["cubs", "cars", "flowers", "wikiart", "sketch"], pruning_ratios=[0.75] * 4 + [0.0])
+SIX_TASKS = dict(task_list=["cubs", "cars", "flowers", "wikiart", "sketch"], pruning_ratios=[0.75] * 4 + [0.0], baselines=["individual"])
 
 
 def _from_scratch(tasks: tuple[str, ...], first: float, ratios: list[float | str], **others) -> dict:
