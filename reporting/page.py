@@ -15,6 +15,7 @@ from settings.effort import load_rates
 from settings.experiments import EXPERIMENTS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
+HALFWAY = 12  # of a long sequence the mean of so many tasks stands beside the mean of all
 
 
 def known(tasks: list[dict], key: str, value: Callable[[float], float]) -> str:
@@ -143,16 +144,19 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
 def by_position(page: Document, labels: dict, name: str) -> None:
     """What becomes of the tasks in a long sequence: a table for each figure, a row per position; and a picture."""
     results = {label: [results for _, results in runs] for label, runs in labels.items()}
-    means = [[statistics.mean(task["top1_final"] for task in run["tasks"]) for run in runs] for runs in results.values()]
-    page.text("Accuracy of all tasks at the end, mean, in %:")
-    page.table(["", *results], [["mean of the tasks", *map(spread, means)]])
-    length = max(len(runs[0]["tasks"]) for runs in results.values())
+    length = len(next(iter(results.values()))[0]["tasks"])
+    parts = {f"mean of the {length} tasks": slice(None)}
+    if length > HALFWAY:
+        parts = {f"mean of the first {HALFWAY}": slice(HALFWAY)} | parts | {"mean of the last 3": slice(-3, None)}
+    page.text("Top-1 accuracy at the end, in %:")
+    page.table(["free weights start at", *results], [
+        [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in runs]) for runs in results.values())]
+        for title, part in parts.items()])
     for key, title in (("still_zero", "Of the weights a task took over, still 0 when it is pruned, in %:"),
                        ("owned_fraction", "Of all weights, owned by the task, in %:")):
         page.text(title)
-        page.table(["position", *results], [
-            [str(number + 1), *(spread([100 * run["tasks"][number][key] for run in runs]) if number < len(runs[0]["tasks"]) else "-"
-                                for runs in results.values())] for number in range(length)])
+        page.table(["position", *results], [[str(number + 1), *(spread([100 * run["tasks"][number][key] for run in runs])
+                                                                for runs in results.values())] for number in range(length)])
     path = page.folder / f"{name}.png"
     plots.draw_by_position(results, path)
     page.pictures([path])

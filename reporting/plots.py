@@ -44,24 +44,19 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
 
 
 def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
-    """Of runs of long sequences, {"<tasks>-<fraction>": results, one per seed}: accuracy, weights that are still 0 and weights owned,
-    by the task's position. A row of panels for each number of tasks, a line for each fraction: the mean over seeds."""
-    rows = {label.partition("-")[0]: None for label in runs}
+    """Of runs of a long sequence, {fraction: results, one per seed}: accuracy, weights that are still 0 and weights owned, by the task's
+    position; a line for each fraction, the mean over seeds."""
     panels = (("top1_final", 1, "top-1 accuracy (%)"), ("still_zero", 100, "still 0 at its prune (%)"),
               ("owned_fraction", 100, "owned (%)"))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(len(rows), 3, figsize=(11, 3 * len(rows)), squeeze=False)
-        for line, tasks in zip(axes, rows):
-            for panel, (key, scale, title) in zip(line, panels):
-                for number, (label, results) in enumerate((label, results) for label, results in runs.items()
-                                                          if label.partition("-")[0] == tasks):
-                    figures = [[scale * task[key] for task in run["tasks"]] for run in results]
-                    means = [sum(column) / len(column) for column in zip(*figures)]
-                    panel.plot(range(1, len(means) + 1), means, color=COLOURS[number], marker=".", label=label.partition("-")[2])
-                panel.set(xlabel="position of the task", ylabel=title, yscale="log" if key == "owned_fraction" else "linear")
-                panel.xaxis.get_major_locator().set_params(integer=True)
-            line[0].set_title(f"{tasks} tasks", loc="left", fontweight="bold")
-            line[0].legend(title="free weights start at", fontsize=8)
+        figure, axes = plt.subplots(1, 3, figsize=(11, 3))
+        for panel, (key, scale, title) in zip(axes, panels):
+            for number, (label, results) in enumerate(runs.items()):
+                means = [scale * statistics.mean(values) for values in zip(*([task[key] for task in run["tasks"]] for run in results))]
+                panel.plot(range(1, len(means) + 1), means, color=COLOURS[number], marker=".", label=label)
+            panel.set(xlabel="position of the task", ylabel=title, yscale="log" if key == "owned_fraction" else "linear")
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].legend(title="free weights start at", fontsize=8)
         figure.tight_layout()
         _save(figure, path)
 

@@ -315,10 +315,9 @@ def runs(data, tmp_path_factory):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, capsys):
     monkeypatch.setattr("reporting.plots.draw", lambda results, folder: [])  # seconds a run; the page's test has real ones
-    if name == "free-weights":  # two of its sequences, with fewer tasks
+    if name == "free-weights":  # two of its fractions, fewer tasks
         drawings.draw(data, train=4, test=2, names=["signs_01", "signs_02"])
-        few = {label: settings | dict(task_list=settings["task_list"][:length]) for (label, settings), length in
-               zip(EXPERIMENTS[name].runs.items(), (1, 2))}
+        few = {label: EXPERIMENTS[name].runs[label] | dict(task_list=["signs_01", "signs_02"]) for label in ("0", "0.1")}
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
     if name in ("cifar100-20", "six-tasks", "mnist-5", "mnist-permuted-10"):  # the first of their tasks
         drawings.draw(data, train=4, test=2, names=[f"signs_{number:02}" for number in range(1, 6)])
@@ -454,7 +453,7 @@ def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, c
     assert "| cubs | 25.00 |" in markdown and "| 22.56 | +2.44 |" in markdown  # 100 - 75, and against the release
     assert "Learning without Forgetting" in page and "± " in markdown
     assert "main-table-1.png" in markdown and "main-table-2.png" in markdown and "orders.png" in markdown and "ratios.png" in markdown
-    assert "owned by the task" in markdown and "| position | 12-0 | 12-0.03 |" in markdown and "free-weights.png" in markdown
+    assert "owned by the task" in markdown and "| position | 0 | 0.1 |" in markdown and "free-weights.png" in markdown
     assert "<script" not in page and not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     assert page.count("data:image/png;base64,") >= 6
 

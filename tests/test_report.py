@@ -187,6 +187,18 @@ def test_the_ratios_on_a_base_that_stays(tmp_path):
     assert "| 0.75 | 15.00 ± 0.00 | 51.00 ± 1.41 | 30.00 ± 0.00 |" in markdown and "![ratios](ratios.png)" in markdown
 
 
+def test_a_long_sequence_by_position(tmp_path):
+    for fraction, seed in ((0.0, 0), (0.0, 1), (0.1, 0)):
+        tops = {f"signs_{number:02}": 100.0 - number - seed - 10 * fraction for number in range(1, 21)}
+        save(tmp_path / f"free-weights/{fraction:g}-seed{seed}", tops, 90.0, seed=seed, free_weights=fraction)
+    markdown = page_of(tmp_path)
+    assert "| free weights start at | 0 | 0.1 |" in markdown and "![free-weights](free-weights.png)" in markdown
+    assert "| mean of the first 12 | 93.00 ± 0.71 | 92.50 |" in markdown  # 100 - 6.5, seeds 1 apart
+    assert "| mean of the 20 tasks | 89.00 ± 0.71 | 88.50 |" in markdown
+    assert "| mean of the last 3 | 80.50 ± 0.71 | 80.00 |" in markdown
+    assert len(lines(markdown, "| 20 | ")) == 2  # weights still 0, weights owned
+
+
 # ---- pictures
 
 def test_the_change_of_error_is_counted_from_when_a_task_was_learnt():
