@@ -144,10 +144,10 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
 def by_position(page: Document, labels: dict, name: str) -> None:
     """What becomes of the tasks in a long sequence: a table for each figure, a row per position; and a picture."""
     results = {label: [results for _, results in runs] for label, runs in labels.items()}
-    length = len(next(iter(results.values()))[0]["tasks"])
-    parts = {f"mean of the {length} tasks": slice(None)}
+    length = min(len(run["tasks"]) for runs in results.values() for run in runs)
+    parts = {f"mean of the {length} tasks": slice(length)}
     if length > HALFWAY:
-        parts = {f"mean of the first {HALFWAY}": slice(HALFWAY)} | parts | {"mean of the last 3": slice(-3, None)}
+        parts = {f"mean of the first {HALFWAY}": slice(HALFWAY)} | parts | {"mean of the last 3": slice(length - 3, length)}
     page.text("Top-1 accuracy at the end, in %:")
     page.table(["free weights start at", *results], [
         [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in runs]) for runs in results.values())]

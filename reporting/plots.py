@@ -53,7 +53,7 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
         for panel, (key, scale, title) in zip(axes, panels):
             for number, (label, results) in enumerate(runs.items()):
                 means = [scale * statistics.mean(values) for values in zip(*([task[key] for task in run["tasks"]] for run in results))]
-                panel.plot(range(1, len(means) + 1), means, color=COLOURS[number], marker=".", label=label)
+                panel.plot(range(1, len(means) + 1), means, color=COLOURS[number % len(COLOURS)], marker=".", label=label)
             panel.set(xlabel="position of the task", ylabel=title, yscale="log" if key == "owned_fraction" else "linear")
             panel.xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(title="free weights start at", fontsize=8)

@@ -79,6 +79,12 @@ def test_other_precisions_are_left_to_jittor():
     assert not winograd.suits(layer, jt.rand(1, 32, 8, 8).float64())
 
 
+@pytest.mark.parametrize("channels", [16, 64])
+def test_images_of_other_channels_than_the_layers_are_refused(channels):
+    with pytest.raises(AssertionError):  # Jittor's own check; Winograd's kernels would read and write outside their arrays
+        nn.Conv(32, 32, 3, padding=1)(jt.rand(1, channels, 8, 8)).sync()
+
+
 def test_images_without_gradient_and_weights_without():
     """The first layer's images need no gradient; a frozen layer's weights do not."""
     layer, images = nn.Conv(16, 16, 3, padding=1), jt.rand(1, 16, 8, 8).stop_grad()

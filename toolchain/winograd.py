@@ -71,7 +71,9 @@ def convolution(jt: ModuleType) -> Callable:
 
 
 def suits(layer, x) -> bool:
-    """Whether `layer` (nn.Conv) is faster this way on images like `x`: 3x3, stride 1, square padding up to 2, wide enough, float32."""
+    """Whether `layer` (nn.Conv) is faster this way on images like `x`: 3x3, stride 1, square padding up to 2, wide enough, float32.
+    An image of other channels than the layer's is none of them: Jittor's way refuses it."""
     return (layer.kernel_size == (3, 3) and layer.stride == layer.dilation == (1, 1) and layer.groups == 1
             and layer.padding in ((0, 0), (1, 1), (2, 2)) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
-            and min(x.shape[2:]) + 2 * layer.padding[0] >= 3 and x.dtype == layer.weight.dtype == "float32")
+            and x.ndim == 4 and x.shape[1] == layer.weight.shape[1] and min(x.shape[2:]) + 2 * layer.padding[0] >= 3
+            and x.dtype == layer.weight.dtype == "float32")
