@@ -1,9 +1,13 @@
 """A page that is written as Markdown and as HTML from the same blocks."""
 import base64
 import html
+import re
 from pathlib import Path
 
 from system import files
+
+FIGURE = re.compile(r"[-+≈\d].{,24}")  # a cell that is not broken, and stands to the right
+
 
 
 class Document:
@@ -27,7 +31,7 @@ class Document:
     def table(self, head: list[str], rows: list[list[str]]) -> None:
         lines = [head, ["---"] * len(head), *rows]
         self.markdown.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
-        words = [not all(row[column][:1] in "+-" or row[column][:1].isdigit() for row in rows) for column in range(len(head))]
+        words = [not all(FIGURE.fullmatch(row[column]) for row in rows) for column in range(len(head))]
 
         def line(cells: list[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}{' class=words' * word}>{html.escape(cell)}</{tag}>"
@@ -51,7 +55,8 @@ class Document:
                  "table{border-collapse:collapse;margin:.5rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;"
                  "text-align:right;white-space:nowrap}.words{text-align:left;white-space:normal}thead th{border-bottom:2px solid #888;"
                  "white-space:normal;vertical-align:bottom;max-width:8rem}h1,h2,h3{line-height:1.2;margin-top:2rem}pre{background:#f4f4f4;padding:.6rem;overflow-x:auto}"
-                 ".wide{overflow-x:auto}.pictures img{max-width:32%;min-width:18rem;vertical-align:top;margin:.3rem}")
+                 ".wide{overflow-x:auto}.pictures img{max-width:32%;min-width:18rem;vertical-align:top;margin:.3rem}"
+                 ".pictures img:only-child{max-width:100%}")
         page = ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
                 f"<title>PackNet in Jittor: report</title><style>{style}</style></head><body>\n" + "\n".join(self.html)
                 + "\n</body></html>\n")

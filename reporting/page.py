@@ -150,8 +150,8 @@ def by_position(page: Document, labels: dict, name: str) -> None:
         parts = {f"mean of the first {HALFWAY}": slice(HALFWAY)} | parts | {"mean of the last 3": slice(length - 3, length)}
     page.text("Top-1 accuracy at the end, in %:")
     page.table(["free weights start at", *results], [
-        [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in runs]) for runs in results.values())]
-        for title, part in parts.items()])
+        [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in runs])
+                  for runs in results.values())] for title, part in parts.items()])
     for key, title in (("still_zero", "Of the weights a task took over, still 0 when it is pruned, in %:"),
                        ("owned_fraction", "Of all weights, owned by the task, in %:")):
         page.text(title)

@@ -107,6 +107,11 @@ def _colour(results: dict, name: str) -> str:
     return COLOURS[names.index(name) % len(COLOURS)]
 
 
+def _tasks_below(axes: plt.Axes, names: list[str], **look) -> None:
+    """Name the places of the x axis; of a long sequence upright, as they would cover each other."""
+    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, **look)
+
+
 def training_curve(results: dict, stage: dict) -> plt.Figure:
     """Accuracy and loss over the epochs of one task: train, prune, re-train."""
     records = [record for record in results["history"] if record["task"] == stage["name"]]
@@ -169,10 +174,10 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
         axes.plot([first], before, "o", ms=9, mfc="none", mew=1.5, clip_on=False,
                   color=_colour(results, stage["name"]))
     axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")
-    axes.set_xticks(range(len(names)), [names[0], *("+ " + name for name in names[1:])])
+    _tasks_below(axes, [names[0], *("+ " + name for name in names[1:])])
     axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None), xlim=(-0.3, len(names) - 0.7))
     axes.set_title("Error as tasks are added", loc="left", fontweight="bold")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + (len(names) > 12))
     return figure
 
 
@@ -193,7 +198,7 @@ def change_as_tasks_are_added(results: dict) -> plt.Figure:
             panel.plot(range(first, len(names)), [accuracies[0] - accuracy for accuracy in accuracies], marker="s", ms=5,
                        color=_colour(results, name), label=name, clip_on=False)
         panel.set_title(method, loc="left", fontweight="bold")
-        panel.set_xticks(range(len(names)), [names[0], *("+ " + name for name in names[1:])], fontsize=8)
+        _tasks_below(panel, [names[0], *("+ " + name for name in names[1:])], fontsize=8)
         panel.set(xlabel="tasks in the network", xlim=(-0.3, len(names) - 0.7))
     axes[0].set_ylabel("change of top-1 error since\nthe task was learnt (points)")
     figure.tight_layout()
@@ -230,10 +235,15 @@ def forgetting(results: dict) -> plt.Figure:
     """A panel per task: its accuracy as later tasks are learnt, with PackNet and with plain fine-tuning."""
     names = [task["name"] for task in results["tasks"]]
     finetune = results["baselines"]["finetune"]
-    columns = [finetune["tasks"].index(name) for name in names]
-    finetuned = [[row[column] for column in columns] for row in finetune["top1_by_stage"]]
-    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3.2), sharey=True, squeeze=False)
-    for number, (name, axes) in enumerate(zip(names, panels[0])):
+    places = [finetune["tasks"].index(name) for name in names]
+    finetuned = [[row[place] for place in places] for row in finetune["top1_by_stage"]]
+    across = min(len(names), 5)
+    down = math.ceil(len(names) / across)
+    figure, grid = plt.subplots(down, across, figsize=(3.2 * across, 3.2 * down), sharey=True, squeeze=False)
+    panels = [*grid.flat]
+    for empty in panels[len(names):]:
+        empty.remove()
+    for number, (name, axes) in enumerate(zip(names, panels)):
         for matrix, label, style in ((results["accuracy_matrix"], "PackNet", dict(color=COLOURS[0], marker="s")),
                                      (finetuned, "sequential fine-tuning",
                                       dict(color=COLOURS[3], marker="x", ls="--"))):
@@ -241,10 +251,11 @@ def forgetting(results: dict) -> plt.Figure:
         axes.axhline(100 / results["tasks"][number]["num_classes"], color="0.5", lw=1, ls=":")
         axes.text(-0.15, 100 / results["tasks"][number]["num_classes"] - 1, "chance", va="top", fontsize=8, color="0.4")
         axes.set_title(name, loc="left", fontweight="bold")
-        axes.set_xticks(range(len(names)), [f"+ {name.removeprefix('demo_')}" for name in names])
+        _tasks_below(axes, [f"+ {name.removeprefix('demo_')}" for name in names])
         axes.set(ylim=(0, 103), xlim=(-0.2, len(names) - 0.8))
         axes.set_xlabel("tasks learnt so far")
-    panels[0][0].set_ylabel("top-1 accuracy (%)")
+        if number % across == 0:
+            axes.set_ylabel("top-1 accuracy (%)")
     figure.tight_layout()
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

@@ -7,6 +7,7 @@ import pytest
 
 import report
 from reporting import gather, plots
+from reporting.markup import Document
 from reporting.published import ABOUT, PUBLISHED, TOP5, fits
 from settings import effort
 from settings.config import Config
@@ -197,6 +198,12 @@ def test_a_long_sequence_by_position(tmp_path):
     assert "| mean of the 20 tasks | 89.00 ± 0.71 | 88.50 |" in markdown
     assert "| mean of the last 3 | 80.50 ± 0.71 | 80.00 |" in markdown
     assert len(lines(markdown, "| 20 | ")) == 2  # weights still 0, weights owned
+
+
+def test_a_cell_of_words_is_broken_into_lines_and_a_figure_is_not(tmp_path):
+    page = Document(tmp_path)
+    page.table(["a", "b"], [["12.50 ± 0.25", "35.52 (m) (paper, classifier only, VGG-16; 4 tasks)"], ["-", "-"]])
+    assert "<td>12.50 ± 0.25</td><td class=words>35.52 (m)" in page.html[0]
 
 
 # ---- pictures
