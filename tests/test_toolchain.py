@@ -42,6 +42,12 @@ def test_convolutions_run_through_onednn():
     assert done.stdout == "True\n", done.stderr
 
 
+def test_pytorch_is_not_imported_where_it_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("print('imported')")
+    done = python("import toolchain; toolchain.start(); print('started')", PYTHONPATH=str(tmp_path), FIX_TORCH_ERROR=None)
+    assert done.stdout == "started\n", done.stderr
+
+
 def test_what_the_user_set_wins():
     done = python("import toolchain, os; toolchain.start()\n"
                   "import jittor_utils, jittor; print(jittor_utils.LOG.log_silent, os.environ['cache_name'])",

@@ -98,6 +98,7 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     flags = mending.numpy_flags()
     os.environ.setdefault("cache_name", f"packnet-{'cuda' if nvcc else 'cpu'}{'-numpy2' * bool(flags)}")
     os.environ.setdefault("log_silent", "1")
+    os.environ.setdefault("FIX_TORCH_ERROR", "0")  # 1: where PyTorch is installed Jittor imports it, two seconds at every start
     if nvcc:
         cuda.set_environment(toolkit, precision)
     if not processes.in_mpi():
