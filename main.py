@@ -178,7 +178,7 @@ def pack(config: Config, earlier: Earlier | None) -> int:
     go_on = f"`python main.py --resume --output-dir {config.output_dir}` goes on"
     try:
         run = Run(config, earlier)
-        carry_out(run, [*compared(plan(config, run.results.earlier), config)])
+        carry_out(run, [*compared(plan(config, [entry["name"] for entry in run.results.earlier]), config)])
     except (ConfigError, DataError, WeightsError) as error:
         return complain(error)
     except TrainingError as error:

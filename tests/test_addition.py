@@ -12,6 +12,7 @@ import main
 import training
 from images import drawings
 from runs.addition import completed, room
+from runs.run import Run
 from storage.checkpoint import load_metadata, save_checkpoint
 from storage.packed import Packed, load_packed, save_packed
 
@@ -181,6 +182,36 @@ def test_a_task_can_be_pruned_more_than_once(runs, home):
     assert add(two, f"{two}-smaller", "--prune-last", "0.5") == 0
     cars = results_of(home / f"{two}-smaller")["tasks"][1]
     assert cars["pruning_ratio"] == 0.875 and cars["owned_fraction"] == pytest.approx(0.25 * 0.75 ** 2 / 2, rel=0.02)
+
+
+def the_base_alone(home, path):
+    """What a packed file with the base task and nothing else holds."""
+    packed, metadata = load_packed(home / path / "packnet.safetensors")
+    packed.owners = {name: np.where(owner == 1, owner, 0) for name, owner in packed.owners.items()}
+    packed.parameters = {name: value * packed.owners[name] if name in packed.owners else value
+                         for name, value in packed.parameters.items() if name.startswith(("trunk.", "heads.demo_base."))}
+    save_packed(home / "base.safetensors", packed, metadata | dict(tasks=metadata["tasks"][:1]))
+    return "base.safetensors"
+
+
+@pytest.mark.parametrize("runs", ["shared"], indirect=True)
+@pytest.mark.parametrize("last", ["demo_cars", "demo_base"])
+def test_an_addition_that_prunes_the_last_task_goes_on_from_every_step(runs, home, monkeypatch, last):
+    to = runs[0] if last == "demo_cars" else the_base_alone(home, runs[0])
+    assert add(to, f"{last}-undisturbed", "--prune-last", "0.5") == 0
+    save_state = Run.save_state
+
+    def stopped(run):
+        save_state(run)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Run, "save_state", stopped)
+    codes = [add(to, f"{last}-stopped", "--prune-last", "0.5")]
+    while codes[-1] == 130:
+        codes.append(main.main(["--resume", "--output-dir", f"{last}-stopped"]))
+    assert codes == [130] * 9 + [0]  # prune, re-train, finish; start, two epochs, prune, re-train, finish
+    one, two = (home / f"{last}-{how}" for how in ("undisturbed", "stopped"))
+    assert (one / "packnet.safetensors").read_bytes() == (two / "packnet.safetensors").read_bytes()
+    assert results_of(one)["accuracy_matrix"] == results_of(two)["accuracy_matrix"]
 
 
 def test_baselines_that_concern_the_new_task_start_from_the_packed_network(runs, home, capsys):
