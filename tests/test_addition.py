@@ -127,6 +127,17 @@ def test_a_stopped_addition_goes_on_to_the_same_end(runs, home, monkeypatch, tit
     assert (home / out / "packnet.safetensors").read_bytes() == whole
 
 
+def test_a_stopped_addition_goes_on_with_its_own_settings(runs, home, monkeypatch):
+    if runs[0] != "shared/two":
+        pytest.skip("once is enough")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert add("shared/two", "own-settings", "--initial-lr", "0.02", "--data-root", "elsewhere/data") == 130
+    assert add("shared/two", "own-settings", "--resume") == 0
+    config = results_of(home / "own-settings")["config"]
+    assert (config["initial_lr"], config["data_root"]) == (0.02, "elsewhere/data")
+
+
 KILLED = {"before the first state": f"{KILL}import runs.run; runs.run.Run.save_state = kill",
           "its earlier tasks": f"{KILL}import runs.results; runs.results.Results.take_earlier = kill"} | {
               place: PLACES[place] for place in PLACES if "baseline" not in place and place != "keep_and_prune"}
@@ -249,6 +260,14 @@ def test_what_contradicts_the_packed_network_is_refused(runs, home, more, messag
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
     assert not (home / "refused").exists() and files(home / "shared") == before
+
+
+def test_a_dry_run_is_of_the_packed_network(runs, home, capsys):
+    before = files(home)
+    assert add(runs[0], "dry", "--dry-run") == 0
+    private = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("trunk.features.0.bias"))
+    assert ("private" if "own" in runs[0] else "shared") in private and files(home) == before
+    assert add("nowhere", "dry", "--dry-run") == 2 and "nowhere: no such file" in capsys.readouterr().err
 
 
 def test_the_new_task_must_be_named_and_prune_last_needs_a_network(runs, capsys):
