@@ -103,7 +103,7 @@ def compare_seals(path: str | Path) -> int:
 def import_release(options: argparse.Namespace) -> None:
     """Write the packed network of the authors' release into the output folder, and print what is in it. Raises ConfigError, DataError,
     WeightsError and OSError."""
-    config = Config(output_dir=options.output_dir, keep="best-on-test", device=options.device)
+    config = Config(output_dir=options.output_dir)
     config.data_root = options.data_root or config.data_root
     check_free(config)
     release = read_release(options.import_release)

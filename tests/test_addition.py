@@ -13,6 +13,7 @@ import training
 from images import drawings
 from runs.addition import completed, room
 from runs.run import Run
+from settings.config import Config
 from storage.checkpoint import load_metadata, save_checkpoint
 from storage.packed import Packed, load_packed, save_packed
 
@@ -44,7 +45,7 @@ def run(out, tasks, *more):
 
 
 def add(to, out, *more):
-    return main.main(["--add-to", to, "--task-list", "demo_flowers", "--output-dir", out, *more])
+    return main.main(["--add-to", to, "--task-list", "demo_flowers", "--output-dir", out, "--device", "cpu", *more])
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
@@ -306,6 +307,13 @@ def test_images_are_cropped_as_for_the_tasks_before_unless_told_otherwise(runs, 
     assert metadata["config"]["crop"] == "resized"
     save_packed(tmp_path / "plain.safetensors", packed, metadata | dict(config=metadata["config"] | dict(crop="plain")))
     assert completed(dict(add_to=str(tmp_path / "plain.safetensors"), task_list=["demo_flowers"], **given))["crop"] == crop
+
+
+def test_what_is_of_a_machine_does_not_come_from_the_file(tmp_path):
+    settings = dict(device="cuda", precision="fp16", cache_dir="/of/another/machine", seed=7)
+    save_checkpoint(tmp_path / "x.safetensors", {}, dict(config=Config(**settings).asdict(), tasks=[dict(name="imagenet")]))
+    config = Config(**completed(dict(add_to=str(tmp_path / "x.safetensors"), task_list=["cubs"])))
+    assert (config.device, config.precision, config.cache_dir, config.seed) == ("auto", "fp32", None, 7)
 
 
 def test_room_is_counted_in_all_and_in_the_tightest_layer():
