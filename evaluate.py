@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import save_file
 
 import toolchain
 from images.folders import DataError, dataset_folder
@@ -26,11 +25,11 @@ from runs.folder import check_free
 from settings.archs import ARCHS, own, source_of
 from settings.command_line import complain
 from settings.config import Config, ConfigError
-from storage.checkpoint import WeightsError
+from storage.checkpoint import WeightsError, write_tensors
 from storage.packed import Packed, load_packed, other_content
 from storage.release import read_release
 from storage.seals import recomputed
-from system.files import CHECKPOINT, replacing
+from system.files import CHECKPOINT
 
 if TYPE_CHECKING:  # starts Jittor
     from dataset import Loader
@@ -68,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in filter(None, (options.task, options.export and options.export[0])):
             if name not in tasks:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
+        if options.export and Path(options.export[1]).exists():
+            raise ConfigError(f"--export {' '.join(options.export)}: the file is there already, and never overwritten. Choose another, or "
+                              "move this one away.")
         network = network_of(metadata, options.arch, Path(options.output_dir) / CHECKPOINT)
         toolchain.start(options.device, metadata["config"]["precision"], metadata["config"]["convolution"])
         packnet = unpack(packed, metadata, network, Path(options.output_dir) / CHECKPOINT)
@@ -103,7 +105,7 @@ def compare_seals(path: str | Path) -> int:
 def import_release(options: argparse.Namespace) -> None:
     """Write the packed network of the authors' release into the output folder, and print what is in it. Raises ConfigError, DataError,
     WeightsError and OSError."""
-    config = Config(output_dir=options.output_dir, keep="best-on-test", device=options.device)
+    config = Config(output_dir=options.output_dir)
     config.data_root = options.data_root or config.data_root
     check_free(config)
     release = read_release(options.import_release)
@@ -248,15 +250,12 @@ def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
     from networks import in_torchvisions_names
     with packnet.task_view(task) as net:
         tensors = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in in_torchvisions_names(net, task).items()}
-        head, renamed = net.last or "head", json.dumps(next(iter(getattr(net.shape, "renamed", ())), ["", ""]))
+        head, renamed = net.exported_head, json.dumps(next(iter(getattr(net.shape, "renamed", ())), ["", ""]))
     tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
                 for name in list(tensors) if name.endswith("running_mean")}
     entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
-    with replacing(out) as temporary:
-        temporary.touch()
-        save_file(tensors, temporary, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]), head=head,
-                                           renamed=renamed, classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]),
-                                           seal=entry["seal"]))
+    write_tensors(out, tensors, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]), head=head, renamed=renamed,
+                                     classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]), seal=entry["seal"]))
     print(f"Written: {out}, the network of {task} ({metadata['arch']}, {sum(array.nbytes for array in tensors.values()) / 1e6:.1f} MB)")
 
 

@@ -55,8 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         return complain("--add-to: everything but the new task's settings comes from the packed network; leave --demo out")
     if flags.dry_run and flags.experiment:
         return complain("--dry-run: is for one network; an --experiment has several. Name one with --arch.")
+    if flags.dry_run and flags.resume:
+        return complain("--dry-run: is for a network that is named, not for a run to go on with; leave --resume out")
     if flags.dry_run:
-        return describe(Config(**(DEMO if flags.demo else {}) | given))
+        return describe((DEMO if flags.demo else {}) | given)
     if not flags.experiment:
         code = run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
         if flags.demo and not code and not processes.RANK:
@@ -86,18 +88,17 @@ def main(arguments: list[str] | None = None) -> int:
 def run(given: dict, resume: bool, demo: bool) -> int:
     """One run with these settings, or the rest of it. Returns the exit code."""
     try:
-        if given.get("add_to"):
-            given = completed(given)
-        config = Config(**given)
-        config.check_values(weights=not resume)  # those of a run to go on with are in its folder
-        before = None
+        config, before = Config(**given), None
         if resume:
             config, before = resumed(config, given)
-            config.check_values()
+        if config.add_to and not before:
+            config = Config(**completed(given))
+        config.check_values()
         if processes.in_mpi():
             agree(config, before)
         if before and before["finished"]:
             if not processes.RANK:
+                (Path(config.output_dir) / STATE).unlink(missing_ok=True)  # it was killed just before it did that itself
                 print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
             return 0
         prepare(config, resume, demo)
@@ -110,9 +111,11 @@ def run(given: dict, resume: bool, demo: bool) -> int:
     return pack(config, earlier)
 
 
-def describe(config: Config) -> int:
-    """Print the table of the network's parameters, with heads for the tasks whose data are there. Returns the exit code."""
+def describe(given: dict) -> int:
+    """Print the table of the parameters of the network that a run with these settings would have, with heads for the tasks whose data
+    are there. Returns the exit code."""
     try:
+        config = Config(**completed(given) if given.get("add_to") else given)
         config.check_values(weights=False)
         if own(config.arch):
             check_source(config)
@@ -125,7 +128,7 @@ def describe(config: Config) -> int:
                 net.add_head(task, len(classes))
         print(packed_network(net, config).describe())
         print(f"\nEach task adds a head: {net.num_features:,} features to its classes.")
-    except (ConfigError, RuntimeError) as error:
+    except (ConfigError, WeightsError, RuntimeError) as error:
         return complain(error)
     return 0
 
@@ -178,7 +181,7 @@ def pack(config: Config, earlier: Earlier | None) -> int:
     go_on = f"`python main.py --resume --output-dir {config.output_dir}` goes on"
     try:
         run = Run(config, earlier)
-        carry_out(run, [*compared(plan(config, run.results.earlier), config)])
+        carry_out(run, [*compared(plan(config, [entry["name"] for entry in run.results.earlier]), config)])
     except (ConfigError, DataError, WeightsError) as error:
         return complain(error)
     except TrainingError as error:

@@ -154,6 +154,14 @@ class MultiHead(nn.Module):
             raise ValueError(f"task {task!r} has a head already")
         self.heads.add_module(task, self.make_head(self.num_features, num_classes))
 
+    @property
+    def exported_head(self) -> str:
+        """The name of a head as the last layer of a plain network: of a trunk that gives features, one that none of its layers has."""
+        name = self.last or "head"
+        while any(parameter.startswith(f"trunk.{name}.") for parameter in self.state_dict()):
+            name += "_"
+        return name
+
     def num_classes(self, task: str) -> int:
         return self.heads[task].weight.shape[0]
 
@@ -216,7 +224,7 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "")
 def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:
     """The parameters of the trunk and of the head of `task` as they are, as a file of torchvision's names them: the head is the last
     layer. The reverse of load_pretrained."""
-    head, last = f"heads.{task}.", f"{net.last or 'head'}."
+    head, last = f"heads.{task}.", f"{net.exported_head}."
     tensors = {last + name.removeprefix(head) if name.startswith(head) else name.removeprefix("trunk."): parameter
                for name, parameter in net.state_dict().items() if name.startswith(("trunk.", head))}
     for theirs, ours in getattr(net.shape, "renamed", ())[:1]:

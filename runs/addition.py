@@ -12,9 +12,10 @@ from storage.checkpoint import WeightsError, load_metadata
 from storage.packed import Packed, load_packed, other_content
 from system.files import CHECKPOINT, STATE
 
-# What the file was made with and no addition can change. All other settings are those of the new tasks, by default as the file's.
+# What the file was made with and no addition can change. All others but NOT_TAKEN are by default as the file's.
 FIXED = ("arch", "last", "image_size", "base_task", "train_biases", "train_bn", "pack", "pretrained", "initial_pruning_ratio",
          "num_epochs_base", "base_lr", "num_epochs_base_finetune", "base_finetune_lr", "base_lr_decay_every")
+NOT_TAKEN = ("task_list", "pruning_ratios", "cache_dir", "device", "precision")  # they are of the old tasks, or of the machine of then
 BASELINES = ("classifier", "individual")  # those that concern the new task alone
 
 
@@ -45,7 +46,7 @@ def completed(given: dict) -> dict:
             raise KeyError(saved["arch"])
         differences = [f"--{name.replace('_', '-')} {shown(given[name])}: the packed network was made with {shown(saved[name])}"
                        for name in FIXED if name in given and given[name] != saved.get(name)]
-        result = {name: value for name, value in saved.items() if name not in ("task_list", "pruning_ratios")} | given
+        result = {name: value for name, value in saved.items() if name not in NOT_TAKEN} | given
         to_come = saved["tasks_to_come"] - len(given.get("task_list", []))  # the new tasks are among them
         result["tasks_to_come"] = given.get("tasks_to_come", max(0, to_come) if "equal" in given.get("pruning_ratios", []) else 0)
         Config(**result)

@@ -11,13 +11,13 @@ class Figures:
     """What a run has measured so far: it goes into the state as it is, and into results.json.
 
     `stages`: the base task, then the added ones, with all their figures. `entries`: what the packed file says of each. `earlier`:
-    the tasks that were packed before the run, of --add-to; `unchanged`: those whose seal was compared when the last task was
-    frozen. `history`: a record per epoch. `capacity`, `owners_by_layer`, `storage` (bytes): as of the last frozen task.
-    `baselines`: the figures of each method.
+    the entries of the tasks that were packed before the run, of --add-to; `unchanged`: the names of those whose seal was compared
+    when the last task was frozen. `history`: a record per epoch. `capacity`, `owners_by_layer`, `storage` (bytes): as of the last
+    frozen task. `baselines`: the figures of each method.
     """
     stages: list[dict] = field(default_factory=list)
     entries: list[dict] = field(default_factory=list)
-    earlier: list[str] = field(default_factory=list)
+    earlier: list[dict] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     capacity: list[dict] = field(default_factory=list)

@@ -15,7 +15,7 @@ def check_folders(config: Config, resume: bool = False) -> None:
     need, output = config.need, Path(config.output_dir)
     need(output.is_dir() or not output.exists(), "output_dir", "is a file")
     if not resume:
-        check_free(config, "Go on with it by --resume, choose")
+        check_free(config, "Go on with it by --resume, choose" if (output / RESULTS).exists() else "Choose")
     if own(config.arch):
         check_source(config)
     need(config.pretrained is None or config.add_to or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
@@ -51,17 +51,24 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
     nothing to go on with.
 
     `given` are the settings the user named; they must be those of the run, but for where things are. Raises
-    ConfigError.
+    ConfigError, where there is a packed network or a state without results too: a run writes its results first.
     """
     path = Path(config.output_dir) / RESULTS
     if not path.exists():
+        for name in (CHECKPOINT, STATE):
+            config.need(not path.with_name(name).exists(), "output_dir", f"holds {name} and no {RESULTS}: no run that --resume can go on "
+                        "with, and never overwritten. Choose another folder, or move this one away.")
         return config, None
     try:
         results = json.loads(path.read_text(encoding="utf8"))
         saved, finished = results["config"], results["finished"]
         if set(saved) != {field.name for field in dataclasses.fields(config)} or not isinstance(finished, bool):
             raise ValueError("its settings are not those of this version")
-        may_move = (*MAY_MOVE, "arch") if same_source(saved["arch"], results, given) else MAY_MOVE
+        may_move = set(MAY_MOVE)
+        if same_source(saved["arch"], results, given):
+            may_move.add("arch")
+        if not saved["add_to"]:  # no addition becomes one
+            may_move.remove("add_to")
         moved = {name: value for name, value in given.items() if name in may_move}
         going_on = Config(**saved | moved | dict(output_dir=config.output_dir))
         going_on.check_values()

@@ -64,10 +64,11 @@ class Results(Figures):
         """The content of results.json."""
         added = max(0, len(self.earlier) - 1) + len(self.config.task_list)
         return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(), seconds=seconds,
-                    config=self.config.asdict(), tasks=self.stages[1:], earlier=self.earlier, seals_unchanged=self.unchanged,
-                    base_retrained=None if self.earlier else base_retrained(self.config), accuracy_matrix=self.matrix(added),
-                    capacity=self.capacity, owners_by_layer=self.owners_by_layer, history=self.history, baselines=self.baselines,
-                    base=self.stages[0] if self.stages else None, storage=self.storage, network=self.source)
+                    config=self.config.asdict(), tasks=self.stages[1:], earlier=[entry["name"] for entry in self.earlier],
+                    seals_unchanged=self.unchanged, base_retrained=None if self.earlier else base_retrained(self.config),
+                    accuracy_matrix=self.matrix(added), capacity=self.capacity, owners_by_layer=self.owners_by_layer,
+                    history=self.history, baselines=self.baselines, base=self.stages[0] if self.stages else None,
+                    storage=self.storage, network=self.source)
 
     # ---- measuring
 
@@ -101,9 +102,8 @@ class Results(Figures):
             self.take_earlier(packnet, earlier.entries)
 
     def take_earlier(self, packnet: PackNet, entries: list[dict]) -> None:
-        """The tasks that were packed before the run: the figures stored in their file, and what is measured anew where there are
-        data."""
-        self.earlier, self.entries = [entry["name"] for entry in entries], list(entries)
+        """The tasks packed before the run: the figures stored in their file, and what is measured anew where there are data."""
+        self.earlier, self.entries = entries, list(entries)
         for number, entry in enumerate(entries, start=1):
             task, stored = entry["name"], entry["top1"]
             self.stages.append(stage_of(entry, len(entries) - number, not self.measured(task)))

@@ -159,8 +159,8 @@ class Run:
     def _restore(self, path: Path) -> None:
         state = State.load(path)
         try:
-            saved, entries = state.values, state.values["results"]["entries"]
-            self.loaders = open_loaders(self.config, entries if self.config.add_to else [])
+            saved = state.values
+            self.loaders = open_loaders(self.config, saved["results"]["earlier"])
             data = self._data()
             for key in saved["data"].keys() | data.keys():
                 if saved["data"].get(key) != data.get(key):

@@ -148,7 +148,8 @@ class Config(WhatIsPacked):
         need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
         need(self.keep in KEEP, "keep", f"must be one of {', '.join(KEEP)}")
         need(self.keep != "best" or self.validation > 0, "keep", "needs a --validation part to judge the epochs on")
-        need(self.keep != "best-on-test" or self.validation == 0, "keep", "judges on the test split; leave --validation out")
+        need(self.keep != "best-on-test" or self.validation == 0, "keep", "judges on the test split; leave --validation out, or "
+             "choose --keep best")
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
         for task in [*self.task_list, self.base_task]:

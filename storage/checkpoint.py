@@ -26,21 +26,26 @@ class WeightsError(Exception):
 
 def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
     """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header, and a
-    checksum of each. Raises OSError naming the file and the bytes needed where it cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    checksum of each. Raises OSError as write_tensors does."""
     tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}  # the bytes follow from the content alone
     text = json.dumps(metadata)
     sums = {name: _checksum(array) for name, array in tensors.items()} | {"": hashlib.sha256(text.encode()).hexdigest()}
     header = json.dumps({"format": CHECKPOINT_FORMAT, "metadata": text, "checksums": sums})
+    write_tensors(path, tensors, {"packnet": header})  # one entry: the order of several is not fixed
+
+
+def write_tensors(path: str | Path, tensors: Tensors, header: dict[str, str]) -> None:
+    """Write a safetensors file in one step. Raises OSError naming the file and the bytes needed where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
     try:
         with replacing(path) as temporary:
             temporary.touch()
             mode = temporary.stat().st_mode  # safetensors would make it for the owner only
-            save_file(tensors, temporary, {"packnet": header})  # one entry: the order of several is not fixed
+            save_file(tensors, temporary, header)
             temporary.chmod(mode)
     except (OSError, SafetensorError) as error:
-        need = sum(array.nbytes for array in tensors.values()) + len(text)
+        need = sum(array.nbytes for array in tensors.values()) + sum(map(len, header.values()))
         raise OSError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
                       f"{need:,} bytes are needed on the disk") from error
 

@@ -12,6 +12,8 @@ import main
 import training
 from images import drawings
 from runs.addition import completed, room
+from runs.run import Run
+from settings.config import Config
 from storage.checkpoint import load_metadata, save_checkpoint
 from storage.packed import Packed, load_packed, save_packed
 
@@ -43,7 +45,7 @@ def run(out, tasks, *more):
 
 
 def add(to, out, *more):
-    return main.main(["--add-to", to, "--task-list", "demo_flowers", "--output-dir", out, *more])
+    return main.main(["--add-to", to, "--task-list", "demo_flowers", "--output-dir", out, "--device", "cpu", *more])
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
@@ -126,6 +128,17 @@ def test_a_stopped_addition_goes_on_to_the_same_end(runs, home, monkeypatch, tit
     assert (home / out / "packnet.safetensors").read_bytes() == whole
 
 
+def test_a_stopped_addition_goes_on_with_its_own_settings(runs, home, monkeypatch):
+    if runs[0] != "shared/two":
+        pytest.skip("once is enough")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert add("shared/two", "own-settings", "--initial-lr", "0.02", "--data-root", "elsewhere/data") == 130
+    assert add("shared/two", "own-settings", "--resume") == 0
+    config = results_of(home / "own-settings")["config"]
+    assert (config["initial_lr"], config["data_root"]) == (0.02, "elsewhere/data")
+
+
 KILLED = {"before the first state": f"{KILL}import runs.run; runs.run.Run.save_state = kill",
           "its earlier tasks": f"{KILL}import runs.results; runs.results.Results.take_earlier = kill"} | {
               place: PLACES[place] for place in PLACES if "baseline" not in place and place != "keep_and_prune"}
@@ -183,6 +196,36 @@ def test_a_task_can_be_pruned_more_than_once(runs, home):
     assert cars["pruning_ratio"] == 0.875 and cars["owned_fraction"] == pytest.approx(0.25 * 0.75 ** 2 / 2, rel=0.02)
 
 
+def the_base_alone(home, path):
+    """What a packed file with the base task and nothing else holds."""
+    packed, metadata = load_packed(home / path / "packnet.safetensors")
+    packed.owners = {name: np.where(owner == 1, owner, 0) for name, owner in packed.owners.items()}
+    packed.parameters = {name: value * packed.owners[name] if name in packed.owners else value
+                         for name, value in packed.parameters.items() if name.startswith(("trunk.", "heads.demo_base."))}
+    save_packed(home / "base.safetensors", packed, metadata | dict(tasks=metadata["tasks"][:1]))
+    return "base.safetensors"
+
+
+@pytest.mark.parametrize("runs", ["shared"], indirect=True)
+@pytest.mark.parametrize("last", ["demo_cars", "demo_base"])
+def test_an_addition_that_prunes_the_last_task_goes_on_from_every_step(runs, home, monkeypatch, last):
+    to = runs[0] if last == "demo_cars" else the_base_alone(home, runs[0])
+    assert add(to, f"{last}-undisturbed", "--prune-last", "0.5") == 0
+    save_state = Run.save_state
+
+    def stopped(run):
+        save_state(run)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Run, "save_state", stopped)
+    codes = [add(to, f"{last}-stopped", "--prune-last", "0.5")]
+    while codes[-1] == 130:
+        codes.append(main.main(["--resume", "--output-dir", f"{last}-stopped"]))
+    assert codes == [130] * 9 + [0]  # prune, re-train, finish; start, two epochs, prune, re-train, finish
+    one, two = (home / f"{last}-{how}" for how in ("undisturbed", "stopped"))
+    assert (one / "packnet.safetensors").read_bytes() == (two / "packnet.safetensors").read_bytes()
+    assert results_of(one)["accuracy_matrix"] == results_of(two)["accuracy_matrix"]
+
+
 def test_baselines_that_concern_the_new_task_start_from_the_packed_network(runs, home, capsys):
     two, _, whole = runs
     assert add(two, f"{two}-compared", "--baselines", "classifier", "individual") == 0
@@ -218,6 +261,14 @@ def test_what_contradicts_the_packed_network_is_refused(runs, home, more, messag
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
     assert not (home / "refused").exists() and files(home / "shared") == before
+
+
+def test_a_dry_run_is_of_the_packed_network(runs, home, capsys):
+    before = files(home)
+    assert add(runs[0], "dry", "--dry-run") == 0
+    private = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("trunk.features.0.bias"))
+    assert ("private" if "own" in runs[0] else "shared") in private and files(home) == before
+    assert add("nowhere", "dry", "--dry-run") == 2 and "nowhere: no such file" in capsys.readouterr().err
 
 
 def test_the_new_task_must_be_named_and_prune_last_needs_a_network(runs, capsys):
@@ -256,6 +307,13 @@ def test_images_are_cropped_as_for_the_tasks_before_unless_told_otherwise(runs, 
     assert metadata["config"]["crop"] == "resized"
     save_packed(tmp_path / "plain.safetensors", packed, metadata | dict(config=metadata["config"] | dict(crop="plain")))
     assert completed(dict(add_to=str(tmp_path / "plain.safetensors"), task_list=["demo_flowers"], **given))["crop"] == crop
+
+
+def test_what_is_of_a_machine_does_not_come_from_the_file(tmp_path):
+    settings = dict(device="cuda", precision="fp16", cache_dir="/of/another/machine", seed=7)
+    save_checkpoint(tmp_path / "x.safetensors", {}, dict(config=Config(**settings).asdict(), tasks=[dict(name="imagenet")]))
+    config = Config(**completed(dict(add_to=str(tmp_path / "x.safetensors"), task_list=["cubs"])))
+    assert (config.device, config.precision, config.cache_dir, config.seed) == ("auto", "fp32", None, 7)
 
 
 def test_room_is_counted_in_all_and_in_the_tightest_layer():

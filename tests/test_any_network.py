@@ -236,6 +236,7 @@ def test_a_network_that_cannot_be_packed_ends_with_code_2(data, tmp_path, body, 
 
 def test_a_dry_run_is_for_one_network(capsys):
     assert main.main(["--experiment", "seed", "--dry-run"]) == 2 and "is for one network" in capsys.readouterr().err
+    assert main.main(["--resume", "--dry-run"]) == 2 and "leave --resume out" in capsys.readouterr().err
     assert main.main(["--arch", "vgg18", "--dry-run"]) == 2 and "must be one of" in capsys.readouterr().err
 
 

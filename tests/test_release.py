@@ -250,7 +250,7 @@ def test_what_was_imported_is_measured_sealed_and_added_to(csf, image_root, tmp_
     assert main.main(add) == 2 and "no weight is free, since flowers kept all that were left" in capsys.readouterr().err
     assert main.main([*add, "--prune-last", "0.5"]) == 0
     results = json.loads((tmp_path / "with_birds/results.json").read_text())
-    assert results["earlier"] == NAMES and results["config"]["keep"] == "best-on-test" and results["config"]["crop"] == "resized"
+    assert results["earlier"] == NAMES and results["config"]["keep"] == "last" and results["config"]["crop"] == "resized"
     assert [task["max_logit_change"] for task in results["tasks"][:2]] == [0.0, 0.0] and "imagenet" in results["seals_unchanged"]
     import report
     assert report.main(["--runs", "with_birds", "--out", "page"]) == 0

@@ -161,7 +161,10 @@ def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_pat
     state = (tmp_path / "out/state.safetensors").read_bytes()
 
     assert main.main(command(data)) == 2  # without --resume
-    assert "holds a run already" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "holds a run already" in error and "Go on with it by --resume" in error
+    assert main.main(["--resume", "--output-dir", "out", "--add-to", "out"]) == 2
+    assert "--add-to was None and is now out" in capsys.readouterr().err
     assert main.main(command(data, "--resume", "--initial-lr", "0.1", "--batch-size", "7")) == 2
     error = capsys.readouterr().err
     assert "--initial-lr was 0.02 and is now 0.1" in error and "--batch-size was 32 and is now 7" in error
@@ -175,6 +178,7 @@ def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_pat
 
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
     capsys.readouterr()
+    (tmp_path / "out/state.safetensors").write_bytes(state)  # as after a kill between the last results and its end
     assert main.main(["--resume", "--output-dir", "out"]) == 0
     assert "is finished; nothing is changed" in capsys.readouterr().out
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
@@ -301,6 +305,16 @@ def test_results_of_another_version_are_refused(half_done, capsys):
         assert main.main(["--resume", "--output-dir", "out"]) == 2
         assert "results.json: not the results of a run of this version" in capsys.readouterr().err
         assert (half_done / "results.json").read_text() == content
+
+
+@pytest.mark.parametrize("name", ["packnet.safetensors", "state.safetensors"])
+@pytest.mark.parametrize("more", [["--resume"], []])
+def test_a_packed_network_or_state_alone_is_never_overwritten(tmp_path, name, more, capsys):
+    (tmp_path / name).write_bytes(b"the only copy")
+    assert main.main(["--output-dir", str(tmp_path), *more]) == 2
+    error = capsys.readouterr().err
+    assert name in error and "Choose another folder, or move this one away." in error and "by --resume" not in error
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the only copy"]
 
 
 def test_memory_does_not_grow():

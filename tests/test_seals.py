@@ -1,16 +1,21 @@
 """The seal of a task: follows from what its forward pass uses, all of it, and from nothing else."""
 import json
+import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, jt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from test_networks import batches, random_network
 
 import evaluate
+import networks
 from images.preprocess import input_settings
 from pruning import PackNet
 from runs.log import Log
@@ -21,6 +26,7 @@ from storage import seals
 from storage.checkpoint import WeightsError
 from storage.packed import load_packed, save_packed
 
+nn = jt.nn
 TASKS = "abc"
 OWN = dict(train_biases=True, train_bn=True)
 
@@ -85,6 +91,45 @@ def test_the_docstring_says_how_to_compute_it(sealed, tmp_path, monkeypatch):
     with pytest.raises(AssertionError):
         exec("\n".join(lines), {})
     assert evaluate.main(["--seals", "cubs.safetensors"]) == 1
+
+
+def test_an_exported_network_is_written_as_a_packed_one_is(sealed, tmp_path, monkeypatch):
+    packnet, _, metadata = sealed
+    out = tmp_path / "cubs.safetensors"
+    evaluate.export(packnet, metadata, "a", str(out))
+    before = out.read_bytes()
+    assert out.stat().st_mode & 0o777 == 0o666 & ~(os.umask(0o022) or 0o022)
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device")
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(OSError, match=r"cubs.safetensors: cannot be written \(I/O error: .*\); [\d,]+ bytes are needed"):
+        evaluate.export(packnet, metadata, "a", str(out))
+    assert out.read_bytes() == before and os.listdir(tmp_path) == [out.name]
+
+
+def test_a_file_that_is_there_is_not_exported_over(sealed, tmp_path, capsys):
+    path = shutil.copy(sealed[1], tmp_path / "packnet.safetensors")
+    assert evaluate.main(["--output-dir", str(tmp_path), "--export", "a", str(path)]) == 2
+    assert f"--export a {path}: the file is there already, and never overwritten" in capsys.readouterr().err
+    assert path.read_bytes() == sealed[1].read_bytes()
+
+
+def test_a_layer_of_the_trunk_that_is_called_head_is_exported_too(tmp_path):
+    """Of a network that gives features, whose tasks' heads have no name in it."""
+    trunk = nn.Sequential(nn.Conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    trunk.add_module("head", nn.Linear(4, 7))
+    net = networks.MultiHead(trunk, 7)
+    net.add_head("a", 5)
+    packnet = PackNet(net)
+    packnet.start_task("a")
+    entry = dict(name="a", num_classes=5, classes=None, input={})
+    entry["seal"] = seals.of_task(contents(packnet), [entry], 0)
+    evaluate.export(packnet, dict(arch="mine", image_size=8, tasks=[entry]), "a", str(tmp_path / "a.safetensors"))
+    tensors = load_file(tmp_path / "a.safetensors")
+    assert {name: array.shape for name, array in tensors.items() if "head" in name} == {
+        "head.weight": (7, 4), "head.bias": (7,), "head_.weight": (5, 7), "head_.bias": (5,)}
+    assert seals.recomputed(tmp_path / "a.safetensors") == [("a", entry["seal"], entry["seal"])]
 
 
 def test_a_flipped_weight_breaks_its_owner_and_all_later_tasks(sealed, tmp_path, capsys):
