@@ -368,7 +368,12 @@ def test_evaluation_prediction_and_export_use_it(packed_run, capsys, tmp_path, m
         loader = evaluate.test_loader(entry, metadata, SimpleNamespace(data_root=None, batch_size=8, cache_dir=None))
         logits, _ = packnet.predict(entry["name"], loader)
         split = read_split(entry["name"], root / "data", "test")
-        assert np.array_equal(evaluate.logits_of(packnet, entry, [split.folder / path for path in split.paths]), logits)
+        assert np.array_equal(evaluate.logits_of(packnet, entry, [split.folder / path for path in split.paths], 32), logits)
+    images, sizes, logits_of = [split.folder / path for path in split.paths], [], evaluate.logits_of
+    monkeypatch.setattr(evaluate, "logits_of", lambda *arguments: sizes.append(arguments[-1]) or logits_of(*arguments))
+    for more in ([], ["--batch-size", "2"]):
+        assert evaluate.main([*out, "--task", "third", "--predict", *map(str, images[:2]), *more]) == 0
+    assert sizes == [32, 2]
     assert evaluate.main([*out, "--task-agnostic"]) == 0
     assert evaluate.main([*out, "--export", "second_permuted_3", str(tmp_path / "one.safetensors")]) == 0
     assert evaluate.main(["--seals", str(tmp_path / "one.safetensors")]) == 0
