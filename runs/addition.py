@@ -15,7 +15,7 @@ from system.files import CHECKPOINT, STATE
 # What the file was made with and no addition can change. All other settings are those of the new tasks, by default as the file's.
 FIXED = ("arch", "last", "image_size", "base_task", "train_biases", "train_bn", "pack", "pretrained", "initial_pruning_ratio",
          "num_epochs_base", "base_lr", "num_epochs_base_finetune", "base_finetune_lr", "base_lr_decay_every")
-BASELINES = ("classifier", "individual")  # those that concern the new task alone
+BASELINES_OF_ONE = ("classifier", "individual")  # those that concern the new task alone
 
 
 @dataclass
@@ -59,9 +59,9 @@ def completed(given: dict) -> dict:
         if task in names:
             raise ConfigError(f"--task-list: {task!r} is in {path} already, which holds {', '.join(names)}")
     for method in given.get("baselines", []):
-        if method not in BASELINES:
+        if method not in BASELINES_OF_ONE:
             raise ConfigError(f"--baselines {method}: not from a packed network: it is about the earlier tasks too, and needs their "
-                              f"training data or the network before its first prune. Allowed: {', '.join(BASELINES)}.")
+                              f"training data or the network before its first prune. Allowed: {', '.join(BASELINES_OF_ONE)}.")
     return result
 
 
