@@ -11,6 +11,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:  # starts Jittor
     from pruning import PackNet
 
 
+WHAT = ("predict", "task_agnostic", "export", "seals", "import_release")  # what is asked for; none of them: to measure every task
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--output-dir", default="checkpoints/packnet", help="folder of the run (default: %(default)s)")
@@ -56,6 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
     parser.add_argument("--device", default="auto", choices=toolchain.DEVICES)
     options = parser.parse_args(arguments)
+    asked = [f"--{name.replace('_', '-')}" for name in WHAT if getattr(options, name) not in (None, False)]
+    if len(asked) > 1:
+        return complain(f"{' and '.join(asked)}: one at a time")
+    if options.task and asked not in ([], ["--predict"]):
+        return complain(f"--task {options.task}: goes with --predict or alone, not with {asked[0]}")
+    if options.batch_size is not None and options.batch_size < 1:
+        return complain(f"--batch-size {options.batch_size}: must be at least 1")
     try:
         if options.seals is not None:
             return compare_seals(options.seals or Path(options.output_dir) / CHECKPOINT)
@@ -74,12 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
         toolchain.start(options.device, metadata["config"]["precision"], metadata["config"]["convolution"])
         packnet = unpack(packed, metadata, network, Path(options.output_dir) / CHECKPOINT)
         del packed  # Jittor has copied it
+        batch_size = options.batch_size or metadata["config"]["batch_size"]
         if options.export:
             export(packnet, metadata, *options.export)
         elif options.predict and options.task:
-            predict_images(packnet, metadata, options.task, options.predict)
+            predict_images(packnet, metadata, options.task, options.predict, batch_size)
         elif options.predict:
-            predict_with_task(packnet, metadata, options.predict)
+            predict_with_task(packnet, metadata, options.predict, batch_size)
         elif options.task_agnostic:
             find_tasks(packnet, metadata, options)
         else:
@@ -193,33 +205,38 @@ def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: 
     return loader
 
 
-def logits_of(packnet: "PackNet", entry: dict, paths: list[str]) -> np.ndarray:
-    """float32 [images, classes] of a task, the images preprocessed as its test images are."""
+def logits_of(packnet: "PackNet", entry: dict, paths: list[str], batch_size: int) -> np.ndarray:
+    """float32 [images, classes] of a task, the images preprocessed as its test images are, `batch_size` of them at a time."""
     from dataset import affine, to_input
     how = entry["input"]
-    images = permuted(np.stack([preprocess(path, how["prepared"], how["size"]) for path in paths]), how)
-    inputs = to_input(images, np.zeros(len(images), np.uint8), affine(how))
-    return packnet.predict(entry["name"], [(inputs, np.zeros(len(images), np.int32))])[0]
+
+    def batches() -> Iterator[tuple]:
+        for start in range(0, len(paths), batch_size):
+            planes = [preprocess(path, how["prepared"], how["size"]) for path in paths[start:start + batch_size]]
+            images = permuted(np.stack(planes), how)
+            yield to_input(images, np.zeros(len(images), np.uint8), affine(how)), np.zeros(len(images), np.int32)
+
+    return packnet.predict(entry["name"], batches())[0]
 
 
 def class_name(entry: dict, label: int) -> str:
     return entry["classes"][label] if entry["classes"] else f"class {label}"
 
 
-def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str]) -> None:
+def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str], batch_size: int) -> None:
     """Print the five likeliest classes of each image with their probabilities."""
     entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
-    logits = logits_of(packnet, entry, paths)
+    logits = logits_of(packnet, entry, paths, batch_size)
     for path, row, shares in zip(paths, logits, probabilities(logits)):
         print(path)
         for label in np.argsort(-row, kind="stable")[:5]:
             print(f"  {100 * shares[label]:6.2f} %  {class_name(entry, label)}")
 
 
-def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str]) -> None:
+def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str], batch_size: int) -> None:
     """Print for each image the task whose view is surest of it, its likeliest class there, and that class's probability."""
     entries = metadata["tasks"]
-    logits = [logits_of(packnet, entry, paths) for entry in entries]
+    logits = [logits_of(packnet, entry, paths, batch_size) for entry in entries]
     for number, (path, task) in enumerate(zip(paths, surest(logits))):
         label = int(logits[task][number].argmax())
         confidence = probabilities(logits[task][number:number + 1])[0, label]

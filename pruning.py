@@ -42,11 +42,6 @@ def prunable(model: nn.Module) -> dict[str, Parameter]:
     return {name: parameter for name, parameter in parameters_of(model).items() if parameter.kind == OWNED}
 
 
-def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that these weights belong to, by the name of the weight."""
-    return {name: parameter.module for name, parameter in prunable(model).items()}
-
-
 def cutoff(magnitudes: np.ndarray, ratio: float) -> np.float32 | None:
     """The magnitude up to which weights are freed (rule 3): the r-th smallest, r = round(ratio * n); None if r is 0.
 

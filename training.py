@@ -31,7 +31,7 @@ from jittor import nn
 
 # Steps between two looks at the loss. On a GPU a look waits for all that is under way.
 CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
-KEPT = "The last saved state is kept; start again in another folder with a lower rate."
+WAY_OUT = "The last saved state is kept; start again in another folder with a lower rate."
 
 Loss = Callable[[MultiHead, jt.Var, jt.Var], tuple[jt.Var, jt.Var]]  # (network, images, labels) -> (loss, logits)
 
@@ -200,10 +200,10 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
         if step % CHECK_EVERY == 0 or step == len(loader) - 1:
             mean = over_processes(loss_sum) / seen
             if not math.isfinite(mean):
-                raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. {KEPT}")
+                raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. {WAY_OUT}")
             bar.set_postfix(loss=f"{mean:.3f}", refresh=False)  # shown with the next turn of the bar
     if not all(map(finite, itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups))):
-        raise TrainingError(f"{title}: weights are NaN or infinite at learning rate {optimizer.lr:g}. {KEPT}")
+        raise TrainingError(f"{title}: weights are NaN or infinite at learning rate {optimizer.lr:g}. {WAY_OUT}")
     return mean, 100 * over_processes(hits) / seen
 
 

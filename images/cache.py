@@ -102,10 +102,7 @@ class CachedImages:
             last = min(first + together, len(self.sizes))
             images = self.pixels[self.starts[first]:self.starts[last]].reshape(last - first, 3, -1)
             counts += [np.bincount(images[:, colour].ravel(), minlength=256) for colour in range(3)]
-        levels, number = np.arange(256), counts[0].sum()
-        sums, squares = counts @ levels, counts @ levels ** 2
-        variances = (number * squares - sums ** 2) / (255.0 * number) ** 2
-        return (sums / (255.0 * number)).tolist(), [float(variance) ** 0.5 or 1.0 for variance in variances]
+        return mean_and_deviation(counts)
 
 
 class StreamedImages:
@@ -135,6 +132,15 @@ class StreamedImages:
             return image
         place, = self.draw(np.array([image.shape[1:]]), self.size, rng)
         return cut(image, place, self.size)
+
+
+def mean_and_deviation(counts: np.ndarray) -> tuple[list[float], list[float]]:
+    """Of how often each level occurs, int64 [colours, 256]: (mean, standard deviation) by colour, in [0, 1]; a deviation of 0 is 1."""
+    levels, number = np.arange(256), int(counts[0].sum())
+    # Python's integers: number * squares is beyond int64 from some 40 million pixels on.
+    sums, squares = (counts @ levels).astype(object), (counts @ levels ** 2).astype(object)
+    variances = (number * squares - sums ** 2) / (255.0 * number) ** 2
+    return (sums / (255.0 * number)).tolist(), [float(variance) ** 0.5 or 1.0 for variance in variances]
 
 
 def _fingerprint(split: Split, how: str, size: int) -> str:

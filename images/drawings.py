@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from system.files import temporary_beside
 from system.progress import Progress
 
 SIDE = 64        # pixels of a JPEG
@@ -183,23 +184,29 @@ DATASETS = {
 def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = TEST, names: Iterable[str] = DATASETS) -> None:
     """Write the data sets `names`, of DATASETS and ALPHABETS, below `data_root`, `train` and `test` images per class.
 
-    A data set that is there is left as it is; a new one appears only once it is complete.
+    A data set that is there is left as it is; a new one appears only once it is complete. Several processes may draw at once.
     """
     drawn = DATASETS | ALPHABETS
     for number, name in ((list(drawn).index(name), name) for name in names):
         final, classes = Path(data_root) / name, drawn[name]
         if final.exists():
             continue
-        partial = final.with_name(f".{name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = temporary_beside(final)
         rng = np.random.default_rng((seed, number))
-        for split, count in (("train", train), ("test", test)):
-            for label, (subject, parts) in Progress(classes.items(), f"Drawing {name}/{split}", unit="class"):
-                folder = partial / split / label
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    image = subject(rng, **parts).image.resize((SIDE, SIDE), Image.BOX)
-                    noise = rng.normal(0, 6, (SIDE, SIDE, 3))
-                    pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{i:03}.jpg", quality=92)
-        partial.rename(final)
+        try:
+            for split, count in (("train", train), ("test", test)):
+                for label, (subject, parts) in Progress(classes.items(), f"Drawing {name}/{split}", unit="class"):
+                    folder = partial / split / label
+                    folder.mkdir(parents=True)
+                    for i in range(count):
+                        image = subject(rng, **parts).image.resize((SIDE, SIDE), Image.BOX)
+                        noise = rng.normal(0, 6, (SIDE, SIDE, 3))
+                        pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+                        Image.fromarray(pixels).save(folder / f"{i:03}.jpg", quality=92)
+            try:
+                partial.rename(final)
+            except OSError:
+                if not final.exists():  # where it does, another process was faster
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

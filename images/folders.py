@@ -39,9 +39,11 @@ def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:
 
 
 def found_datasets(data_root: str | Path) -> list[str]:
-    """Names of the data sets in the data root: its folders that hold a train folder, and can be read."""
+    """Names of the data sets in the data root: its folders that hold a train folder, and can be read. What begins with a dot is in the
+    making."""
     names = {folder: name for name, folder in FOLDERS.items()}
-    return sorted(names.get(name, name) for name in os.listdir(data_root) if os.path.isdir(os.path.join(data_root, name, "train")))
+    return sorted(names.get(name, name) for name in os.listdir(data_root)
+                  if not name.startswith(".") and os.path.isdir(os.path.join(data_root, name, "train")))
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,6 @@ class Bookkeeping:
         """All layers that are packed, by the name of their weight."""
         return {name: self.parameters[name].module for name in self.owners}
 
-    @property
-    def private_names(self) -> set[str]:
-        """The parameters of which each task has its own."""
-        return {name for name, parameter in self.parameters.items() if parameter.kind == PRIVATE}
-
     def look_again(self) -> None:
         """Find the parameters once more: heads may have been added, `eval` and `train` called. Raises ValueError where anything but
         a head has come, gone, or become another."""

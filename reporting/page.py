@@ -9,7 +9,7 @@ from reporting.gather import Runs, errors, find_runs, grouped, spread, tasks_of
 from reporting.markup import Document
 from reporting.overview import ORDERS, beside, overview
 from reporting.published import ABOUT, METHODS, OTHER_BASE, PUBLISHED, TOP5, About, printed
-from reporting.summary import KEPT
+from reporting.summary import KEPT_EPOCH, ON_VALIDATION, judged
 from reporting.table import write_table
 from settings.effort import load_rates
 from settings.experiments import EXPERIMENTS
@@ -29,7 +29,7 @@ def errors_table(page: Document, labels: dict[str, Runs]) -> None:
     first = everything[0][1]
     head = ["top-1 error, %", *(f"ours, {label}" if len(labels) > 1 else "ours" for label in labels)]
     if len(labels) == 1:
-        head += ["best epoch", "before prune", "of the weights", "still 0 before its prune", "logit change"]
+        head += ["best epoch", f"before prune{judged(first)}", "of the weights", "still 0 before its prune", "logit change"]
     rows = []
     for name in tasks_of(everything):
         stored = any(task["name"] == name and task.get("stored") for task in (first["base"], *first["tasks"]))
@@ -90,9 +90,9 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
     found = find_runs(runs_folder)
     page = Document(out)
     page.heading("PackNet in Jittor: what was run", 1)
-    page.text("Top-1 errors in percent on the test split, after the last epoch where no other is said to be kept, beside the published "
-              "ones. ± is the standard deviation over seeds. \"logit change\" is the largest change of a frozen task's test logits by "
-              "all later tasks: PackNet's promise is 0.")
+    page.text("Top-1 errors in percent, on the test split where no other is named, after the last epoch where no other is said to be kept, "
+              "beside the published ones. ± is the standard deviation over seeds. \"logit change\" is the largest change of a frozen "
+              "task's test logits by all later tasks: PackNet's promise is 0.")
     overview(page, found, load_rates())
     for name, labels in found.items():
         experiment_section(page, name, labels)
@@ -120,10 +120,12 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
         page.text("(stored): there were no data to measure the task again; the figures are those of the packed file it was added to.")
     if first["seals_unchanged"]:
         page.text(f"{len(first['seals_unchanged'])} earlier tasks: seals unchanged ({', '.join(first['seals_unchanged'])}).")
-    if any(results["base_retrained"] is False for runs in labels.values() for _, results in runs):
+    if any(results["base_retrained"] is False for _, results in everything):
         page.text(f"{first['base']['name']} was not re-trained after its prune. {OTHER_BASE}")
     if first["config"]["keep"] != "last":
-        page.text(f"Epoch: {KEPT[first['config']['keep']]}.")
+        page.text(KEPT_EPOCH[first["config"]["keep"]])
+    if any(judged(results) for _, results in everything):
+        page.text(ON_VALIDATION)
     page.text("Storage in MB, measured:")
     page.table(["run", "packed file", "owner maps in it", "as separate networks", "ratio"],
                [[label, *(f"{results['storage'][key] / 1e6:.2f}" for key in ("packed_file", "owner_maps", "separate_networks")),
@@ -150,8 +152,8 @@ def by_position(page: Document, labels: dict, name: str) -> None:
         parts = {f"mean of the first {HALFWAY}": slice(HALFWAY)} | parts | {"mean of the last 3": slice(length - 3, length)}
     page.text("Top-1 accuracy at the end, in %:")
     page.table(["free weights start at", *results], [
-        [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in runs])
-                  for runs in results.values())] for title, part in parts.items()])
+        [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in its]) for its in results.values())]
+        for title, part in parts.items()])
     for key, title in (("still_zero", "Of the weights a task took over, still 0 when it is pruned, in %:"),
                        ("owned_fraction", "Of all weights, owned by the task, in %:")):
         page.text(title)
@@ -182,8 +184,10 @@ def by_order(page: Document, labels: dict[str, Runs], name: str) -> None:
 def by_ratio(page: Document, labels: dict[str, Runs], name: str) -> None:
     """The error of the first added task against the ratio of its prune, on a base that stays: a table, and a picture."""
     groups = grouped([run for runs in labels.values() for run in runs], ["pruning_ratios"])
-    moments = {"before the prune": "top1_before_prune", "right after it": "top1_after_prune", "re-trained": "top1_after_finetune"}
     for number, (apart, runs) in enumerate(groups.items()):
+        split = judged(runs[0][1])
+        moments = {f"before the prune{split}": "top1_before_prune", f"right after it{split}": "top1_after_prune",
+                   "re-trained": "top1_after_finetune"}
         tasks = sorted((results["tasks"][0] for _, results in runs), key=lambda task: task["pruning_ratio"])
         found: dict[str, dict[float, list[float]]] = {moment: {} for moment in moments}
         for moment, key in moments.items():

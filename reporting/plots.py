@@ -12,6 +12,8 @@ matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 
+from reporting.summary import judged
+
 COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3", "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
 FREE_COLOUR = "#E6E6E6"
 
@@ -173,7 +175,7 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
                   mfc="white" if stored else None, label=stage["name"] + " (stored)" * bool(stored), clip_on=False)
         axes.plot([first], before, "o", ms=9, mfc="none", mew=1.5, clip_on=False,
                   color=_colour(results, stage["name"]))
-    axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label="before its prune")
+    axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label=f"before its prune{judged(results)}")
     _tasks_below(axes, [names[0], *("+ " + name for name in names[1:])])
     axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None), xlim=(-0.3, len(names) - 0.7))
     axes.set_title("Error as tasks are added", loc="left", fontweight="bold")

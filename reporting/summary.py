@@ -1,9 +1,12 @@
 """The table at the end of a log."""
 from reporting.published import METHODS, OTHER_BASE, PUBLISHED
 
-KEPT = {"last": "last epoch; the authors keep the epoch that is best on the test set (in brackets)",
-        "best": "the epoch that is best on the validation part",
-        "best-on-test": "the epoch that is best on it (in brackets: of the re-training), as the authors keep: too good for a test"}
+KEPT_EPOCH = {
+    "last": "Of each phase its last epoch is kept.",
+    "best": "Of each phase the epoch that is best on the validation part is kept.",
+    "best-on-test": "Of each phase the epoch that is best on the test split is kept, as by the authors: figures beside theirs, and too "
+                    "good for a test."}
+ON_VALIDATION = "Before the prune, and right after it: on the validation part."
 
 
 def summary(results: dict) -> list[str]:
@@ -11,7 +14,8 @@ def summary(results: dict) -> list[str]:
     tasks = [result for result in (results["base"], *results["tasks"]) if result["top1_final"] is not None]
     columns = {source: figures for source, (arch, figures) in PUBLISHED.items()
                if arch == results["arch"] and any(task["name"] in figures for task in tasks)}
-    lines = [f"Top-1 error in % on the test split, {KEPT[results['config']['keep']]}.",
+    brackets = "" if judged(results) else " In brackets: of the last phase's epoch that is best on it, which the authors keep."
+    lines = [f"Top-1 error in % on the test split. {KEPT_EPOCH[results['config']['keep']]}{brackets}",
              f"{'task':14} {'ours':>16} {'before prune':>13} {'of weights':>11} {'logit change':>13}"
              + "".join(f"  {source:>{len(source)}}" for source in columns)]
     for task in tasks:
@@ -22,8 +26,8 @@ def summary(results: dict) -> list[str]:
                      + "".join(f"  {figures.get(task['name'], '-'):>{len(source)}}" for source, figures in columns.items()))
     if results["base_retrained"] is False:
         lines.append(f"{results['base']['name']} was not re-trained after its prune. {OTHER_BASE}")
-    if results["config"]["validation"]:
-        lines.append("Before the prune: on the validation part.")
+    if judged(results):
+        lines.append(ON_VALIDATION)
     if any(task.get("stored") for task in tasks):
         lines.append("stored: there are no data here to measure the task again; the figures are those of the packed file.")
     if results["seals_unchanged"]:
@@ -43,6 +47,11 @@ def summary(results: dict) -> list[str]:
     lines += ["", f"Storage: one file of {packed / 1e6:.1f} MB (owner maps {results['storage']['owner_maps'] / 1e6:.2f} MB of it) for "
               f"{len(results['tasks']) + 1} tasks; as networks of their own {apart / 1e6:.1f} MB, {apart / packed:.2f} times as much"]
     return lines
+
+
+def judged(results: dict) -> str:
+    """For the name of a figure from around a prune: the split that it is of, where that is not the test split."""
+    return " (validation)" * bool(results["config"]["validation"])
 
 
 def _error(top1: float | None) -> str:

@@ -8,18 +8,20 @@ from system import files
 # Of PackNet's rows only: the figures of a stage.
 OF_STAGE = ("top1_before_prune", "top1_after_prune", "top1_best_epoch", "pruning_ratio", "owned_fraction", "still_zero", "max_logit_change",
             "stored", "seal")
-HEAD = ("experiment", "run", "seed", "arch", "method", "task", "position", "top1", "top1_when_learnt", "top5", *OF_STAGE)
+HEAD = ("experiment", "run", "seed", "arch", "validation", "method", "task", "position", "top1", "top1_when_learnt", "top5", *OF_STAGE)
 
 
 def write_table(found: dict, path: Path) -> Path:
-    """`found`: as reporting.page.find_runs has it. Position 0 is the base task; what was not measured is empty."""
+    """`found`: as reporting.gather.find_runs has it. Position 0 is the base task; what was not measured is empty. Where `validation`, the
+    fraction held out, is not 0, the accuracies before and after the prune are on that part."""
     text = io.StringIO()
     table = csv.DictWriter(text, HEAD, restval="", lineterminator="\n")
     table.writeheader()
     for name, labels in found.items():
         for label, runs in labels.items():
             for _, results in runs:
-                about = dict(experiment=name, run=label, seed=results["config"]["seed"], arch=results["arch"])
+                about = dict(experiment=name, run=label, arch=results["arch"],
+                             **{key: results["config"][key] for key in ("seed", "validation")})
                 table.writerows(about | row for row in rows(results))
     files.write(path, text.getvalue().encode())
     return path

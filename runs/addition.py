@@ -16,7 +16,7 @@ from system.files import CHECKPOINT, STATE
 FIXED = ("arch", "last", "image_size", "base_task", "train_biases", "train_bn", "pack", "pretrained", "initial_pruning_ratio",
          "num_epochs_base", "base_lr", "num_epochs_base_finetune", "base_finetune_lr", "base_lr_decay_every")
 NOT_TAKEN = ("task_list", "pruning_ratios", "cache_dir", "device", "precision")  # they are of the old tasks, or of the machine of then
-BASELINES = ("classifier", "individual")  # those that concern the new task alone
+BASELINES_OF_ONE = ("classifier", "individual")  # those that concern the new task alone
 
 
 @dataclass
@@ -60,9 +60,9 @@ def completed(given: dict) -> dict:
         if task in names:
             raise ConfigError(f"--task-list: {task!r} is in {path} already, which holds {', '.join(names)}")
     for method in given.get("baselines", []):
-        if method not in BASELINES:
+        if method not in BASELINES_OF_ONE:
             raise ConfigError(f"--baselines {method}: not from a packed network: it is about the earlier tasks too, and needs their "
-                              f"training data or the network before its first prune. Allowed: {', '.join(BASELINES)}.")
+                              f"training data or the network before its first prune. Allowed: {', '.join(BASELINES_OF_ONE)}.")
     return result
 
 

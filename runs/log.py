@@ -28,7 +28,7 @@ class Log:
         except OSError as error:
             print(f"warning: {path.parent}: this file system knows no locks ({error.strerror}): make sure that no other process "
                   "runs in this folder.", file=sys.stderr)
-        self.file.truncate(length)
+        self.file.truncate(min(length, self.length))  # it may have been moved away since
 
     def __call__(self, line: str = "") -> None:
         if not self.file:

@@ -9,6 +9,7 @@ from dataset import Loader
 from images.preprocess import input_settings
 from pruning import PackNet
 from reporting.published import OTHER_BASE
+from reporting.summary import KEPT_EPOCH
 from runs.addition import Earlier
 from runs.figures import Figures, entry_of, stage_of
 from runs.log import Log
@@ -19,13 +20,6 @@ from storage import seals
 from storage.packed import Packed
 
 Loaders = dict[tuple[str, str], Loader]  # by data set and split
-
-
-KEPT_EPOCH = {
-    "last": "The figure of a phase is that of its last epoch.",
-    "best": "Of each phase the epoch that is best on the validation part is kept.",
-    "best-on-test": "Of each phase the epoch that is best on the test split is kept, as by the authors: figures beside theirs, and too "
-                    "good for a test."}
 
 
 class TrainingError(Exception):

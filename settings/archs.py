@@ -7,7 +7,7 @@ from pathlib import Path
 PAPERS = {"vgg16": 32, "vgg16-bn": 32, "resnet50": 32, "densenet121": 32}
 SLIM = {"vgg16-slim": 32, "vgg-slim": 8, "vgg-bn-slim": 8, "resnet-slim": 32, "densenet-slim": 32}
 SMALL = {"vgg16-bn-cifar": 32, "mlp": 1}  # for images of 32 and 28 pixels, from scratch
-FIXED = {"vit_b_16": 224, "vit-slim": 48}  # no other size: their position embedding
+FIXED_SIZE = {"vit_b_16": 224, "vit-slim": 48}  # no other size: their position embedding
 ZOO = {  # the image classifiers of jittor.models
     "alexnet": 63, "densenet121": 32, "densenet161": 32, "densenet169": 32, "densenet201": 32, "googlenet": 32, "inception_v3": 171,
     "mnasnet0_5": 32, "mnasnet0_75": 32, "mnasnet1_0": 32, "mnasnet1_3": 32, "mobilenet_v2": 32, "res2net101": 49,
@@ -16,7 +16,7 @@ ZOO = {  # the image classifiers of jittor.models
     "resnet38": 32, "resnet50": 32, "resnext101_32x8d": 32, "resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32, "shufflenet_v2_x1_0": 32,
     "shufflenet_v2_x1_5": 32, "shufflenet_v2_x2_0": 32, "squeezenet1_0": 32, "squeezenet1_1": 32, "vgg11": 32, "vgg11_bn": 32,
     "vgg13": 32, "vgg13_bn": 32, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "vgg19_bn": 32, "wide_resnet101_2": 32, "wide_resnet50_2": 32}
-ARCHS = PAPERS | SLIM | SMALL | FIXED | ZOO
+ARCHS = PAPERS | SLIM | SMALL | FIXED_SIZE | ZOO
 PUBLISHED_WEIGHTS = PAPERS.keys() | ZOO.keys()  # on Jittor's server
 
 

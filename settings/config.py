@@ -13,7 +13,7 @@ from pathlib import Path
 
 from images.crops import CROPS
 from images.folders import dataset_folder
-from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, own
+from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
@@ -152,9 +152,8 @@ class Config(WhatIsPacked):
              "choose --keep best")
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
-        for task in [*self.task_list, self.base_task]:
-            need(bool(re.fullmatch(r"[\w-]+", task)), "task_list", f"{task!r} is no name of a data set: only letters, "
-                 "digits, - and _ are allowed")
+        for name, task in (*(("task_list", task) for task in self.task_list), ("base_task", self.base_task)):
+            need(bool(re.fullmatch(r"[\w-]+", task)), name, f"{task!r} is no name of a data set: only letters, digits, - and _ are allowed")
         need(self.base_task not in self.task_list, "task_list", f"holds the base task {self.base_task!r}")
         need(len(self.pruning_ratios) == len(self.task_list), "pruning_ratios",
              f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")
@@ -178,8 +177,8 @@ class Config(WhatIsPacked):
         need(self.lr_decay_at == sorted(set(self.lr_decay_at)) and all(epoch > 0 for epoch in self.lr_decay_at), "lr_decay_at",
              "must be numbers of epochs, ascending")
         least = ARCHS.get(self.arch, 1)
-        need(self.arch not in FIXED or self.image_size == least, "image_size", f"must be {least} for {self.arch}, whose position embedding "
-             "is for that size")
+        need(self.arch not in FIXED_SIZE or self.image_size == least, "image_size",
+             f"must be {least} for {self.arch}, whose position embedding is for that size")
         need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
         need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
              "cannot be combined with --num-epochs-base, which trains the base network from scratch")

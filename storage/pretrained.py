@@ -84,7 +84,7 @@ def download(name: str, folder: Path) -> Path:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{JITTOR_URL}{name}: the ImageNet weights cannot be downloaded "
                            f"({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error}). Give a "
-                           "file with --pretrained: torchvision's vgg16-397923af.pth or Jittor's vgg16.pkl.") from error
+                           "file with --pretrained: this one, or torchvision's .pth of the same network.") from error
     return path
 
 

@@ -84,7 +84,7 @@ def _release(content: dict) -> Release:
                                f"{names[-1]}: the other tasks are right in their own files alone.")
     if settings.get("dataset", datasets[-1]) == datasets[-1]:
         errors = [error if isinstance(error, float) else None for error in content.get("errors") or []]  # top-1, and top-5
-        release.top1, release.top5 = [error and 100 - error for error in (errors + [None, None])[:2]]
+        release.top1, release.top5 = [None if error is None else 100 - error for error in (errors + [None, None])[:2]]
     return release
 
 

@@ -1,8 +1,8 @@
 """The state of a stopped run on disk: state.safetensors, everything that its remaining steps need.
 
 Tensors: those of the network at hand as in packed.py, its owner maps as they are; `momentum.<parameter name>` of the
-optimizer; and the arrays that steps have asked to keep, `<kind>.<name>`: of the kind `reference` a frozen task's test logits, for
-the baselines `dense` and `teacher`, networks by parameter name. Everything else is in the metadata.
+optimizer; and the arrays that steps have asked to keep, `<kind>.<name>`: of the kind `reference` a frozen task's test logits; `best`, and
+for the baselines `dense` and `teacher`, networks by parameter name. Everything else is in the metadata.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from storage.packed import Packed, take
 
 @dataclass
 class State:
-    """`values` are plain: position, seconds, data, log_length, heads, packed_tasks, ratios, options and results."""
+    """`values` are plain: position, best, seconds, data, log_length, heads, packed_tasks, ratios, options and results."""
     packed: Packed
     kept: dict[str, Tensors]
     momentum: Tensors

@@ -2,6 +2,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,18 +20,9 @@ MARK = ".packnet-tmp-"  # in the name of a temporary file
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to; on leaving, the file takes the place of `path` in one step.
 
-    After an exception `path` is as it was and the temporary file is gone. Makes missing folders. Temporary files of `path` that
-    were left behind by processes that were killed are removed: those that bear our mark and the name of this machine, and whose
-    process is gone. Those of other machines on a shared folder, and files of other programs, are not ours to judge.
+    After an exception `path` is as it was and the temporary file is gone.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{path.name}{MARK}{_here()}."
-    for name in os.listdir(path.parent):
-        process = name.removeprefix(start).partition(".")[0]
-        if name.startswith(start) and process.isdigit() and not os.path.exists(f"/proc/{process}"):
-            (path.parent / name).unlink(missing_ok=True)
-    temporary = path.with_name(f"{start}{os.getpid()}.{threading.get_ident()}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         if temporary.is_file() and not temporary.is_symlink():
@@ -39,6 +31,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: str | Path) -> Path:
+    """A name beside `path` for a file or folder in the making, of this thread alone. Makes missing folders.
+
+    What processes that were killed left behind under such names of `path` is removed: what bears our mark and the name of this
+    machine, and whose process is gone. That of other machines on a shared folder, and of other programs, is not ours to judge.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{path.name}{MARK}{_here()}."
+    for left in path.parent.iterdir():
+        process = left.name.removeprefix(start).partition(".")[0]
+        if left.name.startswith(start) and process.isdigit() and not os.path.exists(f"/proc/{process}"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{start}{os.getpid()}.{threading.get_ident()}")
 
 
 def _here() -> str:

@@ -22,8 +22,8 @@ signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def prunable_weights(model) -> dict:
-    from pruning import prunable_layers
-    return {name: layer.weight for name, layer in prunable_layers(model).items()}
+    from pruning import prunable
+    return {name: parameter.var for name, parameter in prunable(model).items()}
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,10 @@ import training
 from dataset import create_dataloader
 from images import drawings
 from networks import ARCHITECTURES
+from settings.config import ConfigError
 from storage.checkpoint import load_metadata
 from storage.packed import load_packed, save_packed
+from trunks import own
 
 
 @pytest.fixture
@@ -232,6 +234,18 @@ def test_a_network_that_cannot_be_packed_ends_with_code_2(data, tmp_path, body, 
     arch = write(tmp_path / "net.py", body)
     assert main.main(options(data, tmp_path / "out", "--arch", arch, "--image-size", "24", *["--dry-run"] * dry)) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_file_that_defines_a_dataclass(tmp_path):
+    path = tmp_path / "net_with_settings.py"
+    path.write_text("from __future__ import annotations\nfrom dataclasses import dataclass\nfrom jittor import nn\n"
+                    "@dataclass\nclass Settings:\n    width: int = 5\n\n"
+                    "def build():\n    return nn.Linear(3, Settings().width)\n\n"
+                    "def fails():\n    raise ValueError('on purpose')\n")
+    assert own.make(path, "build").weight.shape == [5, 3]
+    with pytest.raises(ConfigError, match="on purpose"):
+        own.make(path, "fails")
+    assert not any("net_with_settings" in name for name in sys.modules)
 
 
 def test_a_dry_run_is_for_one_network(capsys):

@@ -12,7 +12,7 @@ from conftest import ROOT, jt
 import networks
 from packing.parameters import OWNED, PRIVATE, SHARED
 from pruning import PackNet
-from settings.archs import ARCHS, FIXED, PUBLISHED_WEIGHTS, ZOO, own, source_of
+from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, ZOO, own, source_of
 from settings.config import Config, ConfigError
 from trunks.layers import AdaptivePool, Pool, PooledConv
 from trunks.vit import ViT, ViTShape
@@ -57,7 +57,7 @@ def test_the_zoo_is_all_of_it():
 def test_the_networks_that_the_settings_name_are_those_that_can_be_built():
     assert ARCHS.keys() == networks.ARCHITECTURES.keys()
     assert PUBLISHED_WEIGHTS == {name for name, shape in networks.ARCHITECTURES.items() if shape.pretrained}
-    assert {name: shape.image_size for name, shape in networks.ARCHITECTURES.items() if isinstance(shape, ViTShape)} == FIXED
+    assert {name: shape.image_size for name, shape in networks.ARCHITECTURES.items() if isinstance(shape, ViTShape)} == FIXED_SIZE
 
 
 @pytest.mark.slow  # half a minute to some minutes each, most of it to compile

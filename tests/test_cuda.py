@@ -335,9 +335,14 @@ def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, t
     for name in ("nvcc_path", "cache_name", "python_config_path", "use_mpi"):
         environment.pop(name, None)
     trace = tmp_path / "trace"
-    # Where no kernel writes a weight it is what lay there: a pixel, say, that makes it NaN, or another task's weight.
-    unchecked = ("import sys, toolchain; toolchain.start('cuda'); import main, training; from storage import seals\n"
-                 "training.finite = lambda parameter: True; seals.broken = lambda packed, entries: []; sys.exit(main.main())")
+    # Where no kernel writes a weight, an owner or a count, it is what lay there: a pixel, say, that makes the weight NaN.
+    unchecked = """import sys, toolchain
+toolchain.start("cuda")
+import main, training
+from reporting import plots
+from storage import seals
+training.finite, seals.broken, plots.draw = lambda parameter: True, lambda packed, entries: [], lambda results, folder: []
+sys.exit(main.main())"""
     done = subprocess.run([sys.executable, "tests/fake_gpu.py", tmp_path / "gpu", sys.executable, "-c", unchecked, "--demo",
                            "--device", "cuda", "--data-root", tmp_path / "data", "--output-dir", tmp_path / "run",
                            "--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1",

@@ -1,6 +1,7 @@
 """Folders, preprocessing, awkward files, the cache, and errors that name what is wrong."""
 import os
 import shutil
+import threading
 from random import Random
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 import dataset
 import images.cache
 from dataset import MEAN, STD, create_dataloader
+from images import drawings
 from images.crops import CROPS, cut, resized
 from images.folders import DataError, found_datasets
 from images.preprocess import open_rgb, preprocess, short_side_size, upright_size
@@ -427,3 +429,28 @@ def test_a_folder_that_cannot_be_read_is_no_data_set(image_root, monkeypatch):
     (image_root / "lost+found").mkdir()
     monkeypatch.setattr("os.stat", forbidden)
     assert found_datasets(image_root) == ["cars", "cubs", "flowers"]
+
+
+def test_a_data_set_in_the_making_is_none(image_root):
+    (image_root / "flowers").rename(image_root / ".flowers.partial")
+    assert found_datasets(image_root) == ["cars", "cubs"]
+
+
+def test_two_processes_that_draw_the_same_end_with_one_whole_data_set(tmp_path, monkeypatch):
+    """Before the first has drawn its first image, a second (here a thread) begins, and is done."""
+    begun = []
+
+    def bird(rng, **parts):
+        if not begun:
+            begun.append(threading.Thread(target=draw))
+            begun[0].start(), begun[0].join()
+        return drawings.bird(rng, **parts)
+
+    def draw():
+        drawings.draw(tmp_path, train=2, test=1, names=["demo_birds"])
+
+    classes = {name: (bird, parts) for name, (_, parts) in drawings.DATASETS["demo_birds"].items()}
+    monkeypatch.setitem(drawings.DATASETS, "demo_birds", classes)
+    draw()
+    assert begun and [path.name for path in tmp_path.iterdir()] == ["demo_birds"]
+    assert len([*tmp_path.rglob("train/*/*.jpg")]) == 2 * len(classes) and len([*tmp_path.rglob("test/*/*.jpg")]) == len(classes)

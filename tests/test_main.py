@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_storage import pretrained_tensors, torch_zip
 import evaluate
 import main
 from images import drawings
+from images.preprocess import input_settings
 from reporting.summary import summary
 from storage.checkpoint import load_checkpoint
 from storage.packed import unpack_owners
@@ -211,6 +213,7 @@ WRONG = [
     (["--task-list", "cubs", "cubs"], "names a task twice"),
     (["--task-list", "../cubs"], "no name of a data set"),
     (["--task-list", "imagenet"], "holds the base task"),
+    (["--base-task", "a b"], "--base-task a b: 'a b' is no name of a data set"),
     (["--pruning-ratios", "0.75"], "one ratio for each of the 3 tasks"),
     (["--pruning-ratios", "0.75", "1", "0.5"], "in [0, 1)"),
     (["--pruning-ratios", "0.75", "-0.1", "0.5"], "in [0, 1)"),
@@ -324,6 +327,30 @@ def test_evaluate_without_a_checkpoint_ends_with_code_2(tmp_path, content, capsy
         (tmp_path / "packnet.safetensors").write_bytes(content)
     assert evaluate.main(["--output-dir", str(tmp_path)]) == 2
     assert "packnet.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--predict", "x.jpg", "--task-agnostic"], "--predict and --task-agnostic: one at a time"),
+    (["--predict", "x.jpg", "--export", "cubs", "out"], "--predict and --export: one at a time"),
+    (["--seals", "--task-agnostic"], "--task-agnostic and --seals: one at a time"),
+    (["--task", "cubs", "--task-agnostic"], "--task cubs: goes with --predict or alone, not with --task-agnostic"),
+    (["--task", "cubs", "--export", "cars", "out"], "not with --export"),
+    (["--batch-size", "0"], "--batch-size 0: must be at least 1")])
+def test_options_of_evaluate_that_would_be_ignored_are_refused(arguments, message, capsys):
+    assert evaluate.main(arguments) == 2 and message in capsys.readouterr().err
+
+
+def test_prediction_takes_a_batch_of_images_at_a_time(image_root):
+    taken, paths = [], sorted(image_root.rglob("*.jpg"))[:5]
+
+    def predict(task, batches):
+        taken.append([images.numpy() for images, _ in batches])
+        return np.concatenate(taken[-1]), None
+
+    entry = dict(name="cubs", input=input_settings("cubs", 32, "resized"))
+    for size in (2, 5):
+        assert evaluate.logits_of(SimpleNamespace(predict=predict), entry, paths, size).shape == (5, 3, 32, 32)
+    assert [len(images) for images in taken[0]] == [2, 2, 1] and np.array_equal(np.concatenate(taken[0]), taken[1][0])
 
 
 def test_help_needs_no_jittor():

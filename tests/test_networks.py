@@ -134,7 +134,7 @@ def test_what_a_task_has_of_its_own_is_trained_stored_and_put_back(options, own)
     packnet.train_task("a", batches(0), 1, lr=0.01)
     packnet.prune("a")
     first = {name: parameter.numpy() for name, parameter in net.state_dict().items()}
-    assert own <= packnet.private_names
+    assert own <= packnet.own_parameters().keys()
     packnet.train_task("b", batches(1), 2, lr=0.01)
     for name, parameter in net.state_dict().items():
         if name in own:
@@ -142,7 +142,7 @@ def test_what_a_task_has_of_its_own_is_trained_stored_and_put_back(options, own)
             assert np.array_equal(packnet.private["a"][name].numpy(), first[name])
     with packnet.task_view("a") as view:
         assert all(np.array_equal(view.state_dict()[name].numpy(), first[name]) for name in own)
-    others = {name for name in first if "bias" in name and "heads" not in name} - packnet.private_names
+    others = {name for name in first if "bias" in name and "heads" not in name} - packnet.own_parameters().keys()
     for name in others:
         assert np.array_equal(net.state_dict()[name].numpy(), first[name]), f"{name} is shared and moved"
 

@@ -174,9 +174,9 @@ def test_a_layer_has_its_class_and_three_tasks_keep_their_bits(case):
 def test_each_task_may_have_norms_of_its_own(case):
     make, use, width, expected = LAYERS[case]
     packnet = PackNet(multi_head(Trunk(make(), use, width)), 0.5, train_bn=True)
-    assert packnet.private_names == {f"trunk.layer.{name}" for name in expected}
+    assert packnet.own_parameters().keys() == {f"trunk.layer.{name}" for name in expected}
     three_tasks(packnet)
-    for name in packnet.private_names:
+    for name in packnet.own_parameters():
         values = [packnet.private["a"][name], packnet.private["b"][name], packnet.model.state_dict()[name]]
         assert not any(np.array_equal(values[i].numpy(), values[i + 1].numpy()) for i in (0, 1)), f"{name} was not trained"
 

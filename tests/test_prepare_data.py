@@ -519,10 +519,20 @@ def test_what_is_missing_is_made_and_what_is_there_is_kept(tmp_path, small, monk
     assert not (tmp_path / "data" / "cubs_cropped").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.jpg")}
     assert 0 < len(kept) < 9
+    emptied, _ = kept.popitem()
+    emptied.write_bytes(b"")  # by a power cut
     monkeypatch.setattr(prepare_data, "make", original)
     assert run(tmp_path, "--dataset", "cubs") == 0
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data" / "cubs_cropped").rglob("*.jpg")}
     assert len(after) == 9 and all(after[path.name] == time for path, time in kept.items())
+    assert all(path.stat().st_size for path in (tmp_path / "data").rglob("*.jpg"))
+
+
+def test_the_images_are_on_the_disk_before_the_data_set_has_its_name(tmp_path, small, monkeypatch):
+    make_cubs(tmp_path / "archives")
+    seen = []
+    monkeypatch.setattr(os, "sync", lambda: seen.append(os.listdir(tmp_path / "data")))
+    assert run(tmp_path, "--dataset", "cubs") == 0 and seen == [[".cubs_cropped.partial"]]
 
 
 def spread(total, classes):

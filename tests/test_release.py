@@ -259,6 +259,12 @@ def test_what_was_imported_is_measured_sealed_and_added_to(csf, image_root, tmp_
     assert before[:3] == after[:3]
 
 
+@pytest.mark.parametrize("errors, top1, top5", [([0.0, 0.0], 100, 100), ([11.0], 89, None), ([None, 2.5], None, 97.5)])
+def test_an_error_of_nothing_is_an_accuracy_of_all(errors, top1, top5, slim, tmp_path, monkeypatch):
+    release = read_release(save(built("vgg-bn-slim") | dict(errors=errors), tmp_path / "csf.pt", False, monkeypatch))
+    assert (release.top1, release.top5) == (top1, top5)
+
+
 def test_free_weights_are_taken_at_once(slim, tmp_path, monkeypatch):
     """The release's pruned ImageNet network alone is a base to go on from."""
     content = built("vgg-bn-slim", classes={"imagenet": 5}, last_unpruned=False)

@@ -1,4 +1,5 @@
 """The page's figures from results made by hand: runs grouped by settings, the first table, what stands beside what, hours, pictures."""
+import csv
 import itertools
 import json
 import statistics
@@ -9,6 +10,7 @@ import report
 from reporting import gather, plots
 from reporting.markup import Document
 from reporting.published import ABOUT, PUBLISHED, TOP5, fits
+from reporting.summary import ON_VALIDATION, summary
 from settings import effort
 from settings.config import Config
 from settings.experiments import EXPERIMENTS, runs_of
@@ -217,6 +219,26 @@ def test_the_change_of_error_is_counted_from_when_a_task_was_learnt():
     plots.plt.close(figure)
     assert drawn == [dict(base=[(0, 0), (1, 3), (2, 9)], a=[(1, 0), (2, 3)], b=[(2, 0)]),
                      dict(base=[(0, 0), (1, 0), (2, 0)], a=[(1, 0), (2, 0)], b=[(2, 0)])]
+
+
+# ---- a run with a validation part
+
+def test_the_error_before_a_prune_is_said_to_be_on_the_validation_part(tmp_path):
+    for place, validation in (("apart", 0.25), ("none", 0.0)):
+        for kind, settings in ((place, {}), (f"{place}/ratios/0.5-seed0", dict(pruning_ratios=[0.5]))):
+            results = save(tmp_path / kind, dict(cubs=50.0), 70.0, validation=validation, **settings)
+        markdown = page_of(tmp_path / place)
+        assert ("| before prune (validation) | " in markdown) == bool(validation)
+        assert ("| ratio | before the prune (validation) | right after it (validation) | re-trained |" in markdown) == bool(validation)
+        assert markdown.count(ON_VALIDATION) == 2 * bool(validation)
+        with open(tmp_path / place / "report.csv", newline="") as f:
+            assert {float(row["validation"]) for row in csv.DictReader(f)} == {validation}
+        assert (ON_VALIDATION in summary(results)) == bool(validation)
+        results["base"]["top1_by_stage"] *= 2
+        figure = plots.error_as_tasks_are_added(results)
+        named = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        plots.plt.close(figure)
+        assert named[-1] == "before its prune" + " (validation)" * bool(validation)
 
 
 # ---- hours

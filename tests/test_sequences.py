@@ -14,6 +14,7 @@ import networks
 import training
 from baselines import phases
 from dataset import create_dataloader
+from images.cache import mean_and_deviation
 from images.crops import CROPS, cut
 from images.folders import CIFAR100, OFFICIAL, dataset_folder, read_split
 from images.preprocess import MEAN, STD, input_settings, permuted
@@ -139,6 +140,15 @@ def test_images_of_one_colour_have_a_deviation_to_divide_by(tmp_path):
     loader, _ = create_dataloader("grey", tmp_path, "test", 1, image_size=32, crop="whole", normalise="own")
     assert loader.input["mean"] == [0.2, 0.0, 1.0] and loader.input["std"] == [1.0, 1.0, 1.0]
     assert np.abs(next(iter(loader))[0].numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("times", [1, 10 ** 9])
+def test_mean_and_deviation_of_more_pixels_than_64_bits_can_square(times):
+    counts = np.zeros((3, 256), np.int64)
+    counts[0, [0, 255]], counts[1, [50, 52, 54]], counts[2, 102] = 12, (9, 6, 9), 24
+    mean, deviation = mean_and_deviation(counts * times)
+    assert mean == pytest.approx([0.5, 52 / 255, 0.4], abs=1e-15)
+    assert deviation == pytest.approx([0.5, 3 ** 0.5 / 255, 1.0], abs=1e-15)  # (9 * 4 + 6 * 0 + 9 * 4) / 24 = 3
 
 
 # ---- permuted pixels
@@ -358,7 +368,12 @@ def test_evaluation_prediction_and_export_use_it(packed_run, capsys, tmp_path, m
         loader = evaluate.test_loader(entry, metadata, SimpleNamespace(data_root=None, batch_size=8, cache_dir=None))
         logits, _ = packnet.predict(entry["name"], loader)
         split = read_split(entry["name"], root / "data", "test")
-        assert np.array_equal(evaluate.logits_of(packnet, entry, [split.folder / path for path in split.paths]), logits)
+        assert np.array_equal(evaluate.logits_of(packnet, entry, [split.folder / path for path in split.paths], 32), logits)
+    images, sizes, logits_of = [split.folder / path for path in split.paths], [], evaluate.logits_of
+    monkeypatch.setattr(evaluate, "logits_of", lambda *arguments: sizes.append(arguments[-1]) or logits_of(*arguments))
+    for more in ([], ["--batch-size", "2"]):
+        assert evaluate.main([*out, "--task", "third", "--predict", *map(str, images[:2]), *more]) == 0
+    assert sizes == [32, 2]
     assert evaluate.main([*out, "--task-agnostic"]) == 0
     assert evaluate.main([*out, "--export", "second_permuted_3", str(tmp_path / "one.safetensors")]) == 0
     assert evaluate.main(["--seals", str(tmp_path / "one.safetensors")]) == 0

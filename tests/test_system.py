@@ -31,6 +31,7 @@ def test_only_what_is_surely_ours_and_dead_is_removed(tmp_path, monkeypatch):
                  f"{mine}.{alive}.1", f"{mine}.x.1", pass_on]
     for name in [*strangers, f"{mine}.{gone}.1"]:
         (tmp_path / name).write_text("content")
+    (tmp_path / f"{mine}.{gone}.2/folder").mkdir(parents=True)
     files.write(target, b"new")
     assert sorted(os.listdir(tmp_path)) == sorted(["cubs", *strangers]) and target.read_bytes() == b"new"
 
@@ -112,3 +113,11 @@ def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, 
     Log(tmp_path / "log.txt")("a line")
     assert (tmp_path / "log.txt").read_text() == "a line\n"
     assert "knows no locks (No locks available)" in capsys.readouterr().err
+
+
+def test_a_log_that_was_moved_away_begins_anew(tmp_path):
+    from runs.log import Log
+    Log(tmp_path / "log.txt", length=1000)("a line")
+    assert (tmp_path / "log.txt").read_text() == "a line\n"
+    Log(tmp_path / "log.txt", length=2)("nother")
+    assert (tmp_path / "log.txt").read_text() == "a nother\n"

@@ -22,16 +22,17 @@ def make(path: Path, function: str) -> nn.Module:
     """What the function returns. Raises ConfigError where there is none, it fails, or returns no module."""
     where = f"--arch {path}:{function}"
     spec = importlib.util.spec_from_file_location(f"packnet_own_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # as for import: dataclasses look a class's module up
     sys.path.append(str(path.resolve().parent))  # for what it imports
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, function, None)):
             raise ConfigError(f"{where}: the file has no function {function}")
         model = getattr(module, function)()
-    except ConfigError:
-        raise
     except Exception as error:
+        sys.modules.pop(spec.name, None)
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{where}: {said(error)}") from error
     finally:
         sys.path.pop()
