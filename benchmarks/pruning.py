@@ -1,57 +1,97 @@
-"""Pruning the VGG-16 trunk (134 M weights) against PyTorch's kthvalue, in one run.
+"""Pruning the VGG-16 trunk (134 M weights) against PyTorch's kthvalue, each side in a process of its own, in turn.
 
-    python benchmarks/pruning.py [--rounds 3]
+    python benchmarks/pruning.py [--rounds 5]      # about a minute; needs PyTorch
 
-Needs PyTorch. "kthvalue" is the authors' way: per layer, select what the task owns, take the k-th smallest magnitude
-with kthvalue, zero the weights below and update the mask. Both sides start from the same weights.
+"kthvalue" is the authors' way: per layer, select what the task owns, take the k-th smallest magnitude with kthvalue, zero the
+weights below and update the mask. Both sides start from the same weights each time, and end with the same.
 """
 import argparse
+import hashlib
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import common
+import numpy as np
 
-import networks
-from pruning import PackNet
-
-try:
-    import torch
-except ImportError:
-    raise SystemExit("this benchmark compares with PyTorch, which is not installed") from None
-
-jt = networks.jt
+RATIO = 0.75
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+def weights(shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """He's, drawn by the order of the layers."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5) for name, shape in shapes.items()}
+
+
+def digest(pruned) -> str:
+    checksum = hashlib.sha256()
+    for array in pruned:
+        checksum.update(np.ascontiguousarray(array) + np.float32(0))  # -0 is 0
+    return checksum.hexdigest()
+
+
+def jittor_side(result: Path) -> Callable[[], float]:
+    import toolchain
+    jt = toolchain.start("cpu")
+    import networks
+    from pruning import PackNet
     packnet = PackNet(networks.VGG(networks.ARCHITECTURES["vgg16"]))
     packnet.start_task("base")
-    jt.sync_all()
-    start = {name: weight.numpy() for name, weight in packnet.weights.items()}
+    start = weights({name: tuple(weight.shape) for name, weight in packnet.weights.items()})
 
-    def ours() -> None:
-        packnet.prune("base", 0.75)
-        jt.sync_all(True)
-
-    def theirs() -> None:
-        for weight, mask in zip(tensors, masks):
-            owned = weight[mask == 1].abs()
-            limit = owned.view(-1).kthvalue(round(0.75 * owned.numel())).values
-            mask[(weight.abs() <= limit) & (mask == 1)] = 0
-            weight[mask == 0] = 0
-
-    times = ([], [])
-    for _ in range(rounds + 1):  # the first is a warm-up
+    def turn() -> float:
         for name, weight in packnet.weights.items():
             weight.assign(jt.array(start[name]))
             packnet.owners[name].assign(jt.ones(weight.shape, "uint8"))
         jt.sync_all(True)
-        tensors = [torch.from_numpy(value.copy()) for value in start.values()]
-        masks = [torch.ones(value.shape, dtype=torch.uint8) for value in tensors]
-        a, b = common.alternate(ours, theirs, 1)
-        times[0].extend(a), times[1].extend(b)
-    equal = all((packnet.weights[name].numpy() == tensor.numpy()).all() for name, tensor in zip(start, tensors))
-    common.report("pruning 134,248,128 weights by 75 %", times[0][1:], times[1][1:], "kthvalue")
+        return common.seconds(lambda: (packnet.prune("base", RATIO), jt.sync_all(True)))
+
+    turn()  # compiles
+    result.write_text(digest(weight.numpy() for weight in packnet.weights.values()))
+    return turn
+
+
+def torch_side(result: Path) -> Callable[[], float]:
+    import torch
+    from torch_twin import trunk
+    layers = [parameter for parameter in trunk("vgg16")[0].parameters() if parameter.ndim > 1]
+    start = weights({str(number): tuple(parameter.shape) for number, parameter in enumerate(layers)})
+    pruned: list = []
+
+    def prune(masks: list) -> None:
+        for weight, mask in zip(pruned, masks):
+            owned = weight[mask == 1].abs()
+            limit = owned.view(-1).kthvalue(round(RATIO * owned.numel())).values
+            mask[(weight.abs() <= limit) & (mask == 1)] = 0
+            weight[mask == 0] = 0
+
+    def turn() -> float:
+        pruned[:] = [torch.from_numpy(value.copy()) for value in start.values()]
+        return common.seconds(partial(prune, [torch.ones(value.shape, dtype=torch.uint8) for value in pruned]))
+
+    turn()
+    result.write_text(digest(weight.numpy() for weight in pruned))
+    return turn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", nargs=2, metavar=("SIDE", "RESULT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side, result = options.side
+        common.serve(partial(torch_side if side == "torch" else jittor_side, Path(result)), time=lambda turn: turn())
+        return
+    if not common.installed("torch"):
+        raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0")
+    with tempfile.TemporaryDirectory() as folder:
+        results = [Path(folder) / side for side in ("ours", "torch")]
+        with common.Side("--side", "ours", results[0]) as ours, common.Side("--side", "torch", results[1]) as theirs:
+            pairs = [(ours(), theirs()) for _ in range(options.rounds)]
+        equal = results[0].read_text() == results[1].read_text()
+    common.report("pruning 134,248,128 weights by 75 %", *zip(*pairs), "kthvalue")
     print(f"  the pruned weights are {'equal' if equal else 'NOT EQUAL'}")
 
 

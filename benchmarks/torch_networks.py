@@ -1,31 +1,49 @@
-"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names. Needs torch; the project does not."""
+"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names. Needs torch; the project does not. Nothing
+here starts Jittor, so that PyTorch's side of a comparison has its process for itself."""
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-import networks
+
+class VGGShape(NamedTuple):
+    widths: tuple[int, ...]  # of the stages' convolutions; a pooling follows each stage
+    repeats: tuple[int, ...]
+    pooled: int              # side of the feature map that fc6 sees
+    hidden: int              # outputs of fc6 and fc7
+    dropout: float
+    batch_norm: bool = False
+
+
+DEEP = (2, 2, 3, 3, 3)  # convolutions of VGG-16's five stages
+VGGS = {
+    "vgg16": VGGShape((64, 128, 256, 512, 512), DEEP, 7, 4096, 0.5),
+    "vgg16-bn": VGGShape((64, 128, 256, 512, 512), DEEP, 7, 4096, 0.5, True),
+    "vgg16-slim": VGGShape((8, 16, 32, 64, 64), DEEP, 7, 64, 0.5),
+    "vgg-slim": VGGShape((16, 32, 64), (1, 1, 2), 6, 128, 0.2),
+    "vgg-bn-slim": VGGShape((16, 32, 64), (1, 1, 2), 6, 128, 0.2, True),
+}
 
 
 def classifier(arch: str, classes: int) -> nn.Module:
-    """float32 [B, 3, S, S] -> [B, classes]; its last layer has the name that networks.ARCHITECTURES[arch].last says."""
-    shape = networks.ARCHITECTURES[arch]
-    if isinstance(shape, networks.VGGShape):
-        return VGG(shape, classes)
+    """float32 [B, 3, S, S] -> [B, classes]; its last layer has torchvision's name."""
+    if arch in VGGS:
+        return VGG(VGGS[arch], classes)
     return {"resnet50": lambda: ResNet((3, 4, 6, 3), 64, classes), "resnet-slim": lambda: ResNet((1, 1, 1, 1), 16, classes),
             "densenet121": lambda: DenseNet(32, (6, 12, 24, 16), 64, classes),
             "densenet-slim": lambda: DenseNet(12, (2, 2, 2, 2), 16, classes)}[arch]()
 
 
 class VGG(nn.Module):
-    def __init__(self, shape: networks.VGGShape, classes: int) -> None:
+    def __init__(self, shape: VGGShape, classes: int) -> None:
         super().__init__()
         layers, channels = [], 3
-        for width in shape.convolutions:
-            if width == "M":
-                layers.append(nn.MaxPool2d(2))
-            else:
+        for width, repeats in zip(shape.widths, shape.repeats):
+            for _ in range(repeats):
                 layers += [nn.Conv2d(channels, width, 3, padding=1), *[nn.BatchNorm2d(width)] * shape.batch_norm, nn.ReLU(inplace=True)]
                 channels = width
+            layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout),

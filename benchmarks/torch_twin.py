@@ -10,18 +10,15 @@ import torch
 from torch import nn
 from torch_networks import classifier
 
-import networks
-
 FREE = 0
 
 
 def trunk(arch: str) -> tuple[nn.Module, int]:
-    """(the trunk of networks.ARCHITECTURES[arch] with its parameter names: images to features, how many features)."""
+    """(the network of networks.py with its parameter names but without its last layer: images to features, how many features)."""
     net = classifier(arch, 1)
-    last = networks.ARCHITECTURES[arch].last
-    features = net.get_submodule(last).in_features
+    last, layer = next((name, module) for name, module in reversed([*net.named_modules()]) if isinstance(module, nn.Linear))
     net.set_submodule(last, nn.Identity())
-    return net, features
+    return net, layer.in_features
 
 
 class Twin:
