@@ -58,7 +58,7 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
                 panel.plot(range(1, len(means) + 1), means, color=COLOURS[number % len(COLOURS)], marker=".", label=label)
             panel.set(xlabel="position of the task", ylabel=title, yscale="log" if key == "owned_fraction" else "linear")
             panel.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].legend(title="free weights start at", fontsize=8)
+        axes[-1].legend(title="free weights\nstart at", loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
         _save(figure, path)
 
