@@ -192,21 +192,22 @@ def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = T
         if final.exists():
             continue
         partial = temporary_beside(final)
-        rng = np.random.default_rng((seed, number))
         try:
-            for split, count in (("train", train), ("test", test)):
-                for label, (subject, parts) in Progress(classes.items(), f"Drawing {name}/{split}", unit="class"):
-                    folder = partial / split / label
-                    folder.mkdir(parents=True)
-                    for i in range(count):
-                        image = subject(rng, **parts).image.resize((SIDE, SIDE), Image.BOX)
-                        noise = rng.normal(0, 6, (SIDE, SIDE, 3))
-                        pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
-                        Image.fromarray(pixels).save(folder / f"{i:03}.jpg", quality=92)
-            try:
-                partial.rename(final)
-            except OSError:
-                if not final.exists():  # where it does, another process was faster
-                    raise
+            _fill(partial, classes, np.random.default_rng((seed, number)), dict(train=train, test=test), name)
+            partial.rename(final)
+        except OSError:
+            if not final.exists():  # where it does, another process was faster
+                raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(folder: Path, classes: dict, rng: Rng, counts: dict[str, int], name: str) -> None:
+    for split, count in counts.items():
+        for label, (subject, parts) in Progress(classes.items(), f"Drawing {name}/{split}", unit="class"):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                image = subject(rng, **parts).image.resize((SIDE, SIDE), Image.BOX)
+                noise = rng.normal(0, 6, (SIDE, SIDE, 3))
+                pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{i:03}.jpg", quality=92)
