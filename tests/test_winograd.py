@@ -11,6 +11,9 @@ if jt.flags.use_cuda:
     pytest.skip("on a GPU cuDNN convolves", allow_module_level=True)
 
 
+convolve = winograd.convolution(jt)
+
+
 def expected(x: np.ndarray, w: np.ndarray, dy: np.ndarray, padding: int) -> list[np.ndarray]:
     """y, dx, dw in float64, from the sum that a convolution is."""
     ring = ((0, 0), (0, 0), (1, 1), (1, 1))
@@ -40,25 +43,25 @@ def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, wi
     x = rng.standard_normal((n, channels, height, width)).astype(np.float32)
     w = (rng.standard_normal((filters, channels, 3, 3)) / (9 * channels) ** 0.5).astype(np.float32)
     dy = rng.standard_normal((n, filters, height + 2 * padding - 2, width + 2 * padding - 2)).astype(np.float32)
-    layer, images = nn.Conv(channels, filters, 3, padding=padding), jt.array(x)
-    assert winograd.suits(layer, images)
-    layer.weight.assign(jt.array(w))
-    y, bias = layer(images), layer.bias.numpy().astype(np.float64)[:, None, None]
+    b = rng.standard_normal(filters).astype(np.float32)
+    images, weight, bias = (jt.array(value) for value in (x, w, b))
+    y = convolve(images, weight, bias, padding)
     right_y, right_dx, right_dw = expected(x, w, dy, padding)
-    computed = [y, *jt.grad((y * jt.array(dy)).sum(), [images, layer.weight, layer.bias])]
-    for name, value, right in zip(("y", "dx", "dw", "db"), computed, (right_y + bias, right_dx, right_dw, dy.sum((0, 2, 3), np.float64))):
+    computed = [y, *jt.grad((y * jt.array(dy)).sum(), [images, weight, bias])]
+    right_y += b.astype(np.float64)[:, None, None]
+    for name, value, right in zip(("y", "dx", "dw", "db"), computed, (right_y, right_dx, right_dw, dy.sum((0, 2, 3), np.float64))):
         assert list(value.shape) == list(right.shape), name
         assert np.abs(value.numpy() - right).max() < 5e-6 * np.abs(right).max(), name
-    assert np.array_equal(layer(images).numpy(), y.numpy())  # the same bits again
+    assert np.array_equal(convolve(images, weight, bias, padding).numpy(), y.numpy())  # the same bits again
 
 
 def test_a_large_sum_of_the_weights_gradient_stays_exact():
     """Over 100,000 pixels: each block of strips adds to what was there."""
     rng = np.random.default_rng(1)
     x, dy = (rng.standard_normal((2, 16, 224, 224)).astype(np.float32) for _ in range(2))
-    layer, images = nn.Conv(16, 16, 3, padding=1, bias=False), jt.array(x)
-    dw = jt.grad((layer(images) * jt.array(dy)).sum(), [layer.weight])[0].numpy()
-    right = expected(x, layer.weight.numpy(), dy, 1)[2]
+    images, weight = jt.array(x), jt.rand(16, 16, 3, 3)
+    dw = jt.grad((convolve(images, weight, None, 1) * jt.array(dy)).sum(), [weight])[0].numpy()
+    right = expected(x, weight.numpy(), dy, 1)[2]
     assert np.abs(dw - right).max() < 1e-5 * np.abs(right).max()
 
 
@@ -70,13 +73,28 @@ def test_a_large_sum_of_the_weights_gradient_stays_exact():
 def test_which_layers_take_it_and_that_all_others_still_work(layer, size, takes):
     layer = nn.Conv(**dict(in_channels=32, out_channels=32, kernel_size=3, padding=1) | layer)
     images = jt.rand(2, layer.in_channels, size, size)
-    assert winograd.suits(layer, images) == takes
+    assert winograd.suits(layer, images, avx512=False) == takes
     assert layer(images).numpy().shape[:2] == (2, layer.out_channels)
+
+
+@pytest.mark.parametrize("channels, filters, side, takes", [
+    (64, 64, 224, True), (64, 128, 112, True), (512, 512, 14, True), (64, 64, 56, True), (128, 128, 28, True), (32, 32, 112, True),
+    (512, 512, 7, False), (128, 32, 56, False), (64, 64, 12, False), (16, 16, 24, False), (3, 64, 224, False)])
+def test_with_avx512_large_ones_alone_take_it(channels, filters, side, takes):
+    """As benchmarks/convolution.py has it."""
+    layer = nn.Conv(channels, filters, 3, padding=1)
+    assert winograd.suits(layer, jt.empty((1, channels, side, side)), avx512=True) == takes
+
+
+def test_a_network_takes_it_where_it_suits():
+    layer, images = nn.Conv(64, 64, 3, padding=1), jt.rand(1, 64, 64, 64)
+    assert winograd.suits(layer, images, avx512=True) and winograd.suits(layer, images, avx512=False)
+    assert np.array_equal(layer(images).numpy(), convolve(images, layer.weight, layer.bias, 1).numpy())
 
 
 def test_other_precisions_are_left_to_jittor():
     layer = nn.Conv(32, 32, 3)
-    assert not winograd.suits(layer, jt.rand(1, 32, 8, 8).float64())
+    assert not winograd.suits(layer, jt.rand(1, 32, 8, 8).float64(), avx512=False)
 
 
 @pytest.mark.parametrize("channels", [16, 64])
@@ -87,8 +105,7 @@ def test_images_of_other_channels_than_the_layers_are_refused(channels):
 
 def test_images_without_gradient_and_weights_without():
     """The first layer's images need no gradient; a frozen layer's weights do not."""
-    layer, images = nn.Conv(16, 16, 3, padding=1), jt.rand(1, 16, 8, 8).stop_grad()
-    assert jt.grad(layer(images).sum(), [layer.weight])[0].numpy().any()
-    layer.weight.stop_grad()
-    images = jt.rand(1, 16, 8, 8)
-    assert jt.grad(layer(images).sum(), [images])[0].numpy().any()
+    weight, images = jt.rand(16, 16, 3, 3), jt.rand(1, 16, 8, 8).stop_grad()
+    assert jt.grad(convolve(images, weight, None, 1).sum(), [weight])[0].numpy().any()
+    weight, images = weight.stop_grad(), jt.rand(1, 16, 8, 8)
+    assert jt.grad(convolve(images, weight, None, 1).sum(), [images])[0].numpy().any()

@@ -28,7 +28,7 @@ import threading
 from types import ModuleType
 
 from system import processes
-from toolchain import compiling, cpu, cuda, gpu, mending, winograd
+from toolchain import compiling, cpu, cuda, gpu, mending, relu, winograd
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -82,6 +82,7 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         # task's logits would change by rounding from one run to the next.
         jittor.cudnn.set_algorithm_cache_size(0)
     else:
+        relu.install(jittor)
         convolution = convolutions if os.environ.get("use_mkl", "1") == "1" else "direct"
         if convolution == "winograd":
             winograd.install(jittor)

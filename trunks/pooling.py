@@ -21,8 +21,8 @@ constexpr int KH = %d, KW = %d, SH = %d, SW = %d, PH = %d, PW = %d;
 // if there were none.
 #pragma GCC push_options
 #pragma GCC optimize("no-finite-math-only")
-inline float larger(float a, float b) { return b > a || b != b ? b : a; }
-inline bool same(float a, float b) { return a == b || (a != a && b != b); }
+inline float larger(float a, float b) { return (b > a) | (b != b) ? b : a; }
+inline bool same(float a, float b) { return (a == b) | ((a != a) & (b != b)); }
 
 inline float largest(const float* x, int width, int top, int bottom, int left, int right) {
     float most = x[top * width + left];
@@ -30,19 +30,45 @@ inline float largest(const float* x, int width, int top, int bottom, int left, i
     return most;
 }
 
+// The border cuts no column of windows from `first_whole` to before `end_whole`.
+inline int first_whole(int wide) { return std::min((PW + SW - 1) / SW, wide); }
+inline int end_whole(int width, int wide) {
+    return std::max(first_whole(wide), std::min(width + PW < KW ? 0 : (width + PW - KW) / SW + 1, wide));
+}
+
 inline void forward(const float* x, int height, int width, float* y, int high, int wide) {
-    // The border cuts no window from `first` to before `end`.
-    const int first = std::min((PW + SW - 1) / SW, wide), whole = width + PW < KW ? 0 : (width + PW - KW) / SW + 1;
-    const int end = std::max(first, std::min(whole, wide));
-    for (int r = 0; r < high; r++) {
+    for (int r = 0; r < high; r++, y += wide) {
         const int top = std::max(r * SH - PH, 0), bottom = std::min(r * SH - PH + KH, height);
+        const int first = first_whole(wide), end = bottom - top == KH ? end_whole(width, wide) : first;
         for (int c = first ? 0 : end; c < wide; c = c + 1 == first ? end : c + 1)
-            y[r * wide + c] = largest(x, width, top, bottom, std::max(c * SW - PW, 0), std::min(c * SW - PW + KW, width));
-        const float* row = x + top * width - PW;
-        for (int c = first; c < end; c++) y[r * wide + c] = row[c * SW];
-        for (int p = 0; p < bottom - top; p++, row += width)
-            for (int q = 0; q < KW; q++)
-                for (int c = first; c < end; c++) y[r * wide + c] = larger(y[r * wide + c], row[c * SW + q]);
+            y[c] = largest(x, width, top, bottom, std::max(c * SW - PW, 0), std::min(c * SW - PW + KW, width));
+        #pragma GCC ivdep
+        for (int c = first; c < end; c++) {
+            const float* window = x + top * width + c * SW - PW;
+            float most = window[0];
+            #pragma GCC unroll 8
+            for (int p = 0; p < KH; p++)
+                #pragma GCC unroll 8
+                for (int q = 0; q < KW; q++) most = larger(most, window[p * width + q]);
+            y[c] = most;
+        }
+    }
+}
+
+// Where windows do not overlap, without a branch, many at once: which of the entries it is no processor can guess.
+inline void whole_windows(const float* x, int width, const float* y, const float* dy, int end, float* dx) {
+    #pragma GCC ivdep
+    for (int c = first_whole(end); c < end; c++) {
+        float g = dy[c];
+        #pragma GCC unroll 8
+        for (int p = 0; p < KH; p++)
+            #pragma GCC unroll 8
+            for (int q = 0; q < KW; q++) {
+                const int i = p * width + c * SW - PW + q;
+                const bool found = same(x[i], y[c]);
+                dx[i] = found ? g : 0;
+                g = found ? 0 : g;
+            }
     }
 }
 
@@ -50,7 +76,10 @@ inline void backward(const float* x, int height, int width, const float* y, cons
     memset(dx, 0, sizeof(float) * height * width);
     for (int r = 0; r < high; r++, y += wide, dy += wide) {
         const int top = std::max(r * SH - PH, 0), bottom = std::min(r * SH - PH + KH, height);
-        for (int c = 0; c < wide; c++) {
+        const bool alone = KH <= SH && KW <= SW && bottom - top == KH;
+        const int first = first_whole(wide), end = alone ? end_whole(width, wide) : first;
+        if (alone) whole_windows(x + top * width, width, y, dy, end, dx + top * width);
+        for (int c = first ? 0 : end; c < wide; c = c + 1 == first ? end : c + 1) {
             const int left = std::max(c * SW - PW, 0), right = std::min(c * SW - PW + KW, width);
             bool sought = true;
             for (int p = top; p < bottom && sought; p++) for (int q = left; q < right && sought; q++)
