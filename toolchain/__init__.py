@@ -82,6 +82,7 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         # task's logits would change by rounding from one run to the next.
         jittor.cudnn.set_algorithm_cache_size(0)
     else:
+        cpu.keep_memory()
         relu.install(jittor)
         convolution = convolutions if os.environ.get("use_mkl", "1") == "1" else "direct"
         if convolution == "winograd":
