@@ -70,6 +70,7 @@ def free_smallest(weight: jt.Var, owner: jt.Var, task: int, ratio: float) -> int
     freed = (owner == task) & (weight.abs() <= jt.array(limit))
     weight.assign(jt.ternary(freed, jt.zeros_like(weight), weight))
     owner.assign(jt.ternary(freed, jt.zeros_like(owner), owner))
+    jt.sync([weight, owner])
     return int(freed.sum().item())
 
 
@@ -80,6 +81,7 @@ def freeze(layer: nn.Module, owner: jt.Var, task: int, attribute: str = "weight"
     front of it: where the owner is another one, the old value is written back, whatever `new` is (a NaN too).
     `owner` is read at each step, so a later change of it counts. A second call replaces the first.
     """
+    owner.sync()  # what is still to be computed of it would be computed in every step
     hold(layer, attribute, masked, owner, task)
 
 

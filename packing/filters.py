@@ -26,6 +26,7 @@ def free_filters(layer: nn.Module, weight: jt.Var, owner: jt.Var, task: int, rat
         gone = jt.array(freed)
         weight.assign(jt.ternary(gone, jt.zeros_like(weight), weight))
         owner.assign(jt.ternary(gone, jt.zeros_like(owner), owner))
+        jt.sync([weight, owner])
     return int(freed.sum())
 
 
