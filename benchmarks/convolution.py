@@ -1,8 +1,9 @@
-"""Winograd's convolution against oneDNN's direct one, layer by layer: forward and both gradients, in one run.
+"""Our convolutions (3x3: Winograd's, 1x1: matrix products) against oneDNN's, layer by layer: forward and both gradients, in one run.
 
     python benchmarks/convolution.py [--batch-size 8] [--rounds 5] [--layers vgg16 resnet50 densenet121 slim]
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolution.py         # oneDNN as on a processor without AVX-512
 
-Both within Jittor, as a network calls them; nothing else should be running. It justifies toolchain/winograd.suits.
+Both within Jittor, as a network calls them; nothing else should be running. It justifies `suits` of toolchain/winograd.py and pointwise.py.
 """
 import argparse
 
@@ -10,17 +11,19 @@ import common
 import numpy as np
 
 import toolchain
-from toolchain import winograd
+from toolchain import pointwise, winograd
 
 jt = toolchain.start("cpu", convolutions="direct")
 from jittor import nn
 
-LAYERS = {  # (input channels, output channels, side)
-    "vgg16": [(64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56), (256, 512, 28), (512, 512, 28),
-              (512, 512, 14)],
-    "resnet50": [(64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7)],
-    "densenet121": [(128, 32, 56), (128, 32, 28), (128, 32, 14), (128, 32, 7)],
-    "slim": [(8, 8, 48), (16, 16, 24), (16, 32, 24), (32, 64, 12), (64, 64, 12)],
+LAYERS = {  # (kernel, input channels, output channels, side)
+    "vgg16": [(3, 64, 64, 224), (3, 64, 128, 112), (3, 128, 128, 112), (3, 128, 256, 56), (3, 256, 256, 56), (3, 256, 512, 28),
+              (3, 512, 512, 28), (3, 512, 512, 14)],
+    "resnet50": [(3, 64, 64, 56), (3, 128, 128, 28), (3, 256, 256, 14), (3, 512, 512, 7), (1, 64, 256, 56), (1, 256, 64, 56),
+                 (1, 512, 128, 28), (1, 1024, 256, 14), (1, 2048, 512, 7)],
+    "densenet121": [(3, 128, 32, 56), (3, 128, 32, 28), (3, 128, 32, 14), (3, 128, 32, 7), (1, 128, 128, 56), (1, 256, 128, 28),
+                    (1, 512, 128, 14), (1, 768, 128, 7)],
+    "slim": [(3, 8, 8, 48), (3, 16, 16, 24), (3, 16, 32, 24), (3, 32, 64, 12), (3, 64, 64, 12)],
 }
 
 
@@ -30,10 +33,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     options = parser.parse_args()
-    ours = winograd.convolution(jt)
+    wide, narrow = winograd.convolution(jt), pointwise.convolution(jt)
     for network in options.layers:
-        for channels, filters, side in LAYERS[network]:
-            layer = nn.Conv(channels, filters, 3, padding=1, bias=False)
+        for kernel, channels, filters, side in LAYERS[network]:
+            layer = nn.Conv(channels, filters, kernel, padding=kernel // 2, bias=False)
             rng = np.random.default_rng(0)
             x, dy = (jt.array(rng.standard_normal((options.batch_size, count, side, side), np.float32)) for count in (channels, filters))
 
@@ -44,11 +47,11 @@ def main() -> None:
             def run(convolve, passes=passes) -> None:
                 jt.sync(passes(convolve), True)
 
-            sides = [lambda x, w: ours(x, w, None, 1), lambda x, w, layer=layer: layer(x)]
+            sides = [lambda x, w, kernel=kernel: wide(x, w, None, 1) if kernel == 3 else narrow(x, w), lambda x, w, layer=layer: layer(x)]
             for convolve in sides:
                 run(convolve)
             pairs = [[common.seconds(lambda convolve=convolve: run(convolve)) for convolve in sides] for _ in range(options.rounds)]
-            common.report(f"{network}, batch {options.batch_size}, {channels} -> {filters} at {side}", *zip(*pairs), "direct")
+            common.report(f"{network}, batch {options.batch_size}, {kernel}x{kernel}, {channels} -> {filters} at {side}", *zip(*pairs), "direct")
 
 
 if __name__ == "__main__":

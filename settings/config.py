@@ -121,7 +121,8 @@ class Config(WhatIsPacked):
     seed: int = setting(0, "seed of weights, shuffling, crops, flips and dropout")
     device: str = setting("auto", "auto, cpu or cuda")
     precision: str = setting("fp32", "fp32, tf32 or fp16: how exactly a GPU multiplies; the CPU knows fp32 only")
-    convolution: str = setting("winograd", "winograd or direct: how the CPU computes 3x3 convolutions")
+    convolution: str = setting("winograd", "how the CPU computes convolutions: direct = all as oneDNN does; winograd = 3x3 ones by "
+                               "Winograd's algorithm and 1x1 ones as matrix products, where that is faster")
 
     def __post_init__(self) -> None:
         self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)

@@ -10,8 +10,8 @@ a few things that are easy to miss. `start` looks for them first and says in one
   on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
-* Convolutions on the CPU in half of oneDNN's time: winograd.py. Compilation with a progress bar and in half the time:
-  compiling.py. This year's Python and NumPy: mending.py. Several processes, and several runs on one machine:
+* The CPU: 3x3 convolutions in half of oneDNN's time (winograd.py), 1x1 ones (pointwise.py), ReLU (relu.py), memory that is
+  kept (cpu.py). Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py. Several processes, and several runs on one machine:
   system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
@@ -28,14 +28,14 @@ import threading
 from types import ModuleType
 
 from system import processes
-from toolchain import compiling, cpu, cuda, gpu, mending, relu, winograd
+from toolchain import compiling, cpu, cuda, gpu, mending, pointwise, relu, winograd
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 # On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the tensor cores; fp16 = factors
 # of convolutions and linear layers rounded to half precision. Sums and everything that is stored are float32 in each.
 PRECISIONS = ("fp32", "tf32", "fp16")
-# On the CPU: how 3x3 convolutions are computed. Direct is what Jittor asks oneDNN for.
+# On the CPU: direct is what Jittor asks oneDNN for; winograd takes what is faster by Winograd's algorithm (3x3) or a matrix product (1x1).
 CONVOLUTIONS = ("winograd", "direct")
 
 device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets all three, nobody else
@@ -87,6 +87,7 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         convolution = convolutions if os.environ.get("use_mkl", "1") == "1" else "direct"
         if convolution == "winograd":
             winograd.install(jittor)
+            pointwise.install(jittor)
     return jittor
 
 

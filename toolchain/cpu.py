@@ -64,6 +64,11 @@ def onednn_folder() -> Path:
     return jittor_home() / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
 
 
+def onednn() -> ctypes.CDLL:
+    """The library, whose functions any kernel may call from now on."""
+    return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"), ctypes.RTLD_GLOBAL)
+
+
 def link_onednn() -> None:
     """Put links to the oneDNN of the PyPI wheels where Jittor looks before it downloads."""
     folder = onednn_folder()

@@ -5,12 +5,11 @@ Which of the two a layer takes follows from its shape and the processor alone, s
 resumed run too.
 Memory that is kept: 144 bytes for each pair of channels of the widest layer (38 MB for VGG-16's 512 x 512), and SCRATCH.
 """
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from toolchain.cpu import onednn_folder
+from toolchain.cpu import onednn
 
 # With fewer channels than this the transforms cost what the products spare.
 LEAST_CHANNELS = 16
@@ -48,10 +47,6 @@ def install(jt: ModuleType) -> None:
         return convolve(x, self.weight, self.bias, self.padding[0]) if suits(self, x, avx512) else direct(self, x)
 
     jt.nn.Conv.execute = execute
-
-
-def onednn() -> ctypes.CDLL:
-    return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"), ctypes.RTLD_GLOBAL)
 
 
 def has_avx512() -> bool:

@@ -1,0 +1,73 @@
+"""1x1 convolutions as matrix products against NumPy in float64, and which layers take them."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, jt
+from jittor import nn
+
+from toolchain import pointwise
+
+if jt.flags.use_cuda:
+    pytest.skip("on a GPU cuDNN convolves", allow_module_level=True)
+
+convolve = pointwise.convolution(jt)
+
+
+@pytest.mark.parametrize("n, channels, filters, height, width", [
+    (2, 3, 5, 4, 6), (1, 1, 1, 1, 1), (7, 130, 257, 9, 11), (5, 600, 140, 3, 5), (3, 16, 300, 40, 41)],
+    ids=["small", "one", "more than a block of filters", "more than a block of channels", "more than a block of pixels"])
+def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, width):
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((n, count, height, width)).astype(np.float32) for count in (channels, filters))
+    w = (rng.standard_normal((filters, channels, 1, 1)) / channels ** 0.5).astype(np.float32)
+    images, weight = jt.array(x), jt.array(w)
+    y = convolve(images, weight)
+    matrix = w[:, :, 0, 0].astype(np.float64)
+    right = [np.einsum("kc,nchw->nkhw", matrix, x), np.einsum("kc,nkhw->nchw", matrix, dy),
+             np.einsum("nkhw,nchw->kc", dy.astype(np.float64), x)[:, :, None, None]]
+    for name, value, exact in zip(("y", "dx", "dw"), [y, *jt.grad((y * jt.array(dy)).sum(), [images, weight])], right):
+        assert list(value.shape) == list(exact.shape), name
+        assert np.abs(value.numpy() - exact).max() < 3e-6 * np.abs(exact).max(), name
+
+
+@pytest.mark.parametrize("layer, size, takes", [
+    (dict(), 14, True), (dict(), 56, True), (dict(), 13, False), (dict(bias=True), 14, False), (dict(stride=2), 28, False),
+    (dict(padding=1), 14, False), (dict(groups=2), 14, False), (dict(kernel_size=3), 16, False)], ids=str)
+def test_which_layers_take_it_and_that_all_others_still_work(layer, size, takes):
+    layer = nn.Conv(**dict(in_channels=8, out_channels=6, kernel_size=1, bias=False) | layer)
+    images = jt.rand(2, 8, size, size)
+    assert pointwise.suits(layer, images) == takes
+    assert layer(images).numpy().shape[:2] == (2, 6)
+    assert not pointwise.suits(layer, images.float64())
+    with pytest.raises(AssertionError):  # Jittor's own check; our kernels would read outside their arrays
+        layer(jt.rand(2, 4, size, size)).sync()
+
+
+def test_a_network_takes_it_where_it_suits():
+    layer, images = nn.Conv(8, 6, 1, bias=False), jt.rand(3, 8, 14, 14)
+    assert np.array_equal(layer(images).numpy(), convolve(images, layer.weight).numpy())
+
+
+BITS = """
+import sys
+sys.path.insert(0, {root!r})
+import hashlib, numpy as np, toolchain
+jt = toolchain.start("cpu")
+from toolchain import pointwise
+rng = np.random.default_rng(0)
+x, w, dy = (jt.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((9, 70, 15, 15), (300, 70, 1, 1), (9, 300, 15, 15)))
+y = pointwise.convolution(jt)(x, w)
+print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in [y, *jt.grad((y * dy).sum(), [x, w])])).hexdigest())
+"""
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    def bits(threads: int) -> str:
+        done = subprocess.run([sys.executable, "-c", BITS.format(root=str(ROOT))], env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+    assert bits(1) == bits(2) == bits(5)
