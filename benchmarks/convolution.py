@@ -47,7 +47,7 @@ def main() -> None:
             def run(convolve, passes=passes) -> None:
                 jt.sync(passes(convolve), True)
 
-            sides = [lambda x, w, kernel=kernel: wide(x, w, None, 1) if kernel == 3 else narrow(x, w), lambda x, w, layer=layer: layer(x)]
+            sides = [(lambda x, w: wide(x, w, None, 1)) if kernel == 3 else narrow, lambda x, w, layer=layer: layer(x)]
             for convolve in sides:
                 run(convolve)
             pairs = [[common.seconds(lambda convolve=convolve: run(convolve)) for convolve in sides] for _ in range(options.rounds)]

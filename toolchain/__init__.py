@@ -11,8 +11,8 @@ a few things that are easy to miss. `start` looks for them first and says in one
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
 * The CPU: 3x3 convolutions in half of oneDNN's time (winograd.py), 1x1 ones (pointwise.py), ReLU (relu.py), memory that is
-  kept (cpu.py). Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py. Several processes, and several runs on one machine:
-  system/processes.py.
+  kept (cpu.py). Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py.
+  Several processes, and several runs on one machine: system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
 
