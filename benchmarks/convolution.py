@@ -51,7 +51,8 @@ def main() -> None:
             for convolve in sides:
                 run(convolve)
             pairs = [[common.seconds(lambda convolve=convolve: run(convolve)) for convolve in sides] for _ in range(options.rounds)]
-            common.report(f"{network}, batch {options.batch_size}, {kernel}x{kernel}, {channels} -> {filters} at {side}", *zip(*pairs), "direct")
+            layer = f"{kernel}x{kernel}, {channels} -> {filters} at {side}"
+            common.report(f"{network}, batch {options.batch_size}, {layer}", *zip(*pairs), "direct")
 
 
 if __name__ == "__main__":
