@@ -51,8 +51,8 @@ def main() -> None:
             for convolve in sides:
                 run(convolve)
             pairs = [[common.seconds(lambda convolve=convolve: run(convolve)) for convolve in sides] for _ in range(options.rounds)]
-            layer = f"{kernel}x{kernel}, {channels} -> {filters} at {side}"
-            common.report(f"{network}, batch {options.batch_size}, {layer}", *zip(*pairs), "direct")
+            name = f"{kernel}x{kernel}, {channels} -> {filters} at {side}"
+            common.report(f"{network}, batch {options.batch_size}, {name}", *zip(*pairs), "direct")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/step.py                                        # the paper's networks at batch 8, half an hour
     python benchmarks/step.py --arch vgg-slim --batch-size 32        # the demo's network, a minute
     python benchmarks/step.py --against direct plain                 # what our convolutions bring, what the masks cost
-    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 python benchmarks/step.py     # PyTorch keeps freed memory as we do (toolchain/cpu.py)
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 python benchmarks/step.py     # PyTorch keeps freed memory as we do
 
 The second task on a network whose first is pruned by 75 % and frozen: random images, SGD with momentum 0.9. Each side is a process
 of its own (common.Side), they take turns, and nothing else should be running. A ratio above 1 says that ours is faster.
