@@ -304,6 +304,18 @@ def test_a_loss_that_diverges_is_named(image_root, tmp_path, pretrained, capsys)
     assert re.search(r"error: cubs, train \d/2: (the loss is (nan|inf)|weights are NaN or infinite) at learning rate 1e\+20", error)
 
 
+def test_a_loss_that_is_no_number_ends_the_epoch():
+    import networks
+    from training import TrainingError, cross_entropy, train_epoch
+    jt = networks.jt
+    net = networks.build("vgg-slim")
+    net.add_head("a", 2), net.select("a")
+    batch = jt.rand(2, 3, 48, 48), jt.array(np.array([0, 1], np.int32))
+    net.heads["a"].bias.assign(jt.array(np.array([np.nan, 0], np.float32)))
+    with pytest.raises(TrainingError, match="a, train 1/1: the loss is nan at learning rate 0.001"):
+        train_epoch(net, cross_entropy, [batch], jt.nn.SGD(net.parameters(), 1e-3), "a, train 1/1")
+
+
 def test_a_weight_that_is_no_number_ends_the_epoch_though_the_loss_is_one():
     """ReLU hides it from the loss."""
     import networks

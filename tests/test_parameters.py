@@ -364,7 +364,9 @@ def test_eval_before_training_stops_nothing():
     before = snapshot(packnet.model)
     packnet.train_task("a", batches(0), 1)
     after = snapshot(packnet.model)
-    assert all((before[name] != after[name]).any() for name in before if not name.startswith(("heads.b", "heads.c")))
+    still = {name for name in before if not (before[name] != after[name]).any()}
+    # The gradient of a bias before a batch norm is 0 but for rounding: on some processors it stays.
+    assert still - {"trunk.0.bias"} == {f"heads.{task}.{what}" for task in "bc" for what in ("weight", "bias")}
     packnet.model.eval()
     packnet.prune("a")
     packnet.train_task("b", batches(1), 1)

@@ -246,7 +246,8 @@ training.start = limited"""
 def test_a_loss_that_is_nan_keeps_the_last_good_state(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.main(command(data, "--initial-lr", "1e20")) == 1
-    assert re.search(r"error: demo_birds, train \d/2: the loss is (nan|inf) at learning rate 1e\+20", capsys.readouterr().err)
+    error = capsys.readouterr().err  # which of the two is noticed first hangs on the processor's rounding
+    assert re.search(r"error: demo_birds, train \d/2: (the loss is (nan|inf)|weights are NaN or infinite) at learning rate 1e\+20", error)
     tensors, metadata = load_checkpoint(tmp_path / "out/state.safetensors")
     assert metadata["position"] > 0 and all(np.isfinite(t).all() for t in tensors.values())
 

@@ -22,10 +22,11 @@ def test_four_tasks_take_the_same_steps_in_both(monkeypatch):
     assert [prune["task"] for prune in result["prunes"]] == twin.TASKS
     first, *later = result["prunes"]
     assert first["different"] == 0
-    # Rounding grows differently on every kind of processor and with the number of threads (0.5 to 2.4 % after the last prune); ours must
-    # not be farther from PyTorch than twice what it is from itself, started 1e-7 apart: of either there is one sample.
+    # Rounding grows differently on every kind of processor, with the number of threads and with the seed. After the last prune ours differs
+    # from itself, started 1e-7 apart, in 0 to 3 % of the mask, from PyTorch in 0 to 2 % (8 runs); a mask that knows nothing of the other
+    # would differ in 37 %.
     for prune, itself in zip(later, result["control_prunes"][1:]):
-        assert prune["different"] < max(0.01 * prune["owned"], 2 * itself["different"]), prune["task"]
+        assert prune["different"] < max(0.03 * prune["owned"], 2 * itself["different"]), prune["task"]
     for row in result["top1"]:
         for ours, theirs, _ in row:
             assert abs(ours - theirs) <= 100 / 32  # one image
