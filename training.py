@@ -208,7 +208,7 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
 
 
 def finite(parameter: jt.Var) -> bool:
-    """Whether all its values are numbers. The loss alone does not tell: Jittor's ReLU turns NaN into 0, and its kernels know no NaN."""
+    """Whether all its values are numbers. The loss alone does not tell: ReLU turns NaN into 0 here, and its kernels know no NaN."""
     return bool(np.isfinite((parameter.data.min(), parameter.data.max())).all())
 
 

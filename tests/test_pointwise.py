@@ -1,4 +1,4 @@
-"""1x1 convolutions as matrix products against NumPy in float64, and which layers take them."""
+"""1x1 convolutions as matrix products against NumPy in float64. Which layers take them: test_conv.py."""
 import os
 import subprocess
 import sys
@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, jt
-from jittor import nn
 
 from toolchain import pointwise
 
@@ -31,24 +30,6 @@ def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, wi
     for name, value, exact in zip(("y", "dx", "dw"), [y, *jt.grad((y * jt.array(dy)).sum(), [images, weight])], right):
         assert list(value.shape) == list(exact.shape), name
         assert np.abs(value.numpy() - exact).max() < 3e-6 * np.abs(exact).max(), name
-
-
-@pytest.mark.parametrize("layer, size, takes", [
-    (dict(), 14, True), (dict(), 56, True), (dict(), 13, False), (dict(bias=True), 14, False), (dict(stride=2), 28, False),
-    (dict(padding=1), 14, False), (dict(groups=2), 14, False), (dict(kernel_size=3), 16, False)], ids=str)
-def test_which_layers_take_it_and_that_all_others_still_work(layer, size, takes):
-    layer = nn.Conv(**dict(in_channels=8, out_channels=6, kernel_size=1, bias=False) | layer)
-    images = jt.rand(2, 8, size, size)
-    assert pointwise.suits(layer, images) == takes
-    assert layer(images).numpy().shape[:2] == (2, 6)
-    assert not pointwise.suits(layer, images.float64())
-    with pytest.raises(AssertionError):  # Jittor's own check; our kernels would read outside their arrays
-        layer(jt.rand(2, 4, size, size)).sync()
-
-
-def test_a_network_takes_it_where_it_suits():
-    layer, images = nn.Conv(8, 6, 1, bias=False), jt.rand(3, 8, 14, 14)
-    assert np.array_equal(layer(images).numpy(), convolve(images, layer.weight).numpy())
 
 
 BITS = """

@@ -10,8 +10,8 @@ a few things that are easy to miss. `start` looks for them first and says in one
   on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
-* The CPU: 3x3 convolutions in half of oneDNN's time (winograd.py), 1x1 ones (pointwise.py), ReLU (relu.py), memory that is
-  kept (cpu.py). Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py.
+* A faster CPU: the fastest way for each convolution (conv.py, winograd.py, pointwise.py), ReLU (relu.py), memory that is kept
+  (cpu.py). Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py.
   Several processes, and several runs on one machine: system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
@@ -28,7 +28,7 @@ import threading
 from types import ModuleType
 
 from system import processes
-from toolchain import compiling, cpu, cuda, gpu, mending, pointwise, relu, winograd
+from toolchain import compiling, conv, cpu, cuda, gpu, mending, relu
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -86,8 +86,7 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         relu.install(jittor)
         convolution = convolutions if os.environ.get("use_mkl", "1") == "1" else "direct"
         if convolution == "winograd":
-            winograd.install(jittor)
-            pointwise.install(jittor)
+            conv.install(jittor)
     return jittor
 
 

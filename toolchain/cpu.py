@@ -65,8 +65,21 @@ def onednn_folder() -> Path:
 
 
 def onednn() -> ctypes.CDLL:
-    """The library, whose functions any kernel may call from now on."""
+    """The library; from now on kernels find SGEMM in it."""
     return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"), ctypes.RTLD_GLOBAL)
+
+
+# Row-major: C = alpha op(A) op(B) + beta C. Within a parallel region it runs on the calling thread alone.
+SGEMM = """
+#include <cstdint>
+extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* A, int64_t lda,
+                          const float* B, int64_t ldb, float beta, float* C, int64_t ldc);
+"""
+
+
+def has_avx512() -> bool:
+    """Whether oneDNN uses it on this processor (dnnl_cpu_isa_avx512_core and what came after it have this bit)."""
+    return bool(onednn().dnnl_get_effective_cpu_isa() & 0x20)
 
 
 def link_onednn() -> None:
@@ -116,13 +129,17 @@ def flush_denormals() -> None:
     libm.fesetenv(environment)
 
 
+# With these, or with GLIBC_TUNABLES, the user decides.
+USERS_MALLOC = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+
+
 def keep_memory() -> None:
     """Let the C library keep what is freed, for the next who asks, instead of handing it back to the system.
 
     Jittor's oneDNN operators allocate every tensor that they rearrange afresh, and the first touch of a page that the system has
     just given costs more than the copying: at batch 32 a quarter of a step of ResNet-50 or DenseNet-121 (benchmarks/step.py).
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):  # the user decides
+    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(name in os.environ for name in USERS_MALLOC):
         return
     mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
     libc = ctypes.CDLL("libc.so.6")

@@ -20,10 +20,6 @@
 #include <cstdlib>
 #include <cstring>
 
-// oneDNN's, row-major: C = alpha op(A) op(B) + beta C. Within a parallel region it runs on the calling thread alone.
-extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* A, int64_t lda,
-                          const float* B, int64_t ldb, float beta, float* C, int64_t ldc);
-
 namespace winograd {
 
 constexpr int TILE = 4, SIDE = 6, POINTS = SIDE * SIDE;
@@ -288,6 +284,7 @@ inline void weight_gradient(const float* x, const float* dy, float* dw, int n, i
                 dnnl_sgemm('N', 'T', K, C, T, 1, m + p * K * T, T, v + p * C * T, T, first ? 1 : 0, du + (size_t)p * K * C, C);
         }
     }
+    if (!plan.strips) memset(du, 0, sizeof(float) * POINTS * K * C);  // no image
     gather_weight_gradients(du, (size_t)K * C, dw);
 }
 

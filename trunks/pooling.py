@@ -55,10 +55,10 @@ inline void forward(const float* x, int height, int width, float* y, int high, i
     }
 }
 
-// Where windows do not overlap, without a branch, many at once: which of the entries it is no processor can guess.
-inline void whole_windows(const float* x, int width, const float* y, const float* dy, int end, float* dx) {
+// Of windows that do not overlap, many at once and without a branch, which would be mispredicted: any entry may be the largest.
+inline void whole_windows(const float* x, int width, const float* y, const float* dy, int first, int end, float* dx) {
     #pragma GCC ivdep
-    for (int c = first_whole(end); c < end; c++) {
+    for (int c = first; c < end; c++) {
         float g = dy[c];
         #pragma GCC unroll 8
         for (int p = 0; p < KH; p++)
@@ -78,7 +78,7 @@ inline void backward(const float* x, int height, int width, const float* y, cons
         const int top = std::max(r * SH - PH, 0), bottom = std::min(r * SH - PH + KH, height);
         const bool alone = KH <= SH && KW <= SW && bottom - top == KH;
         const int first = first_whole(wide), end = alone ? end_whole(width, wide) : first;
-        if (alone) whole_windows(x + top * width, width, y, dy, end, dx + top * width);
+        whole_windows(x + top * width, width, y, dy, first, end, dx + top * width);
         for (int c = first ? 0 : end; c < wide; c = c + 1 == first ? end : c + 1) {
             const int left = std::max(c * SW - PW, 0), right = std::min(c * SW - PW + KW, width);
             bool sought = true;
