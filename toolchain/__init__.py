@@ -3,7 +3,7 @@
     import toolchain
     jt = toolchain.start()          # or start("cpu"), start("cuda"); the first call decides
 
-Jittor compiles itself on its first import (about two minutes on two cores, then under a second) and wants
+Jittor compiles itself on its first import (a minute or two on two cores, then under a second) and wants
 a few things that are easy to miss. `start` looks for them first and says in one sentence what is missing:
 
 * g++ and Python's headers; oneDNN, which Jittor would otherwise download from its own server, and without which a VGG-16 step
