@@ -70,7 +70,6 @@ def free_smallest(weight: jt.Var, owner: jt.Var, task: int, ratio: float) -> int
     freed = (owner == task) & (weight.abs() <= jt.array(limit))
     weight.assign(jt.ternary(freed, jt.zeros_like(weight), weight))
     owner.assign(jt.ternary(freed, jt.zeros_like(owner), owner))
-    jt.sync([weight, owner])
     return int(freed.sum().item())
 
 

@@ -358,6 +358,22 @@ def test_a_head_may_be_added_later_and_nothing_else():
 
 # ---- what gradients reach
 
+@pytest.mark.parametrize("what", ["weights", "filters"])
+def test_no_step_works_out_anew_whose_weights_they_are(what):
+    """Jittor computes an owner when it is asked for; within a step's kernel it is asked for, and not kept, each time."""
+    packnet = PackNet(multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.Flatten(), nn.Linear(16, 6))), 0.5, prune=what)
+    for task in ("a", "b"):
+        packnet.model.select(task)
+        jt.sync_all()
+        before = jt.liveness_info()["lived_ops"]
+        packnet.start_task(task)
+        jt.sync(list(packnet.model.parameters()))
+        assert jt.liveness_info()["lived_ops"] <= before
+        packnet.prune(task)
+        jt.sync(list(packnet.model.parameters()))
+        assert jt.liveness_info()["lived_ops"] <= before
+
+
 def test_eval_before_training_stops_nothing():
     packnet = PackNet(multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6))), 0.5)
     packnet.model.eval()
