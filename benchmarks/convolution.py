@@ -3,7 +3,7 @@
     python benchmarks/convolution.py [--batch-size 8] [--rounds 5] [--layers vgg16 resnet50 densenet121 slim]
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolution.py         # oneDNN as on a processor without AVX-512
 
-Both within Jittor, as a network calls them; nothing else should be running. It justifies `suits` of toolchain/winograd.py and pointwise.py.
+Both within Jittor, as a network calls them; nothing else should be running. The rules of toolchain/conv.py stand on it.
 """
 import argparse
 

@@ -1,4 +1,4 @@
-"""ReLU on the CPU with a gradient that g++ can vectorise: Jittor's own takes a tenth to a sixth of a step (benchmarks/step.py).
+"""ReLU on the CPU with a gradient that g++ can vectorise.
 
 Jittor keeps the condition x > 0 as an array of bool and chooses by it, one number after the other, as g++ does not vectorise loops that
 read bool. Here the gradient asks the output instead, which the next layer keeps anyway, and multiplies. Same values, and same
