@@ -3,7 +3,8 @@
     python main.py --demo                 # draws its own data; minutes on two CPU cores
     python main.py                        # VGG-16 on CUBS, Cars, Flowers: the paper's schedule
     python main.py --resume               # goes on where that run stopped
-    python main.py --experiment baselines # a named experiment of settings/experiments.py
+    python main.py --experiments          # the named experiments, a line each
+    python main.py --experiment baselines # one of them
     python main.py --arch my_net.py:build --dry-run   # what becomes of each parameter of a network
     python main.py --task-list my_birds --pruning-ratios 0.5 --data-root ~/images
     python main.py --add-to checkpoints/packnet --task-list my_birds --output-dir checkpoints/with_birds
@@ -22,12 +23,12 @@ from settings.archs import own, source_of
 from settings.command_line import add_settings, complain
 from settings.config import Config, ConfigError
 from settings.effort import hours, load_rates, rounded
-from settings.experiments import DEMO, EXPERIMENTS, runs_of
+from settings.experiments import DEMO, EXPERIMENTS, listed, runs_of
 from storage.checkpoint import WeightsError
 from system import processes
 from system.files import STATE
 
-FLAGS = ("demo", "resume", "experiment", "seeds", "dry_run")  # of the command line, beside the settings
+FLAGS = ("demo", "resume", "experiment", "experiments", "seeds", "dry_run")  # of the command line, beside the settings
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]:
@@ -39,6 +40,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]
                         "with its settings; start it if there is none")
     parser.add_argument("--experiment", choices=EXPERIMENTS, metavar="NAME", help="carry out all runs of a named experiment "
                         f"(settings/experiments.py), into checkpoints/NAME/ (or --output-dir/NAME/): {', '.join(EXPERIMENTS)}")
+    parser.add_argument("--experiments", action="store_true",
+                        help="only print the named experiments: name, number of runs, what it is")
     parser.add_argument("--seeds", type=int, help="of an experiment: how many seeds (default: the experiment's)")
     parser.add_argument("--dry-run", action="store_true", help="only print what becomes of each parameter of the network; needs no data, "
                         "trains and writes nothing")
@@ -49,6 +52,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]
 
 def main(arguments: list[str] | None = None) -> int:
     flags, given = parse(arguments)
+    if flags.experiments:
+        print(listed())
+        return 0
     if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
         return complain(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; one run's is --seed")
     if flags.demo and "add_to" in given:

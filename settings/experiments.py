@@ -1,5 +1,6 @@
-"""The demo, and the experiments of the paper, of the authors' release, of the first seed, and ours: each is one command.
+"""The demo, and the experiments of the paper, of the authors' release, of the first Jittor implementation, and ours: each is one command.
 
+    python main.py --experiments                       # the list: name, runs, what it is
     python main.py --experiment release-vgg16          # its runs, one after another, into checkpoints/release-vgg16/
     python main.py --experiment release-vgg16 --demo   # the same on the demo's data with slim networks
     python report.py                                   # what has been run, beside the published figures
@@ -26,7 +27,7 @@ class Experiment:
     drawn: bool = False
 
 
-SEED = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first seed
+SEED = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first Jittor implementation
 KEEP = dict(keep="best-on-test")  # of the authors: where figures stand beside theirs
 
 
@@ -53,7 +54,8 @@ def _main_table() -> dict[str, dict]:
 
 
 EXPERIMENTS = {
-    "seed": Experiment("The first seed's setting: every task pruned by 75 %, ImageNet not re-trained unless it is there",
+    "seed": Experiment("The first Jittor implementation's setting: every task pruned by 75 %, "
+                       "ImageNet not re-trained unless it is there",
                        {"packnet": SEED}, ("first seed, Jittor", "first seed, PyTorch")),
     "paper-0.75": Experiment("The paper's VGG-16 column 0.75, 0.75, 0.75 (ImageNet, CUBS, Cars; Flowers keeps what is left)",
                              {"packnet": _release("vgg16") | dict(initial_pruning_ratio=0.75)}, ("paper, VGG-16, ratio 0.75",)),
@@ -92,7 +94,7 @@ EXPERIMENTS = {
                          {f"{ratio:.2f}": _release("vgg16") | dict(task_list=["places"], initial_pruning_ratio=ratio, pruning_ratios=[0.0],
                                                                    num_epochs_per_task=10, lr_decay_every=5, baselines=baselines)
                           for ratio, baselines in ((0.5, ["individual", "joint"]), (0.75, []))}),
-    "seeds": Experiment("The spread over seeds, in the first seed's setting", {"packnet": SEED},
+    "seeds": Experiment("The spread over random seeds, in the first Jittor implementation's setting", {"packnet": SEED},
                         ("first seed, Jittor", "first seed, PyTorch"), seeds=3),
     # As each task is pruned by the same ratio, the first 12 of them are what a run of 12 tasks gives.
     "free-weights": Experiment("Ours: 20 tasks whose weights start from 0, as in the release, or at random",
@@ -102,7 +104,7 @@ EXPERIMENTS = {
                                 for fraction in (0.0, 0.03, 0.1, 0.3, 1.0)}, seeds=3, drawn=True),
     "cifar100-20": Experiment("CIFAR-100's superclasses as 20 tasks from scratch, VGG-16 BN, as in CPG's comparison",
                               {"packnet": sequences.CIFAR100_20}, ("PackNet by CPG's authors, VGG-16 BN",)),
-    "six-tasks": Experiment("ImageNet, CUBS, Cars, Flowers, WikiArt, Sketch, ResNet-50",
+    "six-tasks": Experiment("ImageNet, CUBS, Cars, Flowers, WikiArt, Sketch, ResNet-50, beside three methods' published figures",
                             {"packnet": _release("resnet50") | sequences.SIX_TASKS},
                             ("PackNet by CPG's authors, ResNet-50", "fine-tuned networks, ResNet-50", "Piggyback, ResNet-50")),
     "mnist-5": Experiment("MNIST's digits in pairs as 5 tasks from scratch", {"packnet": sequences.MNIST_5}),
@@ -137,3 +139,12 @@ def runs_of(name: str, demo: bool = False, seeds: int | None = None) -> list[tup
         for seed in range(seeds or experiment.seeds):
             result.append((f"{label}-seed{seed}", settings | dict(seed=seed)))
     return result
+
+
+def listed() -> str:
+    """The table that `main.py --experiments` prints: name, number of runs and title of each."""
+    width = max(map(len, EXPERIMENTS))
+    lines = [f"{'experiment':<{width}}  runs  what it is"]
+    for name, experiment in EXPERIMENTS.items():
+        lines.append(f"{name:<{width}}  {len(runs_of(name)):>4}  {experiment.title}")
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, jt, write_images
+from conftest import jt, write_images
 from test_storage import pretrained_tensors, torch_zip
 
 import baselines
@@ -411,11 +411,14 @@ def test_no_sign_of_an_alphabet_is_anothers_mirror_image():
         assert len({frozenset((strokes, mirrored(strokes))) for strokes in signs}) == 8
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
-def test_the_readme_lists_every_experiment(readme):
-    text = (ROOT / readme).read_text(encoding="utf8")
-    for name in EXPERIMENTS:
-        assert re.search(rf"^\| `{re.escape(name)}` \| .{{8,}} \|$", text, re.MULTILINE), name
+def test_the_list_of_experiments_has_a_line_for_each(capsys):
+    assert main.main(["--experiments"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["experiment", "runs", "what", "it", "is"]
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    for line, (name, experiment) in zip(lines, EXPERIMENTS.items(), strict=True):
+        assert line.endswith(experiment.title)
+        assert int(line.split()[1]) == len(experiment.runs) * experiment.seeds == len(runs_of(name))
 
 
 @pytest.mark.parametrize("arguments", [
