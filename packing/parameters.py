@@ -35,10 +35,15 @@ HIDDEN = "hidden from Jittor: no optimizer gets it, no file holds it"
 
 @dataclass(eq=False)
 class Place:
-    """Where a Var is: `attribute` of `module` (of a ParameterList the key, in a plain list ""); `path` leads there from the model."""
+    """Where a Var is: `attribute` of `module` (of a ParameterList the key, in a plain list "").
+
+    `path` leads there from the model. `hidden`: whether Jittor takes it for no parameter, as the
+    Var's own attribute begins with _, or that of the plain list or dictionary which it is in. A
+    module whose name begins with _ is a module like any other."""
     module: nn.Module
     attribute: str
     path: tuple[str, ...]
+    hidden: bool
 
     @property
     def var(self) -> jt.Var | None:
@@ -49,11 +54,6 @@ class Place:
     def may_change(self) -> bool:
         """Whether a module that runs can put another Var here: not into a list, or a ParameterList."""
         return bool(self.attribute) and not isinstance(self.module, nn.ParameterList)
-
-    @property
-    def hidden(self) -> bool:
-        """Whether a name on the way begins with _, by which Jittor's own rule what lies there is no parameter."""
-        return any(part.startswith("_") for part in self.path)
 
     @property
     def name(self) -> str:
@@ -138,31 +138,58 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
     return found
 
 
-def walk(thing, path: tuple[str, ...] = (), module: nn.Module | None = None, attribute: str = "",
-         seen: set | None = None) -> Iterator[tuple[Place, jt.Var]]:
-    """Every Var at or below `thing`, in modules, lists, tuples and dictionaries, with its place; once for each place."""
+@dataclass(frozen=True)
+class Way:
+    """How a walk through a network came to where it is: the path, the module that it is in, and the
+    attribute of it ("" within a list); `hidden` as of Place."""
+    path: tuple[str, ...] = ()
+    module: nn.Module | None = None
+    attribute: str = ""
+    hidden: bool = False
+
+
+def walk(thing, way: Way = Way(), seen: set | None = None) -> Iterator[tuple[Place, jt.Var]]:
+    """Every Var at or below `thing`, in modules, lists, tuples and dictionaries, with its place; once
+    for each place. Raises ValueError for a layer under weight_norm."""
     seen = set() if seen is None else seen
     if isinstance(thing, jt.Var):
-        yield Place(module, attribute, path), thing
+        yield Place(way.module, way.attribute, way.path, way.hidden), thing
         return
     if id(thing) in seen or not isinstance(thing, nn.Module | list | tuple | dict):
         return
     seen.add(id(thing))
     if isinstance(thing, nn.Module):
-        module, entries = thing, dict(vars(thing))
-        hook = entries.get("__fhook2__")
-        if isinstance(hook, WeightNorm):
-            name = ".".join((*path, hook.name))
-            raise ValueError(f"{name} cannot be packed: weight_norm computes it anew from {name}_g and {name}_v in every pass, so that "
-                             "no single weight of it can be freed or frozen. Pack the network without weight_norm.")
-        entries |= entries.pop("layers", {}) if isinstance(thing, nn.Sequential) else {}
-        entries |= entries.pop("params", {}) if isinstance(thing, nn.ParameterList) else {}
-        if isinstance(thing, nn.Conv1d):
-            entries.pop("_conv", None)  # computes with the weight that Conv1d has
-    else:
-        entries = thing if isinstance(thing, dict) else dict(enumerate(thing))
-    for key, value in list(entries.items()):
-        yield from walk(value, (*path, str(key)), module, str(key) if isinstance(thing, nn.Module) else "", seen)
+        refuse_weight_norm(thing, way.path)
+        for key, value in entries_of(thing).items():
+            hidden = not isinstance(value, nn.Module) and str(key).startswith("_")
+            here = Way((*way.path, str(key)), thing, str(key), way.hidden or hidden)
+            yield from walk(value, here, seen)
+        return
+    for key, value in list(thing.items() if isinstance(thing, dict) else enumerate(thing)):
+        here = Way((*way.path, str(key)), way.module, "", way.hidden)
+        yield from walk(value, here, seen)
+
+
+def entries_of(module: nn.Module) -> dict:
+    """What a module holds, by attribute; the layers of a Sequential and the Vars of a ParameterList
+    as if they were attributes."""
+    entries = dict(vars(module))
+    if isinstance(module, nn.Sequential):
+        entries |= entries.pop("layers", {})
+    if isinstance(module, nn.ParameterList):
+        entries |= entries.pop("params", {})
+    if isinstance(module, nn.Conv1d):
+        entries.pop("_conv", None)  # computes with the weight that Conv1d has
+    return entries
+
+
+def refuse_weight_norm(module: nn.Module, path: tuple[str, ...]) -> None:
+    hook = vars(module).get("__fhook2__")
+    if isinstance(hook, WeightNorm):
+        name = ".".join((*path, hook.name))
+        raise ValueError(f"{name} cannot be packed: weight_norm computes it anew from {name}_g and "
+                         f"{name}_v in every pass, so that no single weight of it can be freed or "
+                         "frozen. Pack the network without weight_norm.")
 
 
 def role(place: Place) -> str:

@@ -307,6 +307,37 @@ def test_what_jittor_does_not_see_is_refused_or_a_constant():
     assert not any("_blocks" in name for name in packnet.trainable())
 
 
+class Underscored(nn.Module):
+    """Layers named as the ports of EfficientNet name them, and a constant that Jittor hides."""
+
+    def __init__(self):
+        self._conv_stem, self._bn0 = nn.Conv(3, 4, 3), nn.BatchNorm(4)
+        self._blocks = nn.ModuleList([nn.Linear(16, 8), nn.Linear(8, 8)])
+        self._inner = nn.Sequential(nn.ReLU(), nn.Linear(8, 8))
+        self._fc = nn.Linear(8, 6)
+        self._scale = jt.array(np.float32([3]))
+
+    def execute(self, x):
+        x = nn.relu(self._bn0(self._conv_stem(x))).reshape((x.shape[0], -1))
+        for block in self._blocks:
+            x = nn.relu(block(x))
+        return nn.relu(self._fc(self._inner(x)) * self._scale)
+
+
+def test_a_module_whose_name_begins_with_an_underscore_is_like_any_other():
+    packnet = PackNet(multi_head(Underscored()), 0.5)
+    weights = {"_conv_stem", "_blocks.0", "_blocks.1", "_inner.1", "_fc"}
+    assert set(packnet.owners) == {f"trunk.{name}.weight" for name in weights}
+    kinds = {name: parameter.kind for name, parameter in packnet.parameters.items()}
+    assert {name for name in kinds if name not in packnet.model.state_dict()} == {"trunk._scale"}
+    assert kinds["trunk._fc.bias"] == kinds["trunk._bn0.running_mean"] == SHARED
+    assert packnet.parameters["trunk._scale"].hidden and not packnet.parameters["trunk._fc.bias"].hidden
+    three_tasks(packnet)
+    assert packnet.model.trunk._scale.item() == 3
+    own = PackNet(multi_head(Underscored()), 0.5, train_biases=True, train_bn=True).own_parameters()
+    assert {"trunk._bn0.running_var", "trunk._fc.bias", "trunk._blocks.1.bias"} <= own.keys()
+
+
 def test_outputs_that_a_module_keeps():
     class Keeps(nn.Module):
         def __init__(self, name):
