@@ -179,15 +179,13 @@ def start_jittor(config: Config, before: dict | None) -> None:
 def pack(config: Config, earlier: Earlier | None) -> int:
     """PackNet, and the baselines that were asked for, from where it was stopped to the end; `earlier`: the packed network that a new
     run adds to. Returns the exit code."""
-    from baselines import compared
     from images.folders import DataError
     from runs.carry_out import carry_out
     from runs.run import Run
-    from training import TrainingError, plan
+    from training import TrainingError, take
     go_on = f"`python main.py --resume --output-dir {config.output_dir}` goes on"
     try:
-        run = Run(config, earlier)
-        carry_out(run, [*compared(plan(config, [entry["name"] for entry in run.results.earlier]), config)])
+        carry_out(Run(config, earlier), take)
     except (ConfigError, DataError, WeightsError) as error:
         return complain(error)
     except TrainingError as error:

@@ -3,11 +3,12 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from methods.steps import Step
 from reporting import plots
 from reporting.summary import summary
-from runs.run import Run, Step
+from runs.run import Run
 from settings.config import ConfigError
 from system import processes
 from system.files import STATE
@@ -16,18 +17,19 @@ from system.progress import say
 SAVING_SHARE = 0.05  # of the time, at most, for the state that --resume goes on from
 
 
-def carry_out(run: Run, steps: list[Step]) -> None:
-    """Do what is left of the steps, save the state between them, and end with report, results.json and no state."""
-    if not processes.all_agree([run.position, len(steps)]):
-        raise ConfigError(f"--output-dir {run.folder}: the processes of mpirun would go on from different states in it. Every box must "
-                          "see the same folder (a shared one, or a copy).")
+def carry_out(run: Run, take: Callable[[Run, Step], None]) -> None:
+    """Let `take` carry out what is left of the run's steps, save the state between them, and end
+    with report, results.json and no state."""
+    if not processes.all_agree([run.position, len(run.steps)]):
+        raise ConfigError(f"--output-dir {run.folder}: the processes of mpirun would go on from "
+                          "different states in it. Every box must see the same folder (a shared "
+                          "one, or a copy).")
     if run.position:
-        say(f"Going on in {run.folder} after step {run.position} of {len(steps)}.")
+        say(f"Going on in {run.folder} after step {run.position} of {len(run.steps)}.")
     saved_at, saving_seconds = 0.0, 0.0
     with noticing_interrupts() as interrupted:
-        while run.position < len(steps):
-            step, *arguments = steps[run.position]
-            step(run, *arguments)
+        while run.position < len(run.steps):
+            take(run, run.steps[run.position])
             run.position += 1
             start = time.monotonic()
             if start - saved_at >= saving_seconds / SAVING_SHARE:  # on a fast GPU an epoch can be as short as this

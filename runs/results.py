@@ -120,13 +120,9 @@ class Results(Figures):
         self.stages.append(dict(name=task, num_classes=num_classes, top1_final=None, top5_final=None, max_logit_change=None,
                                 top1_by_stage=[], top5_by_stage=[]))
 
-    def trained(self, title: str, record: dict) -> None:
-        """An epoch of PackNet; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is judged on>_top1, seconds."""
-        self.epoch_line(title, record)
-        self.history.append(record)
-
     def epoch_line(self, title: str, record: dict) -> None:
-        """An epoch of anything."""
+        """An epoch has ended; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is
+        judged on>_top1, seconds."""
         self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, {} {:.2f} % ({seconds:.1f} s)"
                  .format(title, self.judging, record[f"{self.judging}_top1"], **record))
 
@@ -186,3 +182,21 @@ class Results(Figures):
         loader = self.loaders.get((stage["name"], "test"))
         self.entries.append(entry_of(stage, loader and loader.classes, input_of(stage["name"], loader, self.config)))
         self.entries[-1]["seal"] = stage["seal"] = seals.of_task(packed, self.entries, len(self.entries) - 1)
+
+    def baseline_started(self, method: str, tasks: list[str]) -> None:
+        """`tasks`: those that it will be tested on, in the order they are learnt."""
+        before = "the packed network" if self.config.add_to else "the base network before its prune"
+        self.log(f"\n== Baseline {method}, for comparison: from {before} ==")
+        self.baselines[method] = dict(tasks=tasks, top1_by_stage=[], top5_by_stage=[])
+
+    def baseline_finished(self, method: str, after: str, top1: dict[str, float],
+                          top5: dict[str, float]) -> None:
+        """`top1`, `top5`: of the tasks that were tested after the task `after`; the others keep
+        their figures."""
+        figures = self.baselines[method]
+        for table, values in ((figures["top1_by_stage"], top1), (figures["top5_by_stage"], top5)):
+            before = table[-1] if table else [None] * len(figures["tasks"])
+            table.append([values.get(name, old) for name, old in zip(figures["tasks"], before)])
+        row = zip(figures["tasks"], figures["top1_by_stage"][-1])
+        shown = ", ".join(f"{name} {value:.2f} %" for name, value in row if value is not None)
+        self.log(f"{method}, after {after}: {shown}")

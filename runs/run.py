@@ -10,13 +10,17 @@ import numpy as np
 import toolchain
 from dataset import create_dataloader
 from images.folders import DataError
-from networks import MultiHead, assign
+from networks import MultiHead, assign, build
+from packing import loops
+from pruning import PackNet
 from reporting.continual import measures
 from runs.addition import Earlier
 from runs.log import Log
+from runs.measure import Score
 from runs.network import contents, first_network, rebuild
 from runs.results import Loaders, Results
 from settings.config import Config, ConfigError
+from settings.plan import plan
 from storage.packed import save_packed
 from storage.state import State, other_version
 from system import processes
@@ -25,16 +29,16 @@ from system.files import CHECKPOINT, LOG, RESULTS, STATE, write
 jt = toolchain.start()
 from jittor import nn
 
-Step = tuple  # (function, its arguments after the run)
 NOT_PACKED = ("output_dir", "last", "baselines", "add_to", "prune_last")  # settings that are none of the packed network's
 
 
 class Run:
     """One run: settings, loaders, the network with its owners, and what was measured so far.
 
-    Steps are functions of a run; `position` is the number of the next one. Everything that later ones need goes into the state
-    file, so that a killed run goes on from there and ends as if nothing had happened. `kept`: the arrays that steps want to
-    find again, {kind: {name: array}}; `best`: the accuracy of the epoch whose parameters are among them.
+    `steps`: its plan; `position`: the number of the next one. Everything that later ones need goes
+    into the state file, so that a killed run goes on from there and ends as if nothing had
+    happened. `kept`: the arrays that steps want to find again, {kind: {name: array}}; `best`: the
+    accuracy of the epoch whose parameters are among them.
     """
 
     def __init__(self, config: Config, earlier: Earlier | None = None) -> None:
@@ -50,7 +54,9 @@ class Run:
         if (self.folder / STATE).exists():
             self._restore(self.folder / STATE)
         else:
-            self.loaders = open_loaders(config, earlier.entries if earlier else [])
+            entries = earlier.entries if earlier else []
+            self.steps = plan(config, [entry["name"] for entry in entries])
+            self.loaders = open_loaders(config, entries)
             seed(config.seed)
             train = self.loaders.get((config.base_task, "train"))
             self.packnet = first_network(config, earlier, len(train.classes) if train else None)
@@ -65,7 +71,14 @@ class Run:
 
     @property
     def has_base_data(self) -> bool:
-        return (self.config.base_task, "train") in self.loaders
+        """Whether the base task is one of the run's own, and has data."""
+        return not self.config.add_to and (self.config.base_task, "train") in self.loaders
+
+    @property
+    def tasks_with_data(self) -> list[str]:
+        """The run's own tasks, in the order they are learnt."""
+        base = [self.config.base_task] if self.has_base_data else []
+        return base + self.config.task_list
 
     # ---- for the steps
 
@@ -79,6 +92,33 @@ class Run:
     def add_head(self, task: str) -> None:
         self.seed(task, "head")
         self.net.add_head(task, len(self.loaders[task, "train"].classes))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The network as it is, float32 by parameter name."""
+        return {name: parameter.numpy() for name, parameter in self.net.state_dict().items()}
+
+    def network_of(self, arrays: dict[str, np.ndarray], tasks: list[str]) -> MultiHead:
+        """Another network of the run's kind with these arrays and the heads of `tasks`."""
+        net = build(**self.config.network())
+        for task in tasks:
+            net.add_head(task, len(arrays[f"heads.{task}.weight"]))
+        assign(net, arrays, "an earlier moment of the run")
+        return net
+
+    def branch_off(self, anew: bool) -> None:
+        """Nothing of the network is packed any more: of that at hand, or `anew` of the network
+        that was kept for the baselines."""
+        net = self.net
+        if anew:
+            stages = self.results.stages[:len(self.results.earlier) or 1]
+            net = self.network_of(self.kept["dense"], [stage["name"] for stage in stages])
+        self.packnet = PackNet(net)
+
+    def score(self, task: str, split: str = "test") -> Score:
+        """Of the network as it is: nothing is hidden from a task."""
+        self.packnet.set_training(False)
+        self.net.select(task)
+        return Score.of(*loops.predict(self.net, self.loaders[task, split], f"{task}, {split}"))
 
     def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float, goes_on: bool) -> nn.SGD:
         """SGD that moves the parameters `moving`; the network is in training mode.
@@ -107,7 +147,7 @@ class Run:
     def keep_if_best(self, top1: float) -> None:
         """With --keep best or best-on-test: keep the network as it is now, unless it was as good before in this phase."""
         if self.config.keep != "last" and top1 > self.best:
-            self.best, self.kept["best"] = top1, {name: value.numpy() for name, value in self.net.state_dict().items()}
+            self.best, self.kept["best"] = top1, self.arrays()
 
     def take_best(self) -> None:
         """The end of a phase: go on from what was kept, if anything was."""
@@ -148,7 +188,8 @@ class Run:
         if processes.RANK:
             return
         momentum = {name: value.numpy() for name, value in self._momentum().items()} or self.stopped_momentum
-        values = dict(position=self.position, best=self.best, seconds=time.monotonic() - self.started, data=self._data(),
+        step = self.steps[self.position].plain() if self.position < len(self.steps) else None
+        values = dict(position=self.position, step=step, best=self.best, seconds=time.monotonic() - self.started, data=self._data(),
                       log_length=self.log.length,
                       heads={task: self.net.num_classes(task) for task in self.net.heads.keys()},
                       packed_tasks=self.packnet.tasks, ratios=self.packnet.ratios, options=self.packnet.options,
@@ -160,13 +201,19 @@ class Run:
         state = State.load(path)
         try:
             saved = state.values
-            self.loaders = open_loaders(self.config, saved["results"]["earlier"])
+            earlier = saved["results"]["earlier"]
+            self.steps = plan(self.config, [entry["name"] for entry in earlier])
+            self.loaders = open_loaders(self.config, earlier)
             data = self._data()
             for key in saved["data"].keys() | data.keys():
                 if saved["data"].get(key) != data.get(key):
                     raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
                                       f"{saved['data'].get(key)}, are {data.get(key)}), and the result would be neither run")
-            self.position, self.best, self.started = saved["position"], saved["best"], time.monotonic() - saved["seconds"]
+            self.position, self.best = saved["position"], saved["best"]
+            self.started = time.monotonic() - saved["seconds"]
+            step = self.steps[self.position].plain() if self.position < len(self.steps) else None
+            if step != saved["step"]:
+                raise ValueError(f"its next step is {saved['step']}, here it would be {step}")
             self.packnet = rebuild(self.config.network(), saved["heads"], state.packed, saved["options"], path,
                                    saved["packed_tasks"], saved["ratios"])
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum

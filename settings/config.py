@@ -13,10 +13,10 @@ from pathlib import Path
 
 from images.crops import CROPS
 from images.folders import dataset_folder
+from methods import BASELINES
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
-BASELINES = ("classifier", "individual", "finetune", "lwf", "joint")
 PACK = ("all", "conv", "fc")
 PRUNE = ("weights", "filters")
 RATIO_WORDS = ("auto", "equal")

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from images.drawings import ALPHABETS, DATASETS, TEST, TRAIN
 from images.folders import OFFICIAL, dataset_folder
+from methods import METHODS
 from settings.config import Config
 from settings.experiments import runs_of
+from settings.plan import plan
 from system.files import write
 from toolchain import ToolchainError, cache_folder
 
@@ -51,38 +53,37 @@ def images_of(task: str, data_root: str) -> tuple[int, int] | None:
 
 
 def effort(c: Config, sizes: Sizes) -> Effort | None:
-    """Of a run with these settings, as training.plan and baselines.compared write it down; None where a data set's size is not known.
-    What a searched ratio (auto) tries is left out."""
-    there = [c.base_task] * (c.has_data(c.base_task) or c.num_epochs_base > 0)  # what is trained and measured so far
-    known = {task: sizes(task) for task in [*there, *c.task_list]}
+    """Of a run with these settings; None where a data set's size is not known."""
+    base = [c.base_task] if c.num_epochs_base or c.has_data(c.base_task) else []
+    tasks = [*base, *c.task_list]
+    known = {task: sizes(task) for task in tasks}
     if None in known.values():
         return None
-    train, test = ({task: size[split] for task, size in known.items()} for split in (0, 1))
+    train = {task: size[0] for task, size in known.items()}
+    test = {task: size[1] for task, size in known.items()}
     whole = Effort()
-
-    def one_task(task: str, first: int, ratio: float | str, again: int) -> None:
-        """Train, prune, re-train: an epoch ends with a test; so does the prune, and the task's end, when all are tested."""
-        epochs = first + again * bool(ratio)
-        whole.trained += train[task] * epochs
-        whole.forward += test[task] * (epochs + 2 + bool(ratio)) + sum(test[name] for name in there)
-
-    if there:
-        one_task(c.base_task, c.num_epochs_base, c.initial_pruning_ratio, c.num_epochs_base_finetune)
-    for task, ratio in zip(c.task_list, c.ratios()):
-        there.append(task)
-        one_task(task, c.num_epochs_per_task, ratio, c.num_epochs_finetune)
-    base, epochs = [task for task in there if task == c.base_task], c.num_epochs_per_task
-    whole.forward += sum(test[task] for task in base) * bool(c.baselines)
-    for method in c.baselines:
-        if method == "joint":
-            whole.trained += sum(train.values()) * epochs
-            whole.forward += sum(test[task] for task in c.task_list) * epochs + sum(test.values())
-            continue
-        warm_up = epochs // 4 if method == "lwf" else epochs if method == "classifier" else 0  # the head alone
-        for number, task in enumerate(c.task_list, start=1):
-            whole.trained += train[task] * (epochs - warm_up)
-            whole.forward += train[task] * (warm_up + epochs * (method == "lwf")) + test[task] * epochs  # lwf: its teacher
-            whole.forward += sum(test[name] for name in ([task] if method == "individual" else [*base, *c.task_list[:number]]))
+    for step in plan(c):
+        method = METHODS[step.method]
+        one_test = test.get(step.task, 0)  # the base task may have no data
+        match step.kind:
+            case "epoch" | "attempt":
+                images = sum(train[task] for task in method.trained_on(tasks, step.task))
+                judged = sum(test[task] for task in method.judged_on(c, step.task))
+                epochs = step.phase.epochs if step.kind == "attempt" else 1
+                if method.head_only(step.phase):
+                    whole.forward += images * epochs
+                else:
+                    whole.trained += images * epochs
+                whole.forward += images * epochs * method.teachers
+                whole.forward += judged * (2 if step.kind == "attempt" else 1)  # before and after
+            case "keep":
+                whole.forward += one_test
+            case "prune":
+                whole.forward += one_test * (2 if step.ratio else 1)
+            case "finish":
+                whole.forward += sum(test[task] for task in method.tested_on(tasks, step.task))
+                if method.reference:
+                    whole.forward += one_test
     return whole
 
 

@@ -8,13 +8,13 @@ import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import jt, write_images
 from test_storage import pretrained_tensors, torch_zip
 
-import baselines
 import evaluate
 import main
 import networks
@@ -24,12 +24,17 @@ import training
 from dataset import create_dataloader
 from images import drawings
 from images.preprocess import input_settings, preprocess
+from methods import METHODS
+from methods.joint import ALL, Mixture
+from methods.lwf import WEIGHT_DECAY, without_forgetting
+from methods.steps import Step
 from packing import loops
 from reporting.continual import measures
 from reporting.published import OTHER_BASE
 from settings.config import Config
 from settings.effort import Rates, effort, images_of, save_rates
 from settings.experiments import EXPERIMENTS, runs_of
+from settings.plan import plan
 from storage.packed import load_packed
 
 nn = jt.nn
@@ -58,7 +63,7 @@ def test_the_loss_of_learning_without_forgetting_is_the_papers():
         net.eval()
     student.select("new")
     images, labels = rng.normal(size=(6, 3, 48, 48)).astype(np.float32), rng.integers(0, 5, 6)
-    loss, logits = baselines.without_forgetting(teacher, ["old", "older"])(student, jt.array(images), jt.array(labels))
+    loss, logits = without_forgetting(teacher, ["old", "older"])(student, jt.array(images), jt.array(labels))
 
     def outputs(net, task):
         net.select(task)
@@ -83,7 +88,7 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
     loaders = {task: Batches(f"{task}{i}" for i in range(count)) for task, count in (("a", 30), ("b", 20))}
     orders = []
     for epoch in (1, 2, 1):
-        mixture = baselines.Mixture(loaders, selected.append)
+        mixture = Mixture(loaders, selected.append)
         mixture.epoch = epoch
         log = [(selected[-1], batch) for batch in mixture]
         assert len(mixture) == 50 and sorted(batch for _, batch in log) == sorted([*loaders["a"], *loaders["b"]])
@@ -98,14 +103,14 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
     ("lwf", [1e-3] * 10 + [1e-4] * 10, 5, 5e-4)])
 def test_the_baselines_follow_the_schedule_of_the_release(method, rates, warm_up, decay):
     config = Config(baselines=[method])
-    steps = list(baselines.compared(training.plan(config), config))
-    begin = next(number for number, step in enumerate(steps) if step[0] is baselines.start)
-    end = next(number for number, step in enumerate(steps) if step[0] is baselines.finish)
-    epochs = steps[begin + 1:end]
-    assert all(step is baselines.epoch and its_method == method for step, its_method, *_ in epochs)
-    assert [phase.lr_at(epoch) for *_, phase, epoch in epochs] == pytest.approx(rates)
-    assert [phase.name for *_, phase, _ in epochs] == ["warm-up"] * warm_up + ["train"] * (20 - warm_up)
-    assert {phase.weight_decay for *_, phase, _ in epochs} == {decay}
+    steps = [step for step in plan(config) if step.method == method]
+    assert steps[0].kind == "start"
+    end = next(number for number, step in enumerate(steps) if step.kind == "finish")
+    epochs = steps[1:end]
+    assert all(step.kind == "epoch" for step in epochs)
+    assert [step.phase.lr_at(step.epoch) for step in epochs] == pytest.approx(rates)
+    assert [step.phase.name for step in epochs] == ["warm-up"] * warm_up + ["train"] * (20 - warm_up)
+    assert {step.phase.weight_decay for step in epochs} == {decay}
 
 
 def test_what_a_baseline_may_move():
@@ -116,7 +121,7 @@ def test_what_a_baseline_may_move():
     packnet.start_task("new")
 
     def moved(method):
-        return set(baselines.movable(method, packnet, "new"))
+        return set(METHODS[method].moving(SimpleNamespace(packnet=packnet), "new"))
 
     everything = {name for name in net.state_dict() if "running" not in name}
     head = {"heads.new.weight", "heads.new.bias"}
@@ -130,23 +135,24 @@ def compared(data, tmp_path_factory):
     through."""
     out = tmp_path_factory.mktemp("compared") / "run"
     seen = {}
-    finish, epoch = baselines.finish, baselines.epoch
+    finish, epoch = training.finish, training.epoch
 
-    def watched(run, method, task):
-        finish(run, method, task)
-        seen[method, task] = {name: parameter.numpy() for name, parameter in run.net.state_dict().items()}
-        seen["base"] = run.kept["dense"]
+    def watched(run, step):
+        finish(run, step)
+        if step.method != "packnet":
+            seen[step.method, step.task] = run.arrays()
+            seen["base"] = run.kept["dense"]
 
-    def watched_epoch(run, method, task, phase, number):
-        epoch(run, method, task, phase, number)
-        if phase.name == "warm-up":
-            seen[phase.name, task] = {name: parameter.numpy() for name, parameter in run.net.state_dict().items()}
+    def watched_epoch(run, step):
+        epoch(run, step)
+        if step.phase.name == "warm-up":
+            seen[step.phase.name, step.task] = run.arrays()
 
     seen["images"] = images = collections.Counter()
     train_epoch, predict = training.train_epoch, loops.predict
 
     def counted(net, loss, loader, optimizer, title):
-        there = loader.loaders.values() if isinstance(loader, baselines.Mixture) else [loader]
+        there = loader.loaders.values() if isinstance(loader, Mixture) else [loader]
         kind = "head" if "warm-up" in title or title.startswith("classifier:") else "trained"
         images[kind] += sum(its.num_images for its in there)
         images["teacher"] += loader.num_images if title.startswith("lwf:") else 0
@@ -159,9 +165,8 @@ def compared(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train_epoch", counted)
         patch.setattr(loops, "predict", counted_test)
-        patch.setattr(baselines, "predict", counted_test)
-        patch.setattr(baselines, "finish", watched)
-        patch.setattr(baselines, "epoch", watched_epoch)
+        patch.setattr(training, "finish", watched)
+        patch.setattr(training, "epoch", watched_epoch)
         assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED]) == 0
     return out, json.loads((out / "results.json").read_text()), seen
 
@@ -183,7 +188,7 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
     assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
     assert changed(base, seen["lwf", "demo_birds"], "heads.demo_base.")
-    joint = seen["joint", baselines.ALL]
+    joint = seen["joint", ALL]
     assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
     assert changed(base, joint, "heads.demo_base.")
 
@@ -191,7 +196,7 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
 def test_in_lwfs_warm_up_only_the_new_head_learns_and_the_decay_shrinks_the_rest(compared):
     """As in the release, whose one optimizer has everything: gradients are 0, momentum and decay act. By hand, of one number:"""
     _, results, seen = compared
-    lr, decay, steps = results["config"]["initial_lr"], baselines.LWF_WEIGHT_DECAY, 1  # 32 images of demo_birds in one batch
+    lr, decay, steps = results["config"]["initial_lr"], WEIGHT_DECAY, 1  # 32 images of demo_birds in one batch
     assert results["config"]["momentum"] == 0.9 and results["config"]["batch_size"] == 32
     value, speed = 1.0, 0.0
     for _ in range(steps):
@@ -215,24 +220,26 @@ def test_the_optimizer_of_lwfs_warm_up_goes_on_in_its_training(compared, monkeyp
             seen.append(goes_on)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(baselines, "movable", lambda *_: {})
-    for phase in baselines.phases(Config(), "lwf"):
+    method = METHODS["lwf"]
+    monkeypatch.setattr(type(method), "moving", lambda *_: {})
+    for phase in method.phases(Config()):
         for number in (0, 1):
             with pytest.raises(KeyboardInterrupt):
-                baselines.epoch(Watched(), "lwf", "new", phase, number)
+                training.epoch(Watched(), Step("lwf", "epoch", "new", phase, number))
     assert seen == [False, True, True, True]
 
 
 @pytest.mark.parametrize("train_bn", [False, True])
 def test_individual_networks_keep_the_statistics_of_batch_norm(data, tmp_path, monkeypatch, train_bn):
     """Unless with --train-bn, as in the release; what batch norm multiplies by and adds moves in both."""
-    seen, finish = {}, baselines.finish
+    seen, finish = {}, training.finish
 
-    def watched(run, method, task):
-        finish(run, method, task)
-        seen.update(base=run.kept["dense"], after={name: parameter.numpy() for name, parameter in run.net.state_dict().items()})
+    def watched(run, step):
+        finish(run, step)
+        if step.method == "individual":
+            seen.update(base=run.kept["dense"], after=run.arrays())
 
-    monkeypatch.setattr(baselines, "finish", watched)
+    monkeypatch.setattr(training, "finish", watched)
     more = ["--train-bn"] if train_bn else []
     assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(tmp_path / "out"), *SHORT, "--arch", "vgg-bn-slim",
                       "--task-list", "demo_birds", "--baselines", "individual", *more]) == 0

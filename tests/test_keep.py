@@ -11,9 +11,9 @@ import training
 from dataset import create_dataloader
 from images import drawings
 from images.folders import DataError, Split, hold_out, read_split
+from methods import search
 from packing import loops
 from packing.capacity import capacity_table
-from runs import search
 from runs.network import contents
 from runs.run import Run
 from settings.config import Config
@@ -84,9 +84,9 @@ def test_the_test_split_is_used_once_a_task_is_frozen_and_not_before(data, tmp_p
         seen.append((model.task, loader.num_images))
         return predict(model, loader, title)
 
-    def finish(run, task):
+    def finish(run, step):
         seen.append("freeze")
-        freeze(run, task)
+        freeze(run, step)
         seen.append("frozen")
 
     monkeypatch.setattr(loops, "predict", watched)
@@ -132,9 +132,9 @@ def test_each_phase_goes_on_from_the_epoch_that_is_kept(data, tmp_path, monkeypa
     def judge(results, packnet, task):
         return current.pop("judged", 20.0)  # before and right after a prune
 
-    def prune(run, task, ratio):
-        about_to_prune(run, task, ratio)
-        trained[f"{task}, pruned"] = {name: value.numpy() for name, value in run.net.state_dict().items()}
+    def prune(run, step):
+        about_to_prune(run, step)
+        trained[f"{step.task}, pruned"] = {name: value.numpy() for name, value in run.net.state_dict().items()}
 
     def save(run):
         kept[run.packnet.tasks[-1]] = {name: value.numpy() for name, value in run.net.state_dict().items()}
@@ -186,9 +186,9 @@ def searched(data, tmp_path_factory):
     out, before_and_after = tmp_path_factory.mktemp("searched") / "out", []
     attempt = training.attempt
 
-    def watched(run, task, phase):
+    def watched(run, step):
         before = contents(run.packnet), dict(run.packnet.ratios)
-        attempt(run, task, phase)
+        attempt(run, step)
         before_and_after.append((before, (contents(run.packnet), dict(run.packnet.ratios))))
 
     with pytest.MonkeyPatch.context() as patch:

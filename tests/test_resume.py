@@ -70,9 +70,9 @@ KILL = "def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
 PLACES = {name: f"{KILL}import {module}; {module}.{name} = kill" for module, name in (
     ("training", "start"), ("training", "prune"), ("training", "finish"), ("runs.carry_out", "report"),
     ("runs.run", "Run.save_state"), ("runs.run", "Run.save_results"), ("runs.run", "Run.save_packed"),
-    ("baselines", "keep_and_prune"))} | {
-    name: f"{KILL}import baselines; baselines.{step} = kill" for name, step in (
-        ("start_baseline", "start"), ("finish_baseline", "finish"))} | {
+    ("training", "keep"))} | {
+    f"{step} of a baseline": f"{KILL}from methods import Baseline; Baseline.{step} = kill"
+    for step in ("start", "finish")} | {
     "third epoch": KILL + """
 import training
 train_epoch, calls = training.train_epoch, []

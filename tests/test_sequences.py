@@ -12,16 +12,17 @@ import evaluate
 import main
 import networks
 import training
-from baselines import phases
 from dataset import create_dataloader
 from images.cache import mean_and_deviation
 from images.crops import CROPS, cut
 from images.folders import CIFAR100, OFFICIAL, dataset_folder, read_split
 from images.preprocess import MEAN, STD, input_settings, permuted
+from methods import METHODS
 from pruning import PackNet
 from runs.run import Run
 from settings.config import Config
 from settings.experiments import EXPERIMENTS, runs_of
+from settings.plan import plan
 from settings.sequences import DEMO_TASKS
 from storage.packed import load_packed
 from test_basic import check_data
@@ -243,8 +244,8 @@ def test_what_weight_decay_acts_on(on, decayed):
 
 
 def rates(steps, task, name):
-    return [phase.lr_at(number) for step, *arguments in steps if step is training.epoch
-            for its, phase, number in [arguments] if (its, phase.name) == (task, name)]
+    return [step.phase.lr_at(step.epoch) for step in steps
+            if (step.method, step.kind, step.task) == ("packnet", "epoch", task) and step.phase.name == name]
 
 
 def test_the_schedule_of_the_twenty_tasks_is_that_of_their_authors(tmp_path):
@@ -253,19 +254,19 @@ def test_the_schedule_of_the_twenty_tasks_is_that_of_their_authors(tmp_path):
         (tmp_path / name).mkdir()
     config = Config(**settings, data_root=str(tmp_path))
     config.check_values()
-    steps = list(training.plan(config))
-    assert [step[1] for step in steps if step[0] is training.start] == list(CIFAR100)
+    steps = plan(config)
+    assert [step.task for step in steps if step.kind == "start"] == list(CIFAR100)
     for task in CIFAR100:
         assert rates(steps, task, "train") == pytest.approx([1e-2] * 50 + [1e-3] * 30 + [1e-4] * 20)
         assert rates(steps, task, "retrain") == pytest.approx([1e-3] * 25 + [1e-4] * 5)
-        assert [step[2] for step in steps if step[0] is training.prune and step[1] == task] == [0.6]
+        assert [step.ratio for step in steps if step.kind == "prune" and step.task == task] == [0.6]
     assert (config.batch_size, config.momentum, config.nesterov, config.weight_decay, config.keep) == (32, 0.9, True, 4e-5, "last")
 
 
 def test_milestones_hold_for_baselines_but_the_constant_one():
     config = Config(lr_decay_at=[5, 15], baselines=["lwf", "individual", "classifier"])
     for method, drops in (("individual", (5, 15)), ("lwf", (5, 15)), ("classifier", ())):
-        given = [phase.lr_at(number) for phase in phases(config, method) for number in range(phase.epochs)]
+        given = [phase.lr_at(number) for phase in METHODS[method].phases(config) for number in range(phase.epochs)]
         assert given == pytest.approx([1e-3 * 0.1 ** sum(epoch >= drop for drop in drops) for epoch in range(20)])
 
 

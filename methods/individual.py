@@ -1,0 +1,32 @@
+"""A network of its own for every task, fine-tuned from the base network (the paper's upper bound).
+
+The statistics of batch norm stay the base network's, as in the authors' release, unless with
+--train-bn.
+"""
+from typing import TYPE_CHECKING
+
+from methods.method import Baseline
+
+if TYPE_CHECKING:
+    from runs.run import Run
+
+
+class Individual(Baseline):
+    name = "individual"
+    one_network = False
+
+    def tested_on(self, tasks: list[str], task: str) -> list[str]:
+        return [task]  # the networks of earlier tasks are what they were
+
+    def set_training(self, run: "Run") -> None:
+        if run.config.train_bn:
+            return
+        for parameter in run.packnet.parameters.values():
+            if parameter.is_statistic:
+                parameter.module.is_train = False
+
+    def measured(self, run: "Run", task: str) -> tuple[dict[str, float], dict[str, float]]:
+        top1, top5 = super().measured(run, task)
+        if run.has_base_data:  # its network is the base network itself
+            top1[run.config.base_task] = run.results.stages[0]["top1_dense"]
+        return top1, top5

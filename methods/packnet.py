@@ -1,0 +1,89 @@
+"""PackNet: train a task on the free weights, prune it, re-train what it keeps, freeze it.
+
+    base task:  load pretrained weights, or train from scratch -> prune -> re-train where it has data
+    each task:  train on the free weights -> prune -> re-train -> test every task so far, save
+
+An addition (--add-to) has a packed network instead of the base task: a later task is added to it as
+if it had been in the list. The rules themselves: pruning.py.
+"""
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from methods.method import Method
+from methods.search import TRIALS
+from methods.steps import Phase, Step
+
+if TYPE_CHECKING:
+    from runs.run import Run
+    from settings.config import Config
+
+
+class Packing(Method):
+    name = "packnet"
+    reference = True
+
+    def steps(self, c: "Config", earlier: list[str]) -> Iterator[Step]:
+        """Paper, section 3."""
+        if earlier:
+            if c.baselines:
+                yield Step(self.name, "keep", c.base_task)
+            if c.prune_last:
+                yield from self.smaller(earlier[-1], c.prune_last, self.retraining(c, earlier[-1]))
+        else:
+            once = max(1, math.ceil(c.num_epochs_base * 2 / 3))  # divided for the last third
+            train = Phase("train", c.num_epochs_base, c.base_lr, once, c.weight_decay,
+                          decay_at=tuple(c.lr_decay_at))
+            yield from self.one_task(c, c.base_task, train, c.initial_pruning_ratio)
+        train = Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every,
+                      c.weight_decay, decay_at=tuple(c.lr_decay_at))
+        for task, ratio in zip(c.task_list, c.ratios()):
+            yield from self.one_task(c, task, train, ratio)
+
+    def one_task(self, c: "Config", task: str, train: Phase, ratio: float | str) -> Iterator[Step]:
+        """Train on the free weights, find the ratio if it is "auto", then `smaller`."""
+        retrain = self.retraining(c, task)
+        yield Step(self.name, "start", task)
+        for epoch in range(train.epochs):
+            yield Step(self.name, "epoch", task, train, epoch)
+        if ratio == "auto":
+            short = replace(retrain, epochs=min(retrain.epochs, max(1, retrain.epochs // 5)))
+            for _ in range(TRIALS):
+                yield Step(self.name, "attempt", task, short)
+        if c.baselines and task == c.base_task:
+            yield Step(self.name, "keep", task)
+        yield from self.smaller(task, ratio, retrain)
+
+    def smaller(self, task: str, ratio: float | str, retrain: Phase) -> Iterator[Step]:
+        """Prune, re-train what is kept, freeze. With ratio 0 the task keeps everything."""
+        yield Step(self.name, "prune", task, ratio=ratio)
+        for epoch in range(retrain.epochs if ratio else 0):
+            yield Step(self.name, "epoch", task, retrain, epoch)
+        yield Step(self.name, "finish", task)
+
+    def retraining(self, c: "Config", task: str) -> Phase:
+        """The epochs that follow the prune of a task."""
+        if task != c.base_task:
+            return Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every,
+                         c.weight_decay)
+        there = c.num_epochs_base > 0 or c.has_data(task)
+        return Phase("retrain", c.num_epochs_base_finetune if there else 0, c.base_finetune_lr,
+                     c.base_lr_decay_every, c.weight_decay)
+
+    def start(self, run: "Run", task: str) -> None:
+        if task != run.config.base_task:  # the base network has brought its head
+            run.add_head(task)
+        run.packnet.start_task(task)
+        run.results.started(task, run.net.num_classes(task))
+
+    def judge(self, run: "Run", task: str) -> float:
+        return run.results.judge(run.packnet, task)
+
+    def trained(self, run: "Run", record: dict) -> None:
+        run.results.history.append(record)
+
+    def finish(self, run: "Run", task: str) -> None:
+        run.results.frozen(run.packnet, task)
+        run.save_packed()
+        run.save_results(finished=False)
