@@ -3,7 +3,7 @@
     python prepare_data.py --archives DIR [--data-root data] [--contact-sheet sheet.png]       # CUBS, Cars, Flowers
     python prepare_data.py --archives DIR --dataset cifar100 mnist
 
-Reads the archives as they were published (README.md lists their names), straight from the .tgz files:
+Reads the archives as they were published (docs/data.md lists their names), straight from the .tgz files:
 
 * CUB-200-2011: each image cropped to its bounding box (x, y, width, height as floats, 0-based).
 * Stanford Cars, in either published form: cropped to its box (x1, y1, x2, y2, 1-based, both ends included).
@@ -12,7 +12,7 @@ Reads the archives as they were published (README.md lists their names), straigh
 
 A data set grows in `<data root>/.<folder>.partial` and takes its name only when every image is there and the counts
 are the official ones. Stop it at any moment and start it again: it makes what is missing. Crops are stored as JPEG of
-quality 100 without chroma subsampling, see README.md for why. Wrong archives end with one message and exit code 2.
+quality 100 without chroma subsampling, see docs/data.md for why. Wrong archives end with one message and exit code 2.
 """
 import argparse
 import io

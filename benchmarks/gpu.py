@@ -1,6 +1,6 @@
 """What this card does with PackNet: ours beside PyTorch at equal precision, in one run. About fifteen minutes on a GPU.
 
-    python benchmarks/gpu.py                       # writes benchmarks/results/<card>.json and .md (the README's table)
+    python benchmarks/gpu.py                       # writes benchmarks/results/<card>.json and .md (the table for docs/gpu.md)
     python benchmarks/gpu.py --small --device cpu  # a look at the program itself: slim network, seconds
 
 VGG-16, measured in turn, each side in a process of its own, medians over --rounds: images per second training (PackNet's
@@ -325,7 +325,7 @@ def bits_table(results: dict) -> list[str]:
 
 
 def table(summary: dict, options, machine: str) -> str:
-    """The README's table and the targets, in Markdown."""
+    """The table for docs/gpu.md and the targets, in Markdown."""
     lines = [f"{machine}. {options.arch}, images per second; ratios of training rates, medians of {options.rounds} rounds "
              "(`benchmarks/gpu.py`).", "",
              "| precision | batch | train | evaluate | PyTorch, authors' masks | ratio | PyTorch at its best | ratio | of matmul rate |",

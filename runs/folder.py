@@ -20,11 +20,11 @@ def check_folders(config: Config, resume: bool = False) -> None:
         check_source(config)
     need(config.pretrained is None or config.add_to or (output / STATE).exists() or Path(config.pretrained).is_file(), "pretrained",
          "no such file")
-    need(Path(config.data_root).is_dir(), "data_root", "no such folder. README.md shows the layout it must have.")
+    need(Path(config.data_root).is_dir(), "data_root", "no such folder. docs/data.md shows the layout it must have.")
     for task in config.task_list:
         need(config.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {config.folder(task)}. "
              f"Found in {config.data_root}: {', '.join(found_datasets(config.data_root)) or 'none'}. "
-             "README.md says where the data come from; `python main.py --demo` needs none.")
+             "docs/data.md says where the data come from; `python main.py --demo` needs none.")
     need(config.num_epochs_base == 0 or config.add_to or config.has_data(config.base_task), "num_epochs_base",
          f"the base network trains on {config.folder(config.base_task)}, which does not exist")
 

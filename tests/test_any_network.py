@@ -254,9 +254,9 @@ def test_a_dry_run_is_for_one_network(capsys):
     assert main.main(["--arch", "vgg18", "--dry-run"]) == 2 and "must be one of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
-def test_the_readmes_example_prints_the_readmes_table(readme, tmp_path, capsys, monkeypatch):
-    text = (ROOT / readme).read_text()
+@pytest.mark.parametrize("page", ["docs/networks.md", "docs/zh/networks.md"])
+def test_the_pages_example_prints_the_pages_table(page, tmp_path, capsys, monkeypatch):
+    text = (ROOT / page).read_text(encoding="utf8")
     code = re.search(r"```python\n# my_net.py\n(.*?)```", text, re.DOTALL)[1]
     command, table = re.search(r"```\n\$ python main.py (.*?)\n(.*?)```", text, re.DOTALL).groups()
     (tmp_path / "my_net.py").write_text(code)

@@ -113,5 +113,6 @@ def test_the_requirements_for_numpy_2_are_the_others_but_for_jittor_and_numpy():
 
     extra = lines("requirements-numpy2.txt") - lines("requirements.txt")
     assert lines("requirements.txt") <= lines("requirements-numpy2.txt") and [line.split()[0] for line in extra] == ["astunparse"]
-    for readme in ("README.md", "README.zh.md", "requirements-numpy2.txt"):
-        assert f"pip install -r requirements-numpy2.txt && pip install --no-deps jittor=={mending.JITTOR}" in (ROOT / readme).read_text()
+    command = f"pip install -r requirements-numpy2.txt && pip install --no-deps jittor=={mending.JITTOR}"
+    for page in ("docs/running.md", "docs/zh/running.md", "requirements-numpy2.txt"):
+        assert command in (ROOT / page).read_text(encoding="utf8")

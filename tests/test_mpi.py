@@ -220,7 +220,7 @@ def second_box(tmp_path):
 
 
 def test_two_boxes_that_share_no_output_folder(tmp_path, image_root, second_box):
-    """README's command for two boxes: the first one's folder has the run, the second's stays empty; resuming is refused."""
+    """docs/gpu.md's command for two boxes: the first one's folder has the run, the second's stays empty; resuming is refused."""
     on_first, one, two, agent = second_box
     command = [*on_first, "mpirun", "--mca", "plm_rsh_agent", agent, "-np", 2, "-H", f"{one}:1,{two}:1", sys.executable, ROOT / "main.py",
                "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48, "--base-task", "cubs",

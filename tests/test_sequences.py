@@ -289,8 +289,8 @@ def test_what_the_experiments_need_is_known():
             for task in {config.base_task, *config.task_list} - {"imagenet", "cubs", "cars", "flowers"}:
                 assert config.folder(task).name in OFFICIAL and task in DEMO_TASKS
     assert OFFICIAL["wikiart"] == (195, 42129, 10628) and OFFICIAL["sketch"] == (250, 16000, 4000)
-    for readme in ("README.md", "README.zh.md"):
-        text = (ROOT / readme).read_text(encoding="utf8")
+    for page in ("docs/data.md", "docs/zh/data.md"):
+        text = (ROOT / page).read_text(encoding="utf8")
         for task in ("wikiart", "sketch"):
             assert all(f"{count:,}" in text for count in OFFICIAL[task][1:])
 

@@ -1,0 +1,156 @@
+"""The pages: both languages say the same, what they name exists, what they show is right."""
+import re
+from collections import Counter
+from urllib.parse import unquote
+
+import pytest
+from conftest import ROOT, jt
+
+from reporting.published import PUBLISHED
+from settings.experiments import EXPERIMENTS
+
+PAGES = ("data", "experiments", "adding-tasks", "networks", "gpu", "faithfulness", "performance",
+         "running")
+PAIRS = [("README.md", "README.zh.md"), ("CONTRIBUTING.md", "CONTRIBUTING.zh.md"),
+         *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in PAGES)]
+ALL = [page for pair in PAIRS for page in pair]
+ALL += ["data/README.md", "checkpoints/README.md"]
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf8")
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, content) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^(#+) (.+)$", prose(text), re.MULTILINE)
+
+
+def columns(text: str) -> list[int]:
+    """How many cells each row of the tables has."""
+    return [line.count("|") for line in text.splitlines() if line.startswith("|")]
+
+
+def commands(text: str) -> list[str]:
+    """The lines of the fenced blocks that name a language, without their comments."""
+    lines = [re.sub(r"\s*#.*", "", line) for language, content in blocks(text) if language
+             for line in content.splitlines()]
+    return [line for line in lines if line]
+
+
+def inline(text: str) -> Counter:
+    """What stands in backticks in the prose. A placeholder in angle brackets is translated."""
+    return Counter(re.sub(r"<.*?>", "<>", code) for code in re.findall(r"`([^`\n]+)`", prose(text)))
+
+
+def figures(text: str) -> Counter:
+    """The numbers of the prose, tables and comments, as often as they stand there."""
+    text = re.sub(r"\]\([^)]*\)|https?://\S+|`[^`\n]*`", " ", text)
+    text = text.replace("1.34 亿", "134 M")
+    return Counter(re.findall(r"\d+(?:[.,]\d+)*", text))
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    heading = re.sub(r"[`*]|\[|\]\([^)]*\)", "", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+
+
+def table(text: str, first: str) -> list[list[str]]:
+    """The rows of the table whose heading line begins with `first`."""
+    lines = text[text.index(f"\n| {first} |") + 1:].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_every_page_has_its_other_language():
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == set(PAGES)
+    assert {path.stem for path in (ROOT / "docs/zh").glob("*.md")} == set(PAGES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_the_readme_is_one_screen(page):
+    assert len(read(page).splitlines()) <= 120
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_have_the_same_structure(english, chinese):
+    ours, theirs = read(english), read(chinese)
+    assert [level for level, _ in headings(ours)] == [level for level, _ in headings(theirs)]
+    assert [kind for kind, _ in blocks(ours)] == [kind for kind, _ in blocks(theirs)]
+    assert columns(ours) == columns(theirs)
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_have_the_same_commands(english, chinese):
+    assert commands(read(english)) == commands(read(chinese))
+    assert inline(read(english)) == inline(read(chinese))
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_have_the_same_figures(english, chinese):
+    assert figures(read(english)) == figures(read(chinese))
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_links_lead_somewhere(page):
+    here = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(read(page))):
+        if target.startswith(("https://", "http://")):
+            continue
+        name, _, place = unquote(target).partition("#")
+        path = (here / name).resolve() if name else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if place:
+            text = path.read_text(encoding="utf8")
+            assert place in [anchor(heading) for _, heading in headings(text)], f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_files_that_are_named_exist(page):
+    """Paths in backticks below the project's folders, and the scripts that commands call."""
+    text = read(page)
+    named = re.findall(r"`((?:tests|benchmarks|packing|settings|images|runs|storage|reporting|"
+                       r"toolchain|system|trunks)/[\w/.]*)`", text)
+    named += re.findall(r"(?:^|`|&& )python ((?:benchmarks/)?\w+\.py)", text, re.MULTILINE)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["docs/experiments.md", "docs/zh/experiments.md"])
+def test_every_experiment_is_told_of(page):
+    assert [name for name in EXPERIMENTS if f"`{name}`" not in read(page)] == []
+
+
+@pytest.mark.parametrize("page, first", [("README.md", "data set"), ("README.zh.md", "数据集")])
+def test_the_readmes_figures_are_the_published_ones(page, first):
+    _, paper = PUBLISHED["paper, VGG-16, ratio 0.50"]
+    _, release = PUBLISHED["authors' release, VGG-16"]
+    rows = table(read(page), first)
+    assert [row[1:3] for row in rows] == [
+        [f"{paper[name]:.2f}", f"{release[name]:.2f}"] for name in paper]
+
+
+@pytest.mark.parametrize("page", [page for pair in (PAIRS[0], PAIRS[5]) for page in pair])
+def test_the_pages_python_runs(page):
+    """Word for word, but for the number of epochs."""
+    from jittor import nn
+
+    from networks import MultiHead
+    code = next(content for language, content in blocks(read(page)) if "PackNet(" in content)
+    jt.set_global_seed(0)
+    model = MultiHead(nn.Sequential(nn.Linear(4, 16), nn.ReLU()), num_features=16)
+    tasks = ["one", "two"]
+    for task in tasks:
+        model.add_head(task, 3)
+    images, labels = jt.randn(8, 4), jt.array([0, 1, 2, 0, 1, 2, 0, 1])
+    loaders = test_loaders = {task: [(images, labels)] for task in tasks}
+    names = dict(model=model, tasks=tasks, loaders=loaders, test_loaders=test_loaders)
+    exec(re.sub(r"epochs=\d+", "epochs=1", code), names)
+    assert list(names["packnet"].tasks) == tasks
