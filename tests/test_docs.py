@@ -117,13 +117,23 @@ def test_links_lead_somewhere(page):
 def test_files_that_are_named_exist(page):
     """Paths in backticks below the project's folders, and the scripts that commands call."""
     text = read(page)
-    named = re.findall(r"`((?:tests|benchmarks|packing|settings|images|runs|storage|reporting|"
-                       r"toolchain|system|trunks)/[\w/.]*)`", text)
+    rooms = "|".join({path.parent.name for path in ROOT.glob("*/*.py")})
+    named = re.findall(rf"`((?:{rooms})/[\w/]*\.\w+)`", text)
+    if page.startswith("CONTRIBUTING"):
+        named += re.findall(r"`(\w+\.py)`", text)
     named += re.findall(r"(?:^|`|&& )python ((?:benchmarks/)?\w+\.py)", text, re.MULTILINE)
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["docs/experiments.md", "docs/zh/experiments.md"])
+@pytest.mark.parametrize("page", PAIRS[1])
+def test_the_map_shows_all_that_is_there(page):
+    """Every folder of Python files."""
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py") if path.parent.name[0] != "."}
+    shown = re.findall(r"\]\(([^)]*)\)", read(page))
+    assert folders <= {*shown}
+
+
+@pytest.mark.parametrize("page", PAIRS[3])
 def test_every_experiment_is_told_of(page):
     assert [name for name in EXPERIMENTS if f"`{name}`" not in read(page)] == []
 
