@@ -12,8 +12,6 @@ PUBLISHED = {
     "paper, VGG-16, ratio 0.75": ("vgg16", {"imagenet": 30.87, "cubs": 24.95, "cars": 15.75, "flowers": 9.75}),
     "paper, individual networks, VGG-16": ("vgg16", {"imagenet": 28.42, "cubs": 22.57, "cars": 13.97, "flowers": 8.65}),
     "authors' release, VGG-16": ("vgg16", {"imagenet": 29.19, "cubs": 22.56, "cars": 17.09, "flowers": 11.07}),
-    "first seed, Jittor": ("vgg16", {"cubs": 31.31, "cars": 20.86, "flowers": 12.26}),
-    "first seed, PyTorch": ("vgg16", {"cubs": 24.06, "cars": 16.61, "flowers": 12.57}),
     "LwF, VGG-16": ("vgg16", {"imagenet": 36.58, "cubs": 34.24, "cars": 22.07, "flowers": 12.15}),
     "authors' release, VGG-16 BN": ("vgg16-bn", {"imagenet": 27.10, "cubs": 20.43, "cars": 14.92, "flowers": 8.59}),
     "authors' release, ResNet-50": ("resnet50", {"imagenet": 24.33, "cubs": 19.59, "cars": 14.03, "flowers": 8.12}),
@@ -58,13 +56,13 @@ ABOUT = {
     "paper, classifier only, VGG-16": About("classifier", order=None, memory=ALL),
     "paper, LwF, VGG-16": About("lwf", order=None, memory=ALL),
     "paper, VGG-16, ratio 0.50": About(ratio=0.5, order=None, memory=ALL),
-    "paper, VGG-16, ratio 0.75": About(ratio=0.75, order=None, memory=("imagenet",)),  # the rest stands in the first seed too
+    "paper, VGG-16, ratio 0.75": About(ratio=0.75, order=None, memory=("imagenet",)),
     "paper, individual networks, VGG-16": About("individual", order=None, memory=ALL),
     "authors' release, VGG-16": About(ratio=0.5), "authors' release, VGG-16 BN": About(ratio=0.5),
     "authors' release, ResNet-50": About(ratio=0.5), "authors' release, DenseNet-121": About(ratio=0.5),
     "PackNet by CPG's authors, ResNet-50": About(order=SIX), "Piggyback, ResNet-50": About(order=SIX),
     "fine-tuned networks, ResNet-50": About("individual", order=SIX),
-    "first seed, Jittor": About(ratio=0.75), "first seed, PyTorch": About(ratio=0.75), "LwF, VGG-16": About("lwf")}
+    "LwF, VGG-16": About("lwf")}
 # PackNet as it is published: with none of the options that are compared with it.
 PLAIN = dict(train_biases=False, train_bn=False, free_weights=0.0, pack="all", prune="weights")
 

@@ -1,6 +1,6 @@
 """The settings of a run, their defaults and what they may be.
 
-The names are those of the first seed (initial_lr, num_epochs_per_task, pruning_ratios, ...); each has a flag on
+The names are those of the first Jittor implementation (initial_lr, num_epochs_per_task, pruning_ratios, ...); each has a flag on
 main.py's command line (--initial-lr, ...). The defaults are the paper's, from the authors' release where the paper
 is silent. Nothing here needs Jittor, so that a wrong option is answered at once.
 """
@@ -55,7 +55,8 @@ class WhatIsPacked:
                                                 "stands for all tasks (default: 0.75 for each)", kind=ratio)
     max_drop: float = setting(1.0, "with auto: how many percentage points of accuracy on the validation part a prune may cost")
     tasks_to_come: int = setting(0, "with equal: how many tasks are to be added later, for which the same number of weights is left")
-    initial_pruning_ratio: float = setting(0.5, "the same for the pretrained network, before the first task (first seed: 0.75)")
+    initial_pruning_ratio: float = setting(0.5, "the same for the pretrained network, before the first task "
+                                                "(the first Jittor implementation: 0.75)")
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
                              "network is re-trained on it")
     add_to: str | None = setting(None, "folder of a finished run, or its packed file: the tasks are added to that network (default: "
@@ -70,8 +71,9 @@ class WhatIsPacked:
                                      "(default: Jittor's own download)")
     image_size: int = setting(224, "side of the network's input in pixels")
     crop: str = setting("resized", f"how training images are cropped that are not cropped to boxes: {', '.join(CROPS)}; resized is the "
-                                   "authors' release's (8 to 100 % of the area), plain the first seed's; padded: of the image with a black "
-                                   "edge of an eighth around it; whole: not cropped, and not mirrored")
+                                   "authors' release's (8 to 100 % of the area), plain the first Jittor implementation's (any "
+                                   "part of the crop's size); padded: of the image with a black edge of an eighth around it; "
+                                   "whole: not cropped, and not mirrored")
     normalise: str = setting("imagenet", "by what mean and deviation images are normalised: imagenet's, or each task's own, of its "
                                          "training images (ImageNet and Places365 keep ImageNet's)")
     # Options of the authors' release, and one of our own (free_weights)

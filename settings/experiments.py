@@ -56,7 +56,7 @@ def _main_table() -> dict[str, dict]:
 EXPERIMENTS = {
     "seed": Experiment("The first Jittor implementation's setting: every task pruned by 75 %, "
                        "ImageNet not re-trained unless it is there",
-                       {"packnet": SEED}, ("first seed, Jittor", "first seed, PyTorch")),
+                       {"packnet": SEED}),
     "paper-0.75": Experiment("The paper's VGG-16 column 0.75, 0.75, 0.75 (ImageNet, CUBS, Cars; Flowers keeps what is left)",
                              {"packnet": _release("vgg16") | dict(initial_pruning_ratio=0.75)}, ("paper, VGG-16, ratio 0.75",)),
     "release-vgg16": Experiment("Authors' release, VGG-16", {"packnet": _release("vgg16")}, ("authors' release, VGG-16",)),
@@ -95,7 +95,7 @@ EXPERIMENTS = {
                                                                    num_epochs_per_task=10, lr_decay_every=5, baselines=baselines)
                           for ratio, baselines in ((0.5, ["individual", "joint"]), (0.75, []))}),
     "seeds": Experiment("The spread over random seeds, in the first Jittor implementation's setting", {"packnet": SEED},
-                        ("first seed, Jittor", "first seed, PyTorch"), seeds=3),
+                        seeds=3),
     # As each task is pruned by the same ratio, the first 12 of them are what a run of 12 tasks gives.
     "free-weights": Experiment("Ours: 20 tasks whose weights start from 0, as in the release, or at random",
                                {f"{fraction:g}": dict(task_list=[f"signs_{number:02}" for number in range(1, 21)],

@@ -357,7 +357,7 @@ def test_figures_stand_beside_the_authors_with_the_authors_kept_epoch():
     assert Config(**EXPERIMENTS["batch-norm"].runs["own"]).train_biases
 
 
-def test_the_first_seeds_protocol_stays_under_its_name_and_all_else_has_the_releases():
+def test_the_first_implementations_protocol_stays_under_its_name_and_all_else_has_the_releases():
     for name in EXPERIMENTS.keys() - {"free-weights", "cifar100-20", "mnist-5", "mnist-permuted-10"}:
         for _, settings in runs_of(name):
             assert Config(**settings).crop == ("plain" if name in ("seed", "seeds") else "resized"), name
