@@ -169,7 +169,7 @@ def unpack(packed: Packed, metadata: dict, network: dict, path: Path) -> "PackNe
 def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
     """Print every task's accuracy on its test split beside the one the run recorded; of an imported network, its error beside the one
     that the authors have published too."""
-    from runs.measure import Score
+    from runs.results import Score
     tasks = {task["name"]: task for task in metadata["tasks"]}
     published = of_the_release(metadata["arch"]) if "imported" in metadata else None
     print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}" + (f"{'error %':>9} {'published':>10}" if published else ""))

@@ -77,7 +77,7 @@ def attempt(run: Run, step: Step) -> None:
     run.net.mpi_param_broadcast()  # as in `prune`
     method, task, packnet = METHODS[step.method], step.task, run.packnet
     whole, ratios = contents(packnet), dict(packnet.ratios)
-    trials = run.results.stages[-1].setdefault("tried", [])
+    trials = run.results.stages[-1].tried
     before = run.results.judge(packnet, task)
     ratio = search.next_ratio(trials, run.config.max_drop)
     packnet.prune(task, ratio)
@@ -99,7 +99,7 @@ def keep(run: Run, step: Step) -> None:
     run.take_best()
     run.kept["dense"] = run.arrays()
     if run.has_base_data:
-        run.results.stages[0]["top1_dense"] = run.score(step.task).top1
+        run.results.stages[0].top1_dense = run.score(step.task).top1
 
 
 def prune(run: Run, step: Step) -> None:
@@ -108,7 +108,7 @@ def prune(run: Run, step: Step) -> None:
     task, ratio, packnet = step.task, step.ratio, run.packnet
     before = run.results.about_to_prune(packnet, task)
     if ratio == "auto":
-        c, trials = run.config, run.results.stages[-1]["tried"]
+        c, trials = run.config, run.results.stages[-1].tried
         ratio = search.chosen(trials, c.max_drop)
         trained = c.num_epochs_per_task + c.num_epochs_finetune
         for line in search.table(task, trials, c.max_drop, trained):

@@ -21,13 +21,14 @@ from torch_twin import FREE, Twin
 import toolchain
 from dataset import create_dataloader
 from images import drawings
+from methods.steps import Phase
 from networks import assign, build
 from pruning import PackNet
 from runs.run import seed
 from settings.config import Config
 from settings.experiments import DEMO
+from settings.plan import plan
 from toolchain.cpu import cpu_name
-from training import Phase
 
 jt = toolchain.start("cpu")
 from jittor import nn
@@ -36,14 +37,12 @@ TASKS = [DEMO["base_task"], *DEMO["task_list"]]
 TRAIN, TEST = 80, 100  # images per class: the demo's to train; more to test, so that an accuracy is known to half a point
 
 
-def phases(task: str) -> list[tuple[str, Phase]]:
-    """As main.py --demo has them, but longer, so that a task's accuracy depends less on chance: 40 epochs, decay after 30."""
-    c = Config(**DEMO | dict(num_epochs_per_task=40, lr_decay_every=30))
-    base = task == c.base_task
-    return [("train", Phase("train", c.num_epochs_base, c.base_lr, c.num_epochs_base * 2 // 3) if base else
-             Phase("train", c.num_epochs_per_task, c.initial_lr, c.lr_decay_every)),
-            ("retrain", Phase("retrain", c.num_epochs_base_finetune, c.base_finetune_lr, c.base_lr_decay_every) if base else
-             Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every))]
+def phases(task: str) -> list[Phase]:
+    """As main.py --demo has them, but longer, so that a task's accuracy depends less on chance: 40
+    epochs, decay after 30."""
+    steps = plan(Config(**DEMO | dict(num_epochs_per_task=40, lr_decay_every=30, baselines=[])))
+    epochs = [step for step in steps if step.kind == "epoch" and step.task == task]
+    return list(dict.fromkeys(step.phase for step in epochs))
 
 
 class Ours:
@@ -138,7 +137,7 @@ def run(number: int, epochs: int | None) -> dict:
         for task in TASKS:
             for side in sides.values():
                 side.start_task(task)
-            for name, phase in phases(task):
+            for phase in phases(task):
                 for side in sides.values():
                     side.start_phase(phase.lr)
                 for epoch in range(min(phase.epochs, epochs or phase.epochs)):
@@ -156,7 +155,7 @@ def run(number: int, epochs: int | None) -> dict:
                     tensors = {name: parameter.numpy() for name, parameter in ours.net.state_dict().items()}
                     sides |= dict(torch=Theirs(classes, tensors), control=Ours(classes, number, tensors))
                     sides["torch"].start_task(task), sides["control"].start_task(task)
-                if name == "train":
+                if phase.name == "train":
                     before = {key: (side.weights(), side.owners()) for key, side in sides.items()}
                     for side in sides.values():
                         side.prune(0.75)
@@ -208,10 +207,10 @@ def main() -> None:
     parser.add_argument("--out", default=Path(__file__).parent / "results" / "twin.json", type=Path)
     options = parser.parse_args()
     result = run(options.seed, options.epochs)
-    result["lines"] = lines(result)
-    print("", *result["lines"], sep="\n")
+    shown = dict(tasks=result["tasks"], top1=result["top1"], lines=lines(result))
+    print("", *shown["lines"], sep="\n")
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(result) + "\n")
+    options.out.write_text(json.dumps(shown, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,5 +28,5 @@ class Individual(Baseline):
     def measured(self, run: "Run", task: str) -> tuple[dict[str, float], dict[str, float]]:
         top1, top5 = super().measured(run, task)
         if run.has_base_data:  # its network is the base network itself
-            top1[run.config.base_task] = run.results.stages[0]["top1_dense"]
+            top1[run.config.base_task] = run.results.stages[0].top1_dense
         return top1, top5

@@ -31,6 +31,9 @@ class Joint(Baseline):
     def judged_on(self, c: "Config", task: str) -> list[str]:
         return c.task_list
 
+    def tested_on(self, tasks: list[str], task: str) -> list[str]:
+        return tasks
+
     def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
         return everything(run)
 

@@ -53,7 +53,7 @@ class Method:
 
     def tested_on(self, tasks: list[str], task: str) -> list[str]:
         """Which of `tasks`, all that have data, are tested once `task` is learnt."""
-        return tasks[:tasks.index(task) + 1] if task in tasks else tasks
+        return tasks[:tasks.index(task) + 1] if task in tasks else []
 
     # ---- the steps
 

@@ -28,7 +28,7 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     stages = [results["base"], *results["tasks"]]
     pictures = {f"training_{stage['name']}.png": (training_curve, results, stage) for stage in stages
                 if any(record["task"] == stage["name"] for record in results["history"])}
-    pictures |= {f"ratios_{stage['name']}.png": (ratios_tried, results, stage) for stage in stages if "tried" in stage}
+    pictures |= {f"ratios_{stage['name']}.png": (ratios_tried, results, stage) for stage in stages if stage.get("tried")}
     pictures["error_as_tasks_are_added.png"] = (error_as_tasks_are_added, results)
     pictures["capacity.png"] = (capacity, results)
     if "finetune" in results["baselines"]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from images.folders import read_split
 from images.preprocess import input_settings
-from runs.figures import KEPT, entry_of
 from runs.network import rebuild
 from runs.run import NOT_PACKED
+from runs.stage import Stage
 from settings.config import Config
 from storage import seals
 from storage.checkpoint import WeightsError
@@ -43,6 +43,8 @@ def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
         if len(classes) != release.tasks[task]:
             raise WeightsError(f"{config.folder(task)}: has {len(classes)} classes, the network {release.tasks[task]}: they must be the "
                                "same. Choose another folder with --data-root, or move this one away.")
-    known = dict(name=task, num_classes=release.tasks[task], pruning_ratio=ratio, top1_final=release.top1 if last else None,
-                 top5_final=release.top5 if last else None)
-    return entry_of(dict.fromkeys(KEPT) | known, classes, input_settings(task, config.image_size))
+    stage = Stage(task, release.tasks[task], pruning_ratio=ratio)
+    if last:
+        stage.top1_final = release.top1
+        stage.top5_final = release.top5
+    return stage.entry(classes, input_settings(task, config.image_size))

@@ -1,6 +1,6 @@
-"""What is measured in a run: stages, history, accuracies after every task; told to the log and kept for results.json."""
-import dataclasses
+"""What is measured in a run: told to the log, kept for results.json and the state."""
 import json
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,9 +11,8 @@ from pruning import PackNet
 from reporting.published import OTHER_BASE
 from reporting.summary import KEPT_EPOCH
 from runs.addition import Earlier
-from runs.figures import Figures, entry_of, stage_of
 from runs.log import Log
-from runs.measure import Score, owners_by_layer, still_zero
+from runs.stage import Stage
 from settings.archs import source_of
 from settings.config import Config
 from storage import seals
@@ -36,33 +35,101 @@ def input_of(task: str, loader: Loader | None, config: Config) -> dict:
     return loader.input if loader else input_settings(task, config.image_size, config.crop)
 
 
-class Results(Figures):
-    """Each event of a run is told to one method, which measures, logs and remembers it among the figures.
+@dataclass
+class Score:
+    """A pass over a split. Accuracies in percent, logits float32 [N, classes]."""
+    top1: float
+    top5: float
+    logits: np.ndarray
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> "Score":
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        hits = order == labels[:, None]
+        return cls(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), logits)
+
+
+def still_zero(packnet: PackNet, task: str) -> float:
+    """The fraction of the weights that a task owns which are exactly 0."""
+    k, owned, zeros = packnet.owner_of(task), 0, 0
+    for name, weight in packnet.weights.items():
+        mine = packnet.owners[name] == k
+        owned += int(mine.sum().item())
+        zeros += int((mine & (weight == 0)).sum().item())
+    return zeros / max(1, owned)
+
+
+def owners_by_layer(packnet: PackNet) -> dict[str, list[int]]:
+    """{parameter name: how many weights are free, how many the first task owns, the second, ...}"""
+    return {name: [int((owner == k).sum().item()) for k in range(len(packnet.tasks) + 1)]
+            for name, owner in packnet.owners.items()}
+
+
+class Results:
+    """Each event of a run is told to one method, which measures, logs and remembers it.
+
+    stages           the base task, then the added ones, with all their figures
+    entries          what the packed file says of each (Stage.entry)
+    earlier          the entries of the tasks that were packed before the run, of --add-to
+    unchanged        the tasks whose seal was compared when the last one was frozen
+    history          a record per epoch
+    capacity, owners_by_layer, storage (bytes)    as of the last frozen task
+    baselines        the figures of each method
 
     `reference`: a task's test logits when it was frozen.
     """
 
     def __init__(self, config: Config, loaders: Loaders, log: Log, figures: dict | None = None,
                  reference: dict[str, np.ndarray] | None = None) -> None:
-        """`figures` and `reference`: those of a run that goes on. Raises TypeError where a figure is none of Figures."""
-        super().__init__(**figures or {})
-        self.config, self.loaders, self.log, self.reference = config, loaders, log, reference or {}
+        """`figures` and `reference`: those of a run that goes on. Raises TypeError and KeyError
+        where the figures are not those of this version."""
+        self.config, self.loaders, self.log = config, loaders, log
+        self.reference = reference or {}
         self.source = source_of(config.arch)  # as it was when the run, or the rest of it, began
-        self.judging = "validation" if config.validation else "test"  # the split that epochs are judged on
+        # The split that epochs are judged on.
+        self.judging = "validation" if config.validation else "test"
+        self.stages: list[Stage] = []
+        self.entries: list[dict] = []
+        self.earlier: list[dict] = []
+        self.unchanged: list[str] = []
+        self.history: list[dict] = []
+        self.capacity: list[dict] = []
+        self.owners_by_layer: dict[str, list[int]] = {}
+        self.storage: dict[str, int] = {}
+        self.baselines: dict[str, dict] = {}
+        if figures:
+            for name in self.figures():
+                setattr(self, name, figures[name])
+            self.stages = [Stage(**stage) for stage in figures["stages"]]
 
     def figures(self) -> dict:
         """Everything but the arrays, for the state."""
-        return {figure.name: getattr(self, figure.name) for figure in dataclasses.fields(Figures)}
+        return dict(stages=[stage.asdict() for stage in self.stages], entries=self.entries,
+                    earlier=self.earlier, unchanged=self.unchanged, history=self.history,
+                    capacity=self.capacity, owners_by_layer=self.owners_by_layer,
+                    storage=self.storage, baselines=self.baselines)
 
     def asdict(self, seconds: float, processes: int) -> dict:
         """The content of results.json."""
-        added = max(0, len(self.earlier) - 1) + len(self.config.task_list)
-        return dict(arch=self.config.arch, device=toolchain.device, processes=processes, toolchain=toolchain.describe(), seconds=seconds,
-                    config=self.config.asdict(), tasks=self.stages[1:], earlier=[entry["name"] for entry in self.earlier],
-                    seals_unchanged=self.unchanged, base_retrained=None if self.earlier else base_retrained(self.config),
-                    accuracy_matrix=self.matrix(added), capacity=self.capacity, owners_by_layer=self.owners_by_layer,
-                    history=self.history, baselines=self.baselines, base=self.stages[0] if self.stages else None,
-                    storage=self.storage, network=self.source)
+        base, *added = [stage.asdict() for stage in self.stages] or [None]
+        retrained = None if self.earlier else base_retrained(self.config)
+        return dict(arch=self.config.arch, device=toolchain.device, processes=processes,
+                    toolchain=toolchain.describe(), seconds=seconds, config=self.config.asdict(),
+                    tasks=added, earlier=[entry["name"] for entry in self.earlier],
+                    seals_unchanged=self.unchanged, base_retrained=retrained,
+                    accuracy_matrix=self.accuracy_matrix(), capacity=self.capacity,
+                    owners_by_layer=self.owners_by_layer, history=self.history,
+                    baselines=self.baselines, base=base, storage=self.storage,
+                    network=self.source)
+
+    def accuracy_matrix(self) -> list[list[float | None]]:
+        """The accuracies of the added tasks, of all that the run will have, after each of them;
+        None for one that comes later or was not measured."""
+        tasks = max(0, len(self.earlier) - 1) + len(self.config.task_list)
+        rows = [stage.top1_by_stage for stage in self.stages[1:]]
+        learnt = len([row for row in rows if row])
+        return [[rows[task][after - task] if task <= after else None for task in range(tasks)]
+                for after in range(learnt)]
 
     # ---- measuring
 
@@ -100,7 +167,8 @@ class Results(Figures):
         self.earlier, self.entries = entries, list(entries)
         for number, entry in enumerate(entries, start=1):
             task, stored = entry["name"], entry["top1"]
-            self.stages.append(stage_of(entry, len(entries) - number, not self.measured(task)))
+            later = len(entries) - number
+            self.stages.append(Stage.of_entry(entry, later, not self.measured(task)))
             if self.measured(task):
                 score = self.score(packnet, task)
                 self.reference[task] = score.logits
@@ -110,15 +178,15 @@ class Results(Figures):
         if self.config.prune_last:  # the last task is open once more
             self.entries.pop()
             for stage in self.stages:
-                stage["top1_by_stage"].pop(), stage["top5_by_stage"].pop()
+                stage.top1_by_stage.pop()
+                stage.top5_by_stage.pop()
 
     def started(self, task: str, num_classes: int) -> None:
         self.log(f"\n== {task} ==")
         if not self.measured(task):
             retrained = "" if base_retrained(self.config) else f" The pruned base network is not re-trained on {task}. {OTHER_BASE}"
             self.log(f"There is no {self.config.folder(task)}: its own accuracy is not measured.{retrained}")
-        self.stages.append(dict(name=task, num_classes=num_classes, top1_final=None, top5_final=None, max_logit_change=None,
-                                top1_by_stage=[], top5_by_stage=[]))
+        self.stages.append(Stage(task, num_classes))
 
     def epoch_line(self, title: str, record: dict) -> None:
         """An epoch has ended; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is
@@ -128,7 +196,7 @@ class Results(Figures):
 
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0 already."""
-        self.stages[-1]["still_zero"] = still_zero(packnet, task)
+        self.stages[-1].still_zero = still_zero(packnet, task)
         return self.judge(packnet, task) if self.measured(task) else None
 
     def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> float | None:
@@ -144,7 +212,10 @@ class Results(Figures):
             if before is not None:
                 after = self.judge(packnet, task)
                 self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
-        self.stages[-1].update(pruning_ratio=packnet.ratios.get(task, 0.0), top1_before_prune=before, top1_after_prune=after)
+        stage = self.stages[-1]
+        stage.pruning_ratio = packnet.ratios.get(task, 0.0)
+        stage.top1_before_prune = before
+        stage.top1_after_prune = after
         return after
 
     def frozen(self, packnet: PackNet, task: str) -> None:
@@ -154,17 +225,21 @@ class Results(Figures):
         scores = {name: self.score(packnet, name) for name in packnet.tasks if self.measured(name)}
         self.count_owners(packnet)
         for stage, row in zip(self.stages, self.capacity):
-            stage.update(owned_weights=row["owned_weights"], owned_fraction=row["measured_used"])
-            if score := scores.get(stage["name"]):
-                change = float(np.abs(score.logits - self.reference[stage["name"]]).max())
-                stage.update(top1_final=score.top1, top5_final=score.top5, max_logit_change=change)
-            stage["top1_by_stage"].append(stage["top1_final"])
-            stage["top5_by_stage"].append(stage["top5_final"])
+            stage.owned_weights = row["owned_weights"]
+            stage.owned_fraction = row["measured_used"]
+            if score := scores.get(stage.name):
+                change = np.abs(score.logits - self.reference[stage.name]).max()
+                stage.max_logit_change = float(change)
+                stage.top1_final = score.top1
+                stage.top5_final = score.top5
+            stage.top1_by_stage.append(stage.top1_final)
+            stage.top5_by_stage.append(stage.top5_final)
         stage = self.stages[-1]
-        last_phase = "retrain" if stage["pruning_ratio"] else "train"
-        stage["top1_after_finetune"] = stage["top1_final"]
-        stage["top1_best_epoch"] = max((record["test_top1"] for record in self.history if record["task"] == task
-                                        and record["phase"] == last_phase and "test_top1" in record), default=stage["top1_final"])
+        last_phase = "retrain" if stage.pruning_ratio else "train"
+        tested = [record["test_top1"] for record in self.history if "test_top1" in record
+                  and (record["task"], record["phase"]) == (task, last_phase)]
+        stage.top1_after_finetune = stage.top1_final
+        stage.top1_best_epoch = max(tested, default=stage.top1_final)
         self.log(f"{task} is frozen. Top-1 (top-5) now: "
                  + ", ".join(f"{name} {score.top1:.2f} % ({score.top5:.2f} %)" for name, score in scores.items()))
 
@@ -174,14 +249,16 @@ class Results(Figures):
         stage = self.stages[-1]
         broken = seals.broken(packed, self.entries)
         if broken:
-            raise TrainingError(f"{stage['name']}: the seals of {', '.join(broken)} are broken: these tasks are not what they were when "
+            raise TrainingError(f"{stage.name}: the seals of {', '.join(broken)} are broken: these tasks are not what they were when "
                                 "they were frozen. The packed file before this task is kept.")
         if self.entries:
             self.log(f"{len(self.entries)} earlier task{'s' * (len(self.entries) > 1)}: seals unchanged")
         self.unchanged = [entry["name"] for entry in self.entries]
-        loader = self.loaders.get((stage["name"], "test"))
-        self.entries.append(entry_of(stage, loader and loader.classes, input_of(stage["name"], loader, self.config)))
-        self.entries[-1]["seal"] = stage["seal"] = seals.of_task(packed, self.entries, len(self.entries) - 1)
+        loader = self.loaders.get((stage.name, "test"))
+        classes = loader.classes if loader else None
+        self.entries.append(stage.entry(classes, input_of(stage.name, loader, self.config)))
+        stage.seal = seals.of_task(packed, self.entries, len(self.entries) - 1)
+        self.entries[-1]["seal"] = stage.seal
 
     def baseline_started(self, method: str, tasks: list[str]) -> None:
         """`tasks`: those that it will be tested on, in the order they are learnt."""

@@ -16,9 +16,8 @@ from pruning import PackNet
 from reporting.continual import measures
 from runs.addition import Earlier
 from runs.log import Log
-from runs.measure import Score
 from runs.network import contents, first_network, rebuild
-from runs.results import Loaders, Results
+from runs.results import Loaders, Results, Score
 from settings.config import Config, ConfigError
 from settings.plan import plan
 from storage.packed import save_packed
@@ -111,7 +110,7 @@ class Run:
         net = self.net
         if anew:
             stages = self.results.stages[:len(self.results.earlier) or 1]
-            net = self.network_of(self.kept["dense"], [stage["name"] for stage in stages])
+            net = self.network_of(self.kept["dense"], [stage.name for stage in stages])
         self.packnet = PackNet(net)
 
     def score(self, task: str, split: str = "test") -> Score:

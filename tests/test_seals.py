@@ -21,6 +21,7 @@ from pruning import PackNet
 from runs.log import Log
 from runs.network import contents
 from runs.results import Results, TrainingError
+from runs.stage import Stage
 from settings.config import Config
 from storage import seals
 from storage.checkpoint import WeightsError
@@ -204,8 +205,7 @@ def test_a_run_goes_no_further_with_a_broken_seal(sealed, tmp_path):
     packed, metadata = load_packed(sealed[1])
     results = Results(Config(image_size=48), {}, Log(tmp_path / "log.txt"))
     results.entries = metadata["tasks"][:2]
-    results.stages = [{}, {}, dict(name="c", num_classes=5, pruning_ratio=0.5, top1_before_prune=None, top1_after_prune=None,
-                                   top1_after_finetune=None, top1_best_epoch=None, still_zero=0.0, top1_final=None, top5_final=None)]
+    results.stages = [Stage("a", 3), Stage("b", 4), Stage("c", 5, pruning_ratio=0.5, still_zero=0.0)]
     moved = next(name for name in packed.owners)
     before = packed.parameters[moved].copy()
     packed.parameters[moved] = before + (packed.owners[moved] == 2)

@@ -1,0 +1,59 @@
+"""A task of a run with all its figures; what of them its packed file keeps as the task's entry."""
+import dataclasses
+from dataclasses import dataclass, field
+
+# What an entry keeps as it was when the task was frozen, and under the same name.
+KEPT = ("name", "num_classes", "pruning_ratio", "top1_before_prune", "top1_after_prune",
+        "top1_after_finetune", "top1_best_epoch", "still_zero")
+
+
+@dataclass
+class Stage:
+    """Accuracies in percent, on the test split but for the first two where there is a validation
+    part; None: not measured (yet).
+
+    `top1_by_stage`, `top5_by_stage`: after this task was frozen, and after each later one.
+    `max_logit_change`: the largest change of a test logit since it was frozen. `still_zero`: of the
+    weights it owned before its prune, the fraction that was exactly 0. `tried`: what the search for
+    its ratio found (methods/search.py). `top1_dense`: of the base task, before its prune, on the
+    test split. `stored`: it was packed before the run, and there are no data to measure it again.
+    """
+    name: str
+    num_classes: int
+    pruning_ratio: float | None = None
+    top1_before_prune: float | None = None
+    top1_after_prune: float | None = None
+    top1_after_finetune: float | None = None
+    top1_best_epoch: float | None = None
+    top1_final: float | None = None
+    top5_final: float | None = None
+    top1_by_stage: list[float | None] = field(default_factory=list)
+    top5_by_stage: list[float | None] = field(default_factory=list)
+    max_logit_change: float | None = None
+    still_zero: float | None = None
+    owned_weights: int | None = None
+    owned_fraction: float | None = None
+    tried: list[dict] = field(default_factory=list)
+    top1_dense: float | None = None
+    seal: str | None = None
+    stored: bool = False
+
+    def asdict(self) -> dict:
+        """As in results.json and in a state."""
+        return dataclasses.asdict(self)
+
+    def entry(self, classes: list[str] | None, how: dict) -> dict:
+        """The task's entry in the packed file, but for its seal: what is true of it for good, so
+        that it is the same whatever is added later, with the task's data or without. `classes`:
+        their names, where there are data; `how`: its input settings."""
+        kept = {name: getattr(self, name) for name in KEPT}
+        return kept | dict(top1=self.top1_final, top5=self.top5_final, classes=classes, input=how)
+
+    @classmethod
+    def of_entry(cls, entry: dict, later: int, stored: bool) -> "Stage":
+        """A task that was packed before the run, with the figures of its file. `later`: how many
+        tasks were added after it."""
+        top1, top5 = entry["top1"], entry["top5"]
+        kept = {name: entry[name] for name in (*KEPT, "seal")}
+        return cls(**kept, top1_final=top1, top5_final=top5, top1_by_stage=[top1] * (1 + later),
+                   top5_by_stage=[top5] * (1 + later), stored=stored)
