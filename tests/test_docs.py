@@ -147,20 +147,27 @@ def test_the_readmes_figures_are_the_published_ones(page, first):
         [f"{paper[name]:.2f}", f"{release[name]:.2f}"] for name in paper]
 
 
+HEADS = """
+from networks import MultiHead
+model = MultiHead(trunk, num_features=128)
+for task in classes:
+    model.add_head(task, 3)
+"""
+
+
 @pytest.mark.parametrize("page", [page for pair in (PAIRS[0], PAIRS[5]) for page in pair])
 def test_the_pages_python_runs(page):
     """Word for word, but for the number of epochs."""
     from jittor import nn
-
-    from networks import MultiHead
-    code = next(content for language, content in blocks(read(page)) if "PackNet(" in content)
+    python = [content for language, content in blocks(read(page)) if language == "python"]
+    code = next(content for content in python if "PackNet(" in content)
+    heads = next((content for content in python if "MultiHead(" in content), HEADS)
     jt.set_global_seed(0)
-    model = MultiHead(nn.Sequential(nn.Linear(4, 16), nn.ReLU()), num_features=16)
     tasks = ["one", "two"]
-    for task in tasks:
-        model.add_head(task, 3)
+    made = dict(trunk=nn.Sequential(nn.Linear(4, 128), nn.ReLU()), classes=dict.fromkeys(tasks, 3))
+    exec(heads, made)
     images, labels = jt.randn(8, 4), jt.array([0, 1, 2, 0, 1, 2, 0, 1])
     loaders = test_loaders = {task: [(images, labels)] for task in tasks}
-    names = dict(model=model, tasks=tasks, loaders=loaders, test_loaders=test_loaders)
+    names = dict(model=made["model"], tasks=tasks, loaders=loaders, test_loaders=test_loaders)
     exec(re.sub(r"epochs=\d+", "epochs=1", code), names)
     assert list(names["packnet"].tasks) == tasks
