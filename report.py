@@ -5,7 +5,7 @@
     python report.py --measure           # time a few steps of each network first, for the hours of what was not run
 
 The page begins with one table: every experiment, published, ours, difference, seeds, hours and hardware; one that was not run shows
-with its command. Then accuracies with the paper's and the seeds' figures, baselines, curves, capacity, storage, and how each run
+with its command. Then accuracies with the published figures, baselines, curves, capacity, storage, and how each run
 was made. The HTML needs no other file. The CSV has a row for each
 run, task and method.
 """
