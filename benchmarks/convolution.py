@@ -3,7 +3,7 @@
     python benchmarks/convolution.py [--batch-size 8] [--rounds 5] [--layers vgg16 resnet50 densenet121 slim]
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolution.py         # oneDNN as on a processor without AVX-512
 
-Both within Jittor, as a network calls them; nothing else should be running. The rules of toolchain/conv.py stand on it.
+Both within Jittor, as a network calls them; nothing else should be running. The rules of kernels/conv.py stand on it.
 """
 import argparse
 
@@ -11,7 +11,7 @@ import common
 import numpy as np
 
 import toolchain
-from toolchain import pointwise, winograd
+from kernels import pointwise, winograd
 
 jt = toolchain.start("cpu", convolutions="direct")
 from jittor import nn

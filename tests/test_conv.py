@@ -4,7 +4,7 @@ import pytest
 from conftest import jt
 from jittor import nn
 
-from toolchain import conv, pointwise, winograd
+from kernels import conv, pointwise, winograd
 
 if jt.flags.use_cuda:
     pytest.skip("on a GPU cuDNN convolves", allow_module_level=True)

@@ -15,7 +15,7 @@ if jt.flags.use_cuda:
 
 def test_relu_and_its_gradient():
     """Of 0 the gradient is 0, as PyTorch's: with all weights 0, as a task finds them, it matters."""
-    assert nn.relu.__self__.__module__ == "toolchain.relu"
+    assert nn.relu.__self__.__module__ == "kernels.relu"
     values = np.array([-np.inf, -2, -0.0, 0, 1e-30, 3, np.inf], np.float32)
     for relu in (nn.relu, nn.ReLU(), nn.Relu()):
         x, dy = jt.array(values), jt.array(np.arange(7, dtype=np.float32) + 1)

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 from conftest import ROOT
 
-PACKAGES = ("images", "methods", "packing", "reporting", "runs", "settings", "storage", "system", "toolchain", "trunks")
+PACKAGES = ("images", "kernels", "methods", "packing", "reporting", "runs", "settings", "storage", "system", "toolchain", "trunks")
 FILES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))])
 assert len(FILES) > 30
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, jt
 
-from toolchain import pointwise
+from kernels import pointwise
 
 if jt.flags.use_cuda:
     pytest.skip("on a GPU cuDNN convolves", allow_module_level=True)
@@ -37,7 +37,7 @@ import sys
 sys.path.insert(0, {root!r})
 import hashlib, numpy as np, toolchain
 jt = toolchain.start("cpu")
-from toolchain import pointwise
+from kernels import pointwise
 rng = np.random.default_rng(0)
 x, w, dy = (jt.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((9, 70, 15, 15), (300, 70, 1, 1), (9, 300, 15, 15)))
 y = pointwise.convolution(jt)(x, w)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import jt
 
-from toolchain import winograd
+from kernels import winograd
 from toolchain.doctor import correlate
 
 if jt.flags.use_cuda:

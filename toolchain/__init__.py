@@ -10,8 +10,8 @@ a few things that are easy to miss. `start` looks for them first and says in one
   on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
-* A faster CPU: the fastest way for each convolution (conv.py, winograd.py, pointwise.py), ReLU (relu.py), memory that is kept
-  (cpu.py). Compilation with a progress bar and in half the time: compiling.py. This year's Python and NumPy: mending.py.
+* A faster CPU: kernels/, which `start` puts in. Compilation with a progress bar and in half the time: compiling.py. This year's
+  Python and NumPy: mending.py.
   Several processes, and several runs on one machine: system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
@@ -27,8 +27,9 @@ import sys
 import threading
 from types import ModuleType
 
+import kernels
 from system import processes
-from toolchain import compiling, conv, cpu, cuda, gpu, mending, relu
+from toolchain import compiling, cpu, cuda, gpu, mending
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -82,11 +83,8 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         # task's logits would change by rounding from one run to the next.
         jittor.cudnn.set_algorithm_cache_size(0)
     else:
-        cpu.keep_memory()
-        relu.install(jittor)
-        convolution = convolutions if os.environ.get("use_mkl", "1") == "1" else "direct"
-        if convolution == "winograd":
-            conv.install(jittor)
+        onednn = cpu.onednn() if os.environ.get("use_mkl", "1") == "1" else None
+        convolution = kernels.install(jittor, onednn, convolutions)
     return jittor
 
 

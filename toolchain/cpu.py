@@ -69,19 +69,6 @@ def onednn() -> ctypes.CDLL:
     return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"), ctypes.RTLD_GLOBAL)
 
 
-# Row-major: C = alpha op(A) op(B) + beta C. Within a parallel region it runs on the calling thread alone.
-SGEMM = """
-#include <cstdint>
-extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* A, int64_t lda,
-                          const float* B, int64_t ldb, float beta, float* C, int64_t ldc);
-"""
-
-
-def has_avx512() -> bool:
-    """Whether oneDNN uses it on this processor (dnnl_cpu_isa_avx512_core and what came after it have this bit)."""
-    return bool(onednn().dnnl_get_effective_cpu_isa() & 0x20)
-
-
 def link_onednn() -> None:
     """Put links to the oneDNN of the PyPI wheels where Jittor looks before it downloads."""
     folder = onednn_folder()
@@ -127,21 +114,3 @@ def flush_denormals() -> None:
     mxcsr = int.from_bytes(environment[28:32], "little") | 0x8040  # flush to zero, denormals are zero
     environment[28:32] = mxcsr.to_bytes(4, "little")
     libm.fesetenv(environment)
-
-
-# With these, or with GLIBC_TUNABLES, the user decides.
-USERS_MALLOC = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-
-
-def keep_memory() -> None:
-    """Let the C library keep what is freed, for the next who asks, instead of handing it back to the system.
-
-    Jittor's oneDNN operators allocate every tensor that they rearrange afresh, and the first touch of a page that the system has
-    just given costs more than the copying: at batch 32 a quarter of a step of ResNet-50 or DenseNet-121 (benchmarks/step.py).
-    """
-    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(name in os.environ for name in USERS_MALLOC):
-        return
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, -1)

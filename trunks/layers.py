@@ -6,7 +6,9 @@ import toolchain
 jt = toolchain.start()
 from jittor import nn
 
-from trunks import pooling
+from kernels import pooling
+
+largest = pooling.maximum(jt)
 
 
 class Dropout(nn.Dropout):
@@ -22,7 +24,7 @@ class Dropout(nn.Dropout):
 
 
 class Pool(nn.Pool):
-    """nn.Pool, for an image no larger than the kernel, too; as PyTorch's. The maximum on the CPU is one of our own (pooling.py)."""
+    """nn.Pool, for an image no larger than the kernel, too; as PyTorch's. The maximum on the CPU is one of our own (kernels/pooling.py)."""
 
     def execute(self, x: jt.Var) -> jt.Var:
         if self.op != "maximum":
@@ -34,7 +36,7 @@ class Pool(nn.Pool):
         if min(cells) < 1:
             raise ValueError(f"an image of {list(x.shape[2:])} is smaller than the kernel {list(self.kernel_size)}")
         if toolchain.device == "cpu" and x.dtype == "float32":
-            return pooling.maximum(x, cells, self.kernel_size, self.stride, self.padding)
+            return largest(x, cells, self.kernel_size, self.stride, self.padding)
         if all(n > kernel for n, kernel in zip(x.shape[2:], self.kernel_size)):
             return super().execute(x)
         windows = x.reindex([*x.shape[:2], *cells, *self.kernel_size], [

@@ -1,8 +1,8 @@
-"""ReLU on the CPU with a gradient that g++ can vectorise.
+"""ReLU with a gradient that g++ can vectorise.
 
-Jittor keeps the condition x > 0 as an array of bool and chooses by it, one number after the other, as g++ does not vectorise loops that
-read bool. Here the gradient asks the output instead, which the next layer keeps anyway, and multiplies. Same values, and same
-gradients of finite ones.
+Jittor keeps the condition x > 0 as an array of bool and chooses by it, one number after the other,
+as g++ does not vectorise loops that read bool. Here the gradient asks the output instead, which the
+next layer keeps anyway, and multiplies. Same values, and same gradients of finite ones.
 """
 from types import ModuleType
 

@@ -1,0 +1,54 @@
+"""The maximum over windows of an image, on all cores (pooling.h): Jittor's own gradient runs on
+one, and took a fifth of a step of the demo's network.
+
+The gradient goes to the first largest entry of a window, in reading order, as in PyTorch. Each
+thread has planes of its own, so that the same input gives the same bits.
+"""
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+CONSTANTS = """
+namespace pooling { namespace {
+constexpr int KH = %d, KW = %d, SH = %d, SW = %d, PH = %d, PW = %d;
+} }
+"""
+EACH_PLANE = """
+    const int height = in0_shape2, width = in0_shape3, high = %s_shape2, wide = %s_shape3;
+    const size_t pixels = (size_t)height * width, cells = (size_t)high * wide;
+    #pragma omp parallel for
+    for (int plane = 0; plane < in0_shape0 * in0_shape1; plane++)
+"""
+FORWARD = EACH_PLANE % ("out0", "out0") + """
+        pooling::forward(in0_p + plane * pixels, height, width, out0_p + plane * cells, high, wide);
+"""
+BACKWARD = EACH_PLANE % ("in1", "in1") + """
+        pooling::backward(in0_p + plane * pixels, height, width, in1_p + plane * cells,
+                          in2_p + plane * cells, high, wide, out0_p + plane * pixels);
+"""
+
+
+def maximum(jt: ModuleType) -> Callable:
+    """A function of (x float32 [B, C, H, W], cells, kernel, stride, padding, all pairs of int) that
+    gives the largest entry of each of `cells` windows, float32 [B, C, *cells]. Every window must
+    hold a pixel."""
+    code = Path(__file__).with_name("pooling.h").read_text()
+
+    class Maximum(jt.Function):
+        def execute(self, x, cells: Sequence[int], header: str):
+            self.x, self.header = x, header
+            self.y = jt.code([*x.shape[:2], *cells], "float32", [x], cpu_header=header,
+                             cpu_src=FORWARD)
+            return self.y
+
+        def grad(self, dy):
+            given = [self.x, self.y, dy]
+            return jt.code(self.x.shape, "float32", given, cpu_header=self.header,
+                           cpu_src=BACKWARD), None, None
+
+    def largest(x, cells: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
+                padding: Sequence[int]):
+        header = CONSTANTS % (*kernel, *stride, *padding) + code
+        return Maximum()(x, cells, header)
+
+    return largest
