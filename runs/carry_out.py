@@ -32,7 +32,8 @@ def carry_out(run: Run, take: Callable[[Run, Step], None]) -> None:
             take(run, run.steps[run.position])
             run.position += 1
             start = time.monotonic()
-            if start - saved_at >= saving_seconds / SAVING_SHARE:  # on a fast GPU an epoch can be as short as this
+            # On a fast GPU an epoch can take less time than to save it.
+            if start - saved_at >= saving_seconds / SAVING_SHARE:
                 run.save_state()
                 saved_at = time.monotonic()
                 saving_seconds = saved_at - start
@@ -56,14 +57,14 @@ def report(run: Run) -> None:
         run.log(line)
     for path in plots.draw(results, run.folder / "plots"):
         run.log(f"Drawn: {path}")
-    run.log(f"Done in {results['seconds']:.0f} s. `python evaluate.py --output-dir {run.folder}` checks every task "
-            "again from the checkpoint.")
+    run.log(f"Done in {results['seconds']:.0f} s. `python evaluate.py --output-dir {run.folder}` "
+            "checks every task again from the checkpoint.")
 
 
 @contextlib.contextmanager
 def noticing_interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C raises KeyboardInterrupt as ever, and sets the event: where C code had called Python, the exception itself can get
-    lost."""
+    """Ctrl-C raises KeyboardInterrupt as ever, and sets the event: where C code had called Python,
+    the exception itself can get lost."""
     seen, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def interrupt(*_) -> None:

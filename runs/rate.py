@@ -1,4 +1,5 @@
-"""What a training step and a pass forward take on this machine, of each network that the experiments use: a few are timed."""
+"""What a training step and a pass forward take on this machine, of each network that the
+experiments use: a few are timed."""
 import statistics
 import time
 from collections.abc import Callable
@@ -20,17 +21,23 @@ WARM_UP, STEPS = 2, 3  # compiled in the first
 
 def measured(configs: list[Config] | None = None) -> Rates:
     """Time the networks of `configs`; by default, of all experiments."""
-    configs = configs or [Config(**settings) for name in EXPERIMENTS for _, settings in runs_of(name)]
+    if configs is None:
+        runs = [run for name in EXPERIMENTS for run in runs_of(name)]
+        configs = [Config(**settings) for _, settings in runs]
     seconds = {}
     for name, config in {key(config): config for config in configs}.items():
         seconds[name] = seconds_an_image(config)
-        print(f"{name}: {1000 * seconds[name][0]:.3g} ms an image to train on, {1000 * seconds[name][1]:.3g} ms forward", flush=True)
+        train, forward = (1000 * value for value in seconds[name])
+        print(f"{name}: {train:.3g} ms an image to train on, {forward:.3g} ms forward", flush=True)
     return Rates(toolchain.describe(), seconds)
 
 
 def seconds_an_image(c: Config) -> tuple[float, float]:
-    """(to train on, to go forward), of the second task on a network whose first is frozen, with random images."""
-    size = c.batch_size if toolchain.device == "cuda" or c.image_size < 100 else min(8, c.batch_size)  # a core is busy with 8 large ones
+    """(to train on, to go forward), of the second task on a network whose first is frozen, with
+    random images."""
+    size = c.batch_size
+    if toolchain.device == "cpu" and c.image_size >= 100:
+        size = min(8, size)  # which keep the cores busy
     packnet = PackNet(build(**c.network()), **c.packnet_options())
     for task in ("first", "second"):
         packnet.model.add_head(task, 200)

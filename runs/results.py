@@ -27,7 +27,9 @@ class TrainingError(Exception):
 
 def base_retrained(config: Config) -> bool:
     """Whether a run re-trains its base network after the prune, if it prunes it."""
-    return config.initial_pruning_ratio == 0 or config.has_data(config.base_task) and config.num_epochs_base_finetune > 0
+    if config.initial_pruning_ratio == 0:
+        return True
+    return config.has_data(config.base_task) and config.num_epochs_base_finetune > 0
 
 
 def input_of(task: str, loader: Loader | None, config: Config) -> dict:
@@ -155,15 +157,19 @@ class Results:
         for line in earlier.report if earlier else ():
             self.log(line)
         self.log("Settings: " + json.dumps(self.config.asdict()))
-        frozen = "; those of frozen tasks on the test split" if self.config.validation else ""
-        self.log(f"{KEPT_EPOCH[self.config.keep]} Losses are means per image. Accuracies are top-1 on the {self.judging} split{frozen}.")
+        judged = f"Accuracies are top-1 on the {self.judging} split"
+        if self.config.validation:
+            judged += "; those of frozen tasks on the test split"
+        self.log(f"{KEPT_EPOCH[self.config.keep]} Losses are means per image. {judged}.")
         for (name, split), loader in self.loaders.items():
-            self.log(f"{name}, {split}: {loader.num_images:,} images, {len(loader.classes)} classes")
+            self.log(f"{name}, {split}: {loader.num_images:,} images, "
+                     f"{len(loader.classes)} classes")
         if earlier:
             self.take_earlier(packnet, earlier.entries)
 
     def take_earlier(self, packnet: PackNet, entries: list[dict]) -> None:
-        """The tasks packed before the run: the figures stored in their file, and what is measured anew where there are data."""
+        """The tasks packed before the run: the figures stored in their file, and what is measured
+        anew where there are data."""
         self.earlier, self.entries = entries, list(entries)
         for number, entry in enumerate(entries, start=1):
             task, stored = entry["name"], entry["top1"]
@@ -172,9 +178,11 @@ class Results:
             if self.measured(task):
                 score = self.score(packnet, task)
                 self.reference[task] = score.logits
-                self.log(f"{task}: {score.top1:.2f} % now" + (f", {stored:.2f} % as stored" if stored is not None else ""))
+                as_stored = f", {stored:.2f} % as stored" if stored is not None else ""
+                self.log(f"{task}: {score.top1:.2f} % now{as_stored}")
             elif stored is not None:
-                self.log(f"{task}: {stored:.2f} % as stored; there is no {self.config.folder(task)} to measure it again")
+                self.log(f"{task}: {stored:.2f} % as stored; there is no "
+                         f"{self.config.folder(task)} to measure it again")
         if self.config.prune_last:  # the last task is open once more
             self.entries.pop()
             for stage in self.stages:
@@ -184,23 +192,29 @@ class Results:
     def started(self, task: str, num_classes: int) -> None:
         self.log(f"\n== {task} ==")
         if not self.measured(task):
-            retrained = "" if base_retrained(self.config) else f" The pruned base network is not re-trained on {task}. {OTHER_BASE}"
-            self.log(f"There is no {self.config.folder(task)}: its own accuracy is not measured.{retrained}")
+            said = f"There is no {self.config.folder(task)}: its own accuracy is not measured."
+            if not base_retrained(self.config):
+                said += f" The pruned base network is not re-trained on {task}. {OTHER_BASE}"
+            self.log(said)
         self.stages.append(Stage(task, num_classes))
 
     def epoch_line(self, title: str, record: dict) -> None:
         """An epoch has ended; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is
         judged on>_top1, seconds."""
-        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, {} {:.2f} % ({seconds:.1f} s)"
-                 .format(title, self.judging, record[f"{self.judging}_top1"], **record))
+        judged = record[f"{self.judging}_top1"]
+        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, {} {:.2f} % "
+                 "({seconds:.1f} s)".format(title, self.judging, judged, **record))
 
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
-        """The accuracy before the prune, None where there are no data; counts what is exactly 0 already."""
+        """The accuracy before the prune, None where there are no data; counts what is exactly 0
+        already."""
         self.stages[-1].still_zero = still_zero(packnet, task)
         return self.judge(packnet, task) if self.measured(task) else None
 
-    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int], before: float | None) -> float | None:
-        """`freed` from each layer; nothing, where the ratio is 0. Returns the accuracy after the prune."""
+    def pruned(self, packnet: PackNet, task: str, ratio: float, freed: dict[str, int],
+               before: float | None) -> float | None:
+        """`freed` from each layer; nothing, where the ratio is 0. Returns the accuracy after the
+        prune."""
         after, k = before, packnet.owner_of(task)
         if freed:
             self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
@@ -208,7 +222,9 @@ class Results:
             freed, kept = freed | {"all": sum(freed.values())}, kept | {"all": sum(kept.values())}
             width = max(map(len, freed))
             for name, count in freed.items():
-                self.log(f"  {name:{width}}  owned {kept[name] + count:>11,}  freed {count:>11,}  kept {kept[name]:>11,}")
+                owned = kept[name] + count
+                self.log(f"  {name:{width}}  owned {owned:>11,}  freed {count:>11,}  "
+                         f"kept {kept[name]:>11,}")
             if before is not None:
                 after = self.judge(packnet, task)
                 self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
@@ -240,19 +256,22 @@ class Results:
                   and (record["task"], record["phase"]) == (task, last_phase)]
         stage.top1_after_finetune = stage.top1_final
         stage.top1_best_epoch = max(tested, default=stage.top1_final)
-        self.log(f"{task} is frozen. Top-1 (top-5) now: "
-                 + ", ".join(f"{name} {score.top1:.2f} % ({score.top5:.2f} %)" for name, score in scores.items()))
+        shown = [f"{name} {score.top1:.2f} % ({score.top5:.2f} %)"
+                 for name, score in scores.items()]
+        self.log(f"{task} is frozen. Top-1 (top-5) now: {', '.join(shown)}")
 
     def sealed(self, packed: Packed) -> None:
-        """The entry of the task that was frozen last, with its seal; and whether those of the earlier tasks are what they were.
-        Raises TrainingError where one is not."""
+        """The entry of the task that was frozen last, with its seal; and whether those of the
+        earlier tasks are what they were. Raises TrainingError where one is not."""
         stage = self.stages[-1]
         broken = seals.broken(packed, self.entries)
         if broken:
-            raise TrainingError(f"{stage.name}: the seals of {', '.join(broken)} are broken: these tasks are not what they were when "
-                                "they were frozen. The packed file before this task is kept.")
+            raise TrainingError(f"{stage.name}: the seals of {', '.join(broken)} are broken: these "
+                                "tasks are not what they were when they were frozen. The packed "
+                                "file before this task is kept.")
         if self.entries:
-            self.log(f"{len(self.entries)} earlier task{'s' * (len(self.entries) > 1)}: seals unchanged")
+            tasks = "task" if len(self.entries) == 1 else "tasks"
+            self.log(f"{len(self.entries)} earlier {tasks}: seals unchanged")
         self.unchanged = [entry["name"] for entry in self.entries]
         loader = self.loaders.get((stage.name, "test"))
         classes = loader.classes if loader else None

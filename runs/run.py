@@ -28,7 +28,8 @@ from system.files import CHECKPOINT, LOG, RESULTS, STATE, write
 jt = toolchain.start()
 from jittor import nn
 
-NOT_PACKED = ("output_dir", "last", "baselines", "add_to", "prune_last")  # settings that are none of the packed network's
+# Settings that are none of the packed network's.
+NOT_PACKED = ("output_dir", "last", "baselines", "add_to", "prune_last")
 
 
 class Run:
@@ -49,7 +50,8 @@ class Run:
         self.best = -1.0
         self.optimizer: nn.SGD | None = None
         self.moving: dict[str, jt.Var] = {}  # what the optimizer moves, by name
-        self.stopped_momentum: dict[str, np.ndarray] = {}  # of the optimizer when the run was stopped
+        # Of the optimizer when the run was stopped.
+        self.stopped_momentum: dict[str, np.ndarray] = {}
         if (self.folder / STATE).exists():
             self._restore(self.folder / STATE)
         else:
@@ -82,8 +84,9 @@ class Run:
     # ---- for the steps
 
     def seed(self, *place: str | int) -> int:
-        """Set every random state from the run's seed and a place in it alone, as task, phase and epoch: what follows is the same
-        whatever ran before, in this process or in this run. Returns a number that stands for the place."""
+        """Set every random state from the run's seed and a place in it alone, as task, phase and
+        epoch: what follows is the same whatever ran before, in this process or in this run.
+        Returns a number that stands for the place."""
         number = int.from_bytes(hashlib.sha256(json.dumps(place).encode()).digest()[:6], "little")
         seed(self.config.seed, number)
         return number
@@ -119,7 +122,8 @@ class Run:
         self.net.select(task)
         return Score.of(*loops.predict(self.net, self.loaders[task, split], f"{task}, {split}"))
 
-    def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float, goes_on: bool) -> nn.SGD:
+    def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float,
+                    goes_on: bool) -> nn.SGD:
         """SGD that moves the parameters `moving`; the network is in training mode.
 
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
@@ -128,7 +132,8 @@ class Run:
             packed = self.packnet.owners if self.config.weight_decay_on == "packed" else moving
             groups = decayed_and_not(moving, packed, weight_decay)
             self.moving = {name: moving[name] for group in groups for name in group["names"]}
-            self.optimizer = nn.SGD(groups, lr, momentum=self.config.momentum, nesterov=self.config.nesterov)
+            self.optimizer = nn.SGD(groups, lr, momentum=self.config.momentum,
+                                    nesterov=self.config.nesterov)
             if goes_on:
                 if self.stopped_momentum.keys() != moving.keys():
                     raise other_version(self.folder / STATE, KeyError("momentum"))
@@ -144,7 +149,8 @@ class Run:
         self.optimizer, self.moving, self.stopped_momentum = None, {}, {}
 
     def keep_if_best(self, top1: float) -> None:
-        """With --keep best or best-on-test: keep the network as it is now, unless it was as good before in this phase."""
+        """With --keep best or best-on-test: keep the network as it is now, unless it was as good
+        before in this phase."""
         if self.config.keep != "last" and top1 > self.best:
             self.best, self.kept["best"] = top1, self.arrays()
 
@@ -167,18 +173,22 @@ class Run:
 
     def save_results(self, finished: bool) -> None:
         if not processes.RANK:
-            write(self.folder / RESULTS, json.dumps(dict(finished=finished) | self.content(), indent=1).encode())
+            content = dict(finished=finished) | self.content()
+            write(self.folder / RESULTS, json.dumps(content, indent=1).encode())
 
     def save_packed(self) -> None:
-        """Seal the task that was frozen last, and write the packed file. Raises TrainingError where an earlier seal is broken."""
+        """Seal the task that was frozen last, and write the packed file. Raises TrainingError where
+        an earlier seal is broken."""
         if processes.RANK:
             return
         packed = contents(self.packnet)
         self.results.sealed(packed)
         config = {name: value for name, value in self.config.asdict().items() if name not in NOT_PACKED}
         base, *added = self.results.entries
-        config |= dict(task_list=[entry["name"] for entry in added], pruning_ratios=[entry["pruning_ratio"] for entry in added])
-        metadata = dict(arch=self.config.arch, image_size=self.config.image_size, tasks=[base, *added], config=config)
+        config["task_list"] = [entry["name"] for entry in added]
+        config["pruning_ratios"] = [entry["pruning_ratio"] for entry in added]
+        metadata = dict(arch=self.config.arch, image_size=self.config.image_size,
+                        tasks=[base, *added], config=config)
         if self.results.source:
             metadata["network"] = self.results.source | dict(last=self.config.last)
         self.results.storage = save_packed(self.folder / CHECKPOINT, packed, metadata)
@@ -222,14 +232,18 @@ class Run:
             raise other_version(path, error) from error
 
     def _data(self) -> dict[str, list[int]]:
-        return {f"{name}, {split}": [loader.num_images, len(loader.classes)] for (name, split), loader in self.loaders.items()}
+        return {f"{name}, {split}": [loader.num_images, len(loader.classes)]
+                for (name, split), loader in self.loaders.items()}
 
 
-def decayed_and_not(moving: dict[str, jt.Var], decayed: Container[str], weight_decay: float) -> list[dict]:
-    """Parameter groups of an optimizer: those whose names are in `decayed`, and the rest, which has no weight decay."""
-    groups = [dict(names=[name for name in moving if (name in decayed) == which], weight_decay=weight_decay * which)
-              for which in (True, False)]
-    return [group | dict(params=[moving[name] for name in group["names"]]) for group in groups if group["names"]]
+def decayed_and_not(moving: dict[str, jt.Var], decayed: Container[str],
+                    weight_decay: float) -> list[dict]:
+    """Parameter groups of an optimizer: those whose names are in `decayed`, and the rest, which has
+    no weight decay."""
+    inside = [name for name in moving if name in decayed]
+    outside = [name for name in moving if name not in decayed]
+    return [dict(names=names, params=[moving[name] for name in names], weight_decay=decay)
+            for names, decay in ((inside, weight_decay), (outside, 0.0)) if names]
 
 
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
