@@ -20,7 +20,8 @@ from pathlib import Path
 import toolchain
 from settings.archs import ZOO, own
 from storage.checkpoint import WeightsError
-from storage.pretrained import newer_name, read_pretrained
+from storage.fitting import Wanted, fitted
+from storage.pretrained import read_pretrained
 from trunks import own as own_networks
 from trunks import zoo
 from trunks.layers import AdaptivePool, Dropout, Pool, PooledConv, layer_at, put
@@ -206,19 +207,17 @@ def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHea
 def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "") -> None:
     """Load a whole classifier of the trunk's architecture; its layer `last` (default: net.last) becomes the head of task `head`.
 
-    `path`: torchvision's .pth or Jittor's .pkl. Raises WeightsError with what differs if names or shapes do.
+    `path`: any file of weights that storage/pretrained.py reads, with torchvision's or timm's names. Raises WeightsError with what
+    differs if names or shapes do.
     """
-    last = last or net.last
-    tensors = {newer_name(name): value for name, value in read_pretrained(path).items() if not name.endswith(".num_batches_tracked")}
-    for theirs, ours in getattr(net.shape, "renamed", ()):
-        tensors = {name.replace(theirs, ours): value for name, value in tensors.items()}
-    for part in getattr(net.shape, "without", ()):
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{part}.")}
-    if f"{last}.weight" not in tensors or tensors[f"{last}.weight"].ndim != (4 if net.make_head is PooledConv else 2):
-        raise WeightsError(f"{path}: holds no {last}.weight, the last layer of a network with this trunk")
-    net.add_head(head, len(tensors[f"{last}.weight"]))
-    assign(net, {f"heads.{head}{name[len(last):]}" if name.startswith(last + ".") else f"trunk.{name}": value
-                 for name, value in tensors.items()}, path)
+    trunk = {name: tuple(parameter.shape) for name, parameter in net.trunk.state_dict().items()}
+    wanted = Wanted(trunk, last or net.last, net.num_features, net.make_head is PooledConv,
+                    getattr(net.shape, "renamed", ()), getattr(net.shape, "without", ()))
+    tensors, layer = fitted(read_pretrained(path), wanted, path)
+    net.add_head(head, len(layer["weight"]))
+    tensors = {f"trunk.{name}": array for name, array in tensors.items()}
+    tensors |= {f"heads.{head}.{name}": array for name, array in layer.items()}
+    assign(net, tensors, path)
 
 
 def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:

@@ -8,8 +8,8 @@ from networks import MultiHead, assign, build, load_pretrained
 from pruning import PackNet
 from runs.addition import Earlier
 from settings.config import Config, ConfigError
+from storage.downloads import published_weights
 from storage.packed import Packed, other_content
-from storage.pretrained import download
 
 
 def base_network(config: Config, classes: int | None) -> MultiHead:
@@ -21,7 +21,8 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
     if config.num_epochs_base:
         net.add_head(config.base_task, classes)
         return net
-    load_pretrained(net, config.pretrained or download(net.shape.pretrained, toolchain.cache_folder()), config.base_task)
+    path = config.pretrained or published_weights(net.shape.pretrained, toolchain.cache_folder())
+    load_pretrained(net, path, config.base_task)
     if classes and classes != net.num_classes(config.base_task):
         raise ConfigError(f"{config.folder(config.base_task)} has {classes} classes, the pretrained network "
                           f"{net.num_classes(config.base_task)}: they must be the same")

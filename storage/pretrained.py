@@ -1,262 +1,263 @@
-"""Pretrained weights: a .pth or .pkl file to named arrays, without executing anything from it.
+"""Pretrained weights: a file as people have it to named arrays, without executing anything from it.
 
-    tensors = read_pretrained("vgg16-397923af.pth")           # torchvision's .pth (both formats) or Jittor's .pkl
-    content = read_objects("csf_0.75.pt")                     # PyTorch's, of whole modules
+    tensors = read_pretrained("vgg16-397923af.pth")     # PyTorch's, Jittor's .pkl, .safetensors
 
-These files are pickles, and a pickle may name any function to be called. The reader here knows the few names that weight
-files use, each replaced by a stand-in of its own; any other name is refused. Where a file may hold whole modules, the classes of
-PyTorch's modules are replaced by one that only remembers what it is given.
+A training checkpoint is more than weights: they are looked for in it. Whose names they have is no
+concern here: fitting.py.
 """
-import collections
-import hashlib
-import io
+
+import json
 import os
-import pickle
 import re
-import struct
-import urllib.error
-import urllib.request
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from storage.checkpoint import Tensors, WeightsError
-from system.files import replacing
-from system.progress import Progress
+from storage.checkpoint import CHECKPOINT_FORMAT, Tensors, WeightsError
+from storage.kinds import check_kind
+from storage.packed import load_packed
+from storage.pickles import BFLOAT16, Thing, other_numbers, reading, unpickled
+from storage.seals import view
 
-JITTOR_URL = "https://cg.cs.tsinghua.edu.cn/jittor/assets/build/checkpoints/"  # Jittor's own model zoo
+# Where a checkpoint keeps its weights; the first that is there counts. An average (EMA) is taken
+# where there is nothing else.
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "params_ema",
+)
+DEEPEST = 4  # a wrapper in a wrapper in a wrapper: as deep as is looked
+ROOM = (
+    1 << 28
+)  # bytes of numbers that a file may give beyond four times its own size: tensors may be expanded
+SAFETENSORS_TYPES = dict(
+    F64="<f8",
+    F32="<f4",
+    F16="<f2",
+    BF16=BFLOAT16,
+    I64="<i8",
+    I32="<i4",
+    I16="<i2",
+    I8="<i1",
+    U8="<u1",
+    U16="<u2",
+    U32="<u4",
+    U64="<u8",
+    BOOL="|b1",
+)
 
 
 def read_pretrained(path: str | Path) -> Tensors:
-    """{parameter name: float32 array} of a torchvision .pth or Jittor .pkl file. Raises WeightsError."""
-    return _read(path, lambda f: _as_tensors(_content(f, _Unpickler)))
+    """{parameter name: float32 array, or integers} of a .pth, .pkl or .safetensors file, in C
+    order.
+
+    Wrappers are taken off: a checkpoint's dictionary, a whole module, DataParallel's `module.`. Of
+    a packed file of this project it is the network of its first task, whose head is called `head`.
+    Raises WeightsError.
+    """
+    if Path(path).is_dir():
+        raise WeightsError(f"{path}: {_folder(Path(path))}")
+    return reading(path, _tensors)
 
 
-def read_objects(path: str | Path):
-    """What torch.save has written to a file, by any version: arrays for tensors, a Thing for each object of a class of PyTorch's or
-    of a module `networks`. Raises WeightsError."""
-    return _read(path, lambda f: _content(f, _UnpicklerOfObjects))
+def _tensors(f: BinaryIO) -> Tensors:
+    check_kind(f)
+    size = os.fstat(f.fileno()).st_size
+    header = _safetensors_header(f, size)
+    if header is None:
+        arrays = _weights_in(unpickled(f))
+    elif CHECKPOINT_FORMAT in str(header.get("__metadata__")):
+        arrays = _first_task(Path(f.name))
+    else:
+        arrays = _safetensors(f)
+    return _plain_numbers(_without_wrappers_names(arrays), 4 * size + ROOM)
 
 
-def _read(path: str | Path, read: Callable):
-    try:
-        with open(path, "rb") as f:
-            return read(f)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever a broken file makes the readers stumble over
-        raise WeightsError(f"{path}: not a readable .pth or .pkl file; it may be truncated ({error})") from error
+# ---- safetensors
 
 
-def _content(f: BinaryIO, unpickler: type["_Unpickler"]):
-    start = f.read(64)
+def _safetensors_header(f: BinaryIO, size: int) -> dict | None:
+    """The header of a safetensors file; None of any other."""
+    start = f.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 9 or start[8:] != b"{" or length > 100_000_000:
+        f.seek(0)
+        return None
+    if length + 8 > size:
+        raise WeightsError(
+            f"a truncated safetensors file: {size:,} bytes are there, and its header alone has "
+            f"{length:,}. Download it again."
+        )
+    f.seek(8)
+    header = json.loads(f.read(length))
     f.seek(0)
-    if start.startswith(b"PK"):
-        return _read_torch_zip(f, unpickler)
-    return _read_torch_legacy(f, unpickler) if _TORCH_MAGIC in start else _read_jittor(f, unpickler)
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if ends and max(ends) + length + 8 > size:
+        raise WeightsError(
+            f"a truncated safetensors file: {size:,} bytes of {max(ends) + length + 8:,} are there. "
+            "Download it again."
+        )
+    return header
 
 
-def newer_name(name: str) -> str:
-    """A parameter's name as torchvision has it now: older DenseNets have norm.1 for norm1."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
+def _safetensors(f: BinaryIO) -> Tensors:
+    from safetensors import deserialize
 
-
-def download(name: str, folder: Path) -> Path:
-    """A file of Jittor's model zoo, such as "vgg16.pkl", kept in `folder`. Raises WeightsError."""
-    path = folder / name
-    if path.exists():
-        return path
-    try:
-        with replacing(path) as temporary, open(temporary, "wb") as f, \
-                urllib.request.urlopen(JITTOR_URL + name, timeout=30) as response:
-            total = int(response.headers.get("Content-Length") or 0)
-            with Progress(None, f"Downloading {name}", total or None, unit="B", unit_scale=True) as bar:
-                while block := response.read(1 << 20):
-                    f.write(block)
-                    bar.update(len(block))
-            if total and f.tell() != total:
-                raise OSError(None, f"only {f.tell()} of {total} bytes came")
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{JITTOR_URL}{name}: the ImageNet weights cannot be downloaded "
-                           f"({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error}). Give a "
-                           "file with --pretrained: this one, or torchvision's .pth of the same network.") from error
-    return path
-
-
-def _as_tensors(content) -> Tensors:
-    if not isinstance(content, dict) or not content:
-        raise WeightsError("holds no dictionary of weights")
     tensors = {}
-    for name, value in content.items():
-        if isinstance(value, _Array):
-            value = value.array
-        if not isinstance(name, str) or not isinstance(value, np.ndarray):
-            raise WeightsError(f"entry {name!r} is no array of numbers")
-        tensors[name] = value.astype(np.float32) if value.dtype.kind == "f" else value
+    for name, entry in deserialize(f.read()):
+        if entry["dtype"] not in SAFETENSORS_TYPES:
+            raise other_numbers(entry["dtype"])
+        tensors[name] = np.frombuffer(entry["data"], SAFETENSORS_TYPES[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
     return tensors
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the names of weight files only. `storage` answers torch's references to raw data."""
-
-    def __init__(self, file: BinaryIO, storage=None) -> None:
-        super().__init__(file, encoding="latin1")  # legacy files were written by Python 2
-        self.storage = storage
-
-    def find_class(self, module: str, name: str):
-        if module in ("torch", "torch.cuda") and name in _TORCH_TYPES:
-            return _TORCH_TYPES[name]
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        return self.other(module, name)
-
-    def other(self, module: str, name: str):
-        raise WeightsError(f"refused: asks for {module}.{name}, which is not part of a weight file and could run code")
-
-    def persistent_load(self, reference):
-        if self.storage is None:
-            raise WeightsError("refers to data outside itself")
-        return self.storage(reference)
+def _first_task(path: Path) -> Tensors:
+    packed, metadata = load_packed(path)
+    first = metadata["tasks"][0]["name"]
+    return {name.removeprefix("trunk."): array for name, array in view(packed, first, 1)}
 
 
-class Thing:
-    """Stands in for an object of the class `kind`, which is not there and whose code does not run."""
-    kind = ""
-
-    def __new__(cls, *arguments) -> "Thing":
-        thing = super().__new__(cls)
-        thing.arguments, thing.attributes = arguments, {}
-        return thing
-
-    def __init__(self, *_) -> None:
-        pass
-
-    def __setstate__(self, state) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
+# ---- what is around the weights
 
 
-class _UnpicklerOfObjects(_Unpickler):
-    def other(self, module: str, name: str):
-        if module.partition(".")[0] in _OBJECTS or f"{module}.{name}" in _VALUES:
-            return type("Thing", (Thing,), dict(kind=f"{module}.{name}"))
-        return super().other(module, name)
-
-    def persistent_load(self, reference):
-        return reference[1] if reference[0] == "module" else super().persistent_load(reference)  # a class, with its source
-
-
-class _Array:
-    """Stands in for a pickled numpy array (numpy.ndarray.__setstate__)."""
-
-    def __init__(self, *_) -> None:
-        self.array = None
-
-    def __setstate__(self, state) -> None:
-        _, shape, dtype, fortran, raw = state
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        self.array = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if fortran else "C")
+def _weights_in(content) -> Tensors:
+    """The arrays by name that the content of a pickle is, or holds. Raises WeightsError where
+    there are none, or several."""
+    found = _found(content, DEEPEST)
+    if found is not None:
+        return found
+    if not isinstance(content, dict) or not content:
+        kind = f" (it is a {content.kind})" if isinstance(content, Thing) else ""
+        raise WeightsError(f"holds no dictionary of weights{kind}")
+    names = [name[:60] for name in content if isinstance(name, str)]
+    raise WeightsError(
+        f"none of its entries is an array of numbers ({', '.join(names[:3])}, ...). A "
+        "file of weights is what torch.save(model.state_dict(), FILE) writes."
+    )
 
 
-class _Dtype:
-    """Stands in for a pickled numpy.dtype of plain numbers."""
-
-    def __init__(self, code: str, *_) -> None:
-        self.value = np.dtype(code)
-        if self.value.kind not in "fiub":
-            raise WeightsError(f"holds data of type {code!r}, not numbers")
-
-    def __setstate__(self, state) -> None:
-        self.value = self.value.newbyteorder(state[1] if state[1] in "<>" else "=")
-
-
-def _torch_tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *_) -> np.ndarray:
-    shape, size = tuple(shape), int(np.prod(shape, dtype=object)) if shape else 1
-    contiguous = [int(np.prod(shape[i + 1:], dtype=object)) for i in range(len(shape))]
-    if any(s != c for s, c, n in zip(stride, contiguous, shape) if n > 1) or len(stride) != len(shape):
-        raise WeightsError("holds a tensor that is not contiguous")
-    if offset < 0 or size < 0 or offset + size > storage.size:
-        raise WeightsError("holds a tensor that is larger than its data")
-    return storage[offset:offset + size].reshape(shape)
-
-
-_TORCH_TYPES = {f"{name}Storage": np.dtype(code) for name, code in dict(
-    Float="<f4", Double="<f8", Half="<f2", Long="<i8", Int="<i4", Short="<i2", Char="<i1", Byte="<u1",
-    Bool="|b1").items()}
-_KNOWN = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor"): _torch_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _torch_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("jittor", "jittor_core.Var"): lambda array, *_: array,
-    ("jittor_core", "Var"): lambda array, *_: array,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-}
-_OBJECTS = ("torch", "torchvision", "networks", "argparse")
-_VALUES = ("builtins.set", "__builtin__.set", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-_TORCH_MAGIC = (0x1950a86a20f9469cfc6c).to_bytes(10, "little")
+def _found(content, depth: int) -> Tensors | None:
+    if isinstance(content, Thing):
+        return _of_module(content) or None
+    if not isinstance(content, dict) or not depth:
+        return None
+    named = {name: value for name, value in content.items() if isinstance(name, str)}
+    inside = {}
+    for name, value in named.items():
+        if isinstance(value, (dict, Thing)):
+            inside[name] = _found(value, depth - 1)
+    inside = {name: found for name, found in inside.items() if found}
+    for name in WRAPPERS:
+        if name in inside:
+            return inside[name]
+    arrays = {name: _array(value) for name, value in named.items()}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    if _layered(arrays):
+        return arrays
+    layered = {name: found for name, found in inside.items() if _layered(found)} or inside
+    if len(layered) > 1:
+        raise WeightsError(
+            f"holds several dictionaries of weights: {', '.join(layered)}. "
+            "Save the one you mean alone, as a file of its own."
+        )
+    return next(iter(layered.values()), arrays or None)
 
 
-def _read_torch_zip(f: BinaryIO, unpickler: type[_Unpickler]):
-    """torch.save since 1.6: <name>/data.pkl and the raw data in <name>/data/<key>."""
-    with zipfile.ZipFile(f) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise WeightsError("a zip file, but not one of torch.save (no data.pkl)")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise WeightsError("a compressed zip file, which torch.save does not write")
-        folder = pickles[0][:-len("data.pkl")]
-
-        def storage(reference) -> np.ndarray:
-            _, dtype, key, _, count = reference
-            return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype, count)
-
-        with archive.open(pickles[0]) as data:
-            return unpickler(data, storage).load()
+def _layered(arrays: Tensors) -> bool:
+    """Whether these are the parameters of a network of layers, and not some numbers beside one."""
+    return any("." in name for name in arrays)
 
 
-def _read_torch_legacy(f: BinaryIO, unpickler: type[_Unpickler]):
-    """torch.save before 1.6: five pickles (magic, version, system, content, keys), then the raw data in order."""
-    for _ in range(3):
-        _Unpickler(f).load()
-    storages: dict[str, np.ndarray] = {}
-
-    def storage(reference) -> np.ndarray:  # filled from the end of the file once its place is known
-        _, dtype, key, _, count, view = reference
-        if view is not None:
-            raise WeightsError("holds a view of another storage")
-        if count * dtype.itemsize > os.fstat(f.fileno()).st_size:
-            raise WeightsError("holds a tensor that is larger than the file; it may be truncated")
-        return storages.setdefault(key, np.empty(count, dtype))
-
-    content = unpickler(f, storage).load()
-    for key in _Unpickler(f).load():
-        count, = struct.unpack("<q", f.read(8))
-        raw = f.read(storages[key].nbytes)
-        if count != storages[key].size or len(raw) != storages[key].nbytes:
-            raise WeightsError("truncated: the data of a tensor are missing")
-        storages[key][:] = np.frombuffer(raw, storages[key].dtype)
-    return content
+def _array(value) -> np.ndarray | None:
+    value = getattr(value, "array", value)  # of the stand-in for a NumPy array
+    return value if isinstance(value, np.ndarray) else None
 
 
-def _read_jittor(f: BinaryIO, unpickler: type[_Unpickler]):
-    """jittor.save: a pickle, its SHA-1 (20 bytes) and b"HCAJSLHD"; older files are the pickle alone."""
-    data = f.read()
-    if data.endswith(b"HCAJSLHD"):
-        data, checksum = data[:-28], data[-28:-8]
-        if hashlib.sha1(data).digest() != checksum:
-            raise WeightsError("damaged: its checksum does not match. Download it again.")
-    stream = io.BytesIO(data)
-    content = unpickler(stream).load()
-    if stream.read(1):
-        raise WeightsError("truncated, or not a file of Jittor: bytes are left over after its content")
-    return content
+def _of_module(module: Thing) -> Tensors:
+    """The state dictionary of a whole module of PyTorch's: its parameters and buffers, and those
+    of the modules in it."""
+    tensors, waiting = {}, [("", module)]
+    while waiting:
+        prefix, module = waiting.pop()
+        unsaved = module.attributes.get("_non_persistent_buffers_set", ())
+        for kind in ("_parameters", "_buffers"):
+            for name, value in _items(module, kind):
+                value = (
+                    value.arguments[0] if isinstance(value, Thing) and value.arguments else value
+                )  # torch 0.2's Parameter
+                if _array(value) is not None and not (kind == "_buffers" and _holds(unsaved, name)):
+                    tensors[prefix + name] = _array(value)
+        waiting += [
+            (f"{prefix}{name}.", child)
+            for name, child in _items(module, "_modules")
+            if isinstance(child, Thing) and prefix.count(".") < 100
+        ]
+    return tensors
+
+
+def _items(module: Thing, kind: str) -> list[tuple]:
+    items = module.attributes.get(kind)
+    return list(items.items()) if isinstance(items, dict) else []
+
+
+def _holds(unsaved, name: str) -> bool:
+    """Whether a pickled set, a Thing, holds the name."""
+    return isinstance(unsaved, Thing) and any(
+        name in part for part in unsaved.arguments if isinstance(part, list)
+    )
+
+
+def _without_wrappers_names(tensors: Tensors) -> Tensors:
+    """DataParallel calls what it wraps `module`, torch.compile `_orig_mod`: without these,
+    wherever in a name they stand."""
+    plain = {plain_name(name): array for name, array in tensors.items()}
+    return plain if len(plain) == len(tensors) else tensors
+
+
+def plain_name(name: str) -> str:
+    return re.sub(r"(^|\.)(?:(?:module|_orig_mod)\.)+", r"\1", name)
+
+
+# ---- numbers
+
+
+def _plain_numbers(arrays: Tensors, most: int) -> Tensors:
+    """float32 for floating-point numbers, all in C order. Raises WeightsError where they are more
+    than `most` bytes."""
+    need = sum(array.size * 4 for array in arrays.values())
+    if need > most:
+        raise WeightsError(
+            f"refused: its tensors would take {need:,} bytes, far more than there are in the file"
+        )
+    return {name: _plain(array) for name, array in arrays.items()}
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    if array.dtype == BFLOAT16:
+        array = (array["bfloat16"].astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(array, np.float32 if array.dtype.kind == "f" else None, order="C")
+
+
+def _folder(path: Path) -> str:
+    files = sorted(
+        file.name
+        for file in path.iterdir()
+        if file.suffix in (".safetensors", ".bin", ".pth", ".pt", ".pkl")
+    )
+    return (
+        f"is a folder. Name the file in it: {', '.join(files[:3])}"
+        if files
+        else "is a folder without a file of weights in it"
+    )

@@ -14,8 +14,9 @@ import numpy as np
 
 from images.folders import FOLDERS
 from storage.checkpoint import WeightsError
+from storage.fitting import newer_name
 from storage.packed import Packed
-from storage.pretrained import Thing, newer_name, read_objects
+from storage.pickles import Thing, read_objects
 
 NETWORKS = {"networks.ModifiedVGG16": "vgg16", "networks.ModifiedVGG16BN": "vgg16-bn", "networks.ModifiedResNet": "resnet50",
             "networks.ModifiedDenseNet": "densenet121"}

@@ -94,6 +94,19 @@ def test_the_docstring_says_how_to_compute_it(sealed, tmp_path, monkeypatch):
     assert evaluate.main(["--seals", "cubs.safetensors"]) == 1
 
 
+def test_an_exported_and_a_packed_file_are_pretrained_weights(sealed, tmp_path):
+    """Of a packed file, the network of its first task."""
+    packnet, path, metadata = sealed
+    evaluate.export(packnet, metadata, "a", str(tmp_path / "a.safetensors"))
+    evaluate.export(packnet, metadata, "c", str(tmp_path / "c.safetensors"))
+    for file, task in ((tmp_path / "a.safetensors", "a"), (tmp_path / "c.safetensors", "c"), (path, "a")):
+        net = networks.build("vgg-bn-slim")
+        networks.load_pretrained(net, file, task)
+        with packnet.task_view(task) as view:
+            for name, parameter in net.state_dict().items():
+                assert np.array_equal(parameter.numpy(), view.state_dict()[name].numpy()), name
+
+
 def test_an_exported_network_is_written_as_a_packed_one_is(sealed, tmp_path, monkeypatch):
     packnet, _, metadata = sealed
     out = tmp_path / "cubs.safetensors"

@@ -9,13 +9,15 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import jt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import networks
 from storage.checkpoint import WeightsError, load_checkpoint, save_checkpoint
-from storage.pretrained import download, read_pretrained
+from storage.downloads import download
+from storage.pretrained import read_pretrained
 
 rng = np.random.default_rng(0)
 TENSORS = {"features.0.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
@@ -84,7 +86,8 @@ def jittor_pkl(tensors):
 
 
 WRITERS = {"zip.pth": torch_zip, "legacy.pth": torch_legacy, "jittor.pkl": jittor_pkl,
-           "bare.pkl": lambda tensors: pickle.dumps(tensors, 2)}
+           "bare.pkl": lambda tensors: pickle.dumps(tensors, 2),
+           "x.safetensors": safetensors.numpy.save}
 
 
 def same(one, two):
@@ -157,7 +160,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("storage.pretrained.JITTOR_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("storage.downloads.JITTOR_URL", "http://127.0.0.1:9/")
     with pytest.raises(WeightsError, match="/resnet50.pkl: .* --pretrained") as error:
         download("resnet50.pkl", tmp_path / "packnet-jittor")
     assert "vgg16" not in str(error.value)
