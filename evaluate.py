@@ -4,11 +4,13 @@
     python evaluate.py --task cubs --predict bird.jpg another.jpg              # the five likeliest classes of an image
     python evaluate.py --predict something.jpg                                 # the task is found too
     python evaluate.py --task-agnostic                                         # how often it is; needs the data
-    python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names
+    python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names; also
+                                                                               # .pth for PyTorch, .onnx for any runtime
     python evaluate.py --seals [cubs.safetensors]                              # whether each task is what it was; needs nothing
     python evaluate.py --import-release csf_....pt --output-dir DIR            # a packed network that the authors have published
 """
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -26,17 +28,20 @@ from runs.folder import check_free
 from settings.archs import ARCHS, own, source_of
 from settings.command_line import complain
 from settings.config import Config, ConfigError
-from storage.checkpoint import WeightsError, write_tensors
+from storage.checkpoint import WeightsError, write_tensors, writing
 from storage.packed import Packed, load_packed, other_content
 from storage.release import read_release
 from storage.seals import recomputed
+from storage.torch_file import write_torch_file
 from system.files import CHECKPOINT
 
 if TYPE_CHECKING:  # starts Jittor
     from dataset import Loader
+    from networks import MultiHead
     from pruning import PackNet
 
 
+EXPORTS = (".safetensors", ".pth", ".onnx")
 WHAT = ("predict", "task_agnostic", "export", "seals", "import_release")  # what is asked for; none of them: to measure every task
 
 
@@ -48,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
                         "without --task, the class by the task whose view is surest")
     parser.add_argument("--task-agnostic", action="store_true", help="how often the right task is found on the test splits, and the "
                         "accuracy then, beside that with the task known")
-    parser.add_argument("--export", nargs=2, metavar=("TASK", "OUT"), help="write the network of one task as OUT.safetensors, for "
-                        "use without this project")
+    parser.add_argument("--export", nargs=2, metavar=("TASK", "FILE"), help="write the network of one task into FILE, for use without "
+                        "this project: .safetensors or .pth with torchvision's names (PyTorch loads both), .onnx with the network's graph")
     parser.add_argument("--arch", metavar="FILE:FUNCTION", help="of a run with a network of your own: where its file is now")
     parser.add_argument("--seals", nargs="?", const="", metavar="FILE", help="recompute the seal of every task of the run, or of a packed "
                         "or exported FILE, and compare; needs neither data nor Jittor")
@@ -78,9 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in filter(None, (options.task, options.export and options.export[0])):
             if name not in tasks:
                 raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
-        if options.export and Path(options.export[1]).exists():
-            raise ConfigError(f"--export {' '.join(options.export)}: the file is there already, and never overwritten. Choose another, or "
-                              "move this one away.")
+        if options.export:
+            check_export(*options.export)
         network = network_of(metadata, options.arch, Path(options.output_dir) / CHECKPOINT)
         toolchain.start(options.device, metadata["config"]["precision"], metadata["config"]["convolution"])
         packnet = unpack(packed, metadata, network, Path(options.output_dir) / CHECKPOINT)
@@ -261,19 +265,55 @@ def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) 
     print("{:14} {:13.2f} {:8.2f} {:11.2f}".format("mean", *np.mean(rows, axis=0)))
 
 
+def check_export(task: str, out: str) -> None:
+    """Raise ConfigError for a file that --export cannot write, before anything is computed."""
+    where, ending = f"--export {task} {out}", Path(out).suffix
+    if Path(out).exists():
+        raise ConfigError(f"{where}: the file is there already, and never overwritten. "
+                          "Choose another, or move this one away.")
+    if ending not in EXPORTS:
+        raise ConfigError(f"{where}: the name must end in one of {', '.join(EXPORTS)}, "
+                          "which says the format")
+    if ending == ".onnx" and importlib.util.find_spec("onnx") is None:
+        raise ConfigError(f"{where}: the package onnx writes this format, and is not installed: pip install onnx")
+
+
 def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
-    """Write the network of `task` as PyTorch's torchvision names it, ready for load_state_dict: its head as last layer, what
-    is free or belongs to later tasks as 0."""
-    from networks import in_torchvisions_names
-    with packnet.task_view(task) as net:
-        tensors = {name: np.ascontiguousarray(parameter.numpy()) for name, parameter in in_torchvisions_names(net, task).items()}
-        head, renamed = net.exported_head, json.dumps(next(iter(getattr(net.shape, "renamed", ())), ["", ""]))
-    tensors |= {name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)  # PyTorch's batch norm has it
-                for name in list(tensors) if name.endswith("running_mean")}
+    """Write the network of `task`: its head as last layer, what is free or belongs to later tasks as 0. The ending of `out`, one of
+    EXPORTS, says the format. Raises ConfigError where there is none for this network, OSError."""
     entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
-    write_tensors(out, tensors, dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]), head=head, renamed=renamed,
-                                     classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]), seal=entry["seal"]))
-    print(f"Written: {out}, the network of {task} ({metadata['arch']}, {sum(array.nbytes for array in tensors.values()) / 1e6:.1f} MB)")
+    about = dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]),
+                 classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]), seal=entry["seal"])
+    with packnet.task_view(task) as net:
+        if Path(out).suffix == ".onnx":
+            export_graph(net, task, about, out)
+        else:
+            export_tensors(net, task, about, out)
+    print(f"Written: {out}, the network of {task} ({metadata['arch']}, {Path(out).stat().st_size / 1e6:.1f} MB)")
+
+
+def export_graph(net: "MultiHead", task: str, about: dict[str, str], out: str) -> None:
+    """As an ONNX model."""
+    from networks import in_torchvisions_names
+    from trunks.onnx_graph import onnx_model
+    names = {id(parameter): name for name, parameter in in_torchvisions_names(net, task).items()}
+    content = onnx_model(net, names, int(about["image_size"]), about)
+    with writing(out, len(content)) as temporary:
+        temporary.write_bytes(content)
+
+
+def export_tensors(net: "MultiHead", task: str, about: dict[str, str], out: str) -> None:
+    """As PyTorch's torchvision names them, ready for load_state_dict."""
+    from networks import in_torchvisions_names
+    tensors = {name: parameter.numpy() for name, parameter in in_torchvisions_names(net, task).items()}
+    for name in list(tensors):
+        if name.endswith("running_mean"):  # PyTorch's batch norm counts its batches too
+            tensors[name.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
+    if Path(out).suffix == ".pth":
+        write_torch_file(out, tensors)
+    else:
+        renamed = json.dumps(next(iter(getattr(net.shape, "renamed", ())), ["", ""]))
+        write_tensors(out, tensors, about | dict(head=net.exported_head, renamed=renamed))
 
 
 if __name__ == "__main__":

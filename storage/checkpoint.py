@@ -27,7 +27,8 @@ class WeightsError(Exception):
 def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
     """Write one safetensors file: `tensors` as they are, `metadata` (plain values) as JSON in its header, and a
     checksum of each. Raises OSError as write_tensors does."""
-    tensors = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}  # the bytes follow from the content alone
+    # Sorted, so that the bytes follow from the content alone.
+    tensors = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     text = json.dumps(metadata)
     sums = {name: _checksum(array) for name, array in tensors.items()} | {"": hashlib.sha256(text.encode()).hexdigest()}
     header = json.dumps({"format": CHECKPOINT_FORMAT, "metadata": text, "checksums": sums})
@@ -36,16 +37,26 @@ def save_checkpoint(path: str | Path, tensors: Tensors, metadata: dict) -> None:
 
 def write_tensors(path: str | Path, tensors: Tensors, header: dict[str, str]) -> None:
     """Write a safetensors file in one step. Raises OSError naming the file and the bytes needed where it cannot be written."""
-    from safetensors import SafetensorError
     from safetensors.numpy import save_file
+    # safetensors 0.8 writes wrong numbers, without a word, for an array that is not in C order.
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    need = sum(array.nbytes for array in tensors.values()) + sum(map(len, header.values()))
+    with writing(path, need) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors would make it for the owner only
+        save_file(tensors, temporary, header)
+        temporary.chmod(mode)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, need: int) -> Iterator[Path]:
+    """A temporary path for a file that takes the place of `path` in one step. Raises OSError naming `path`, and the bytes `need`ed,
+    where it cannot be written."""
+    from safetensors import SafetensorError
     try:
         with replacing(path) as temporary:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # safetensors would make it for the owner only
-            save_file(tensors, temporary, header)
-            temporary.chmod(mode)
+            yield temporary
     except (OSError, SafetensorError) as error:
-        need = sum(array.nbytes for array in tensors.values()) + sum(map(len, header.values()))
         raise OSError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
                       f"{need:,} bytes are needed on the disk") from error
 

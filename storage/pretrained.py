@@ -102,9 +102,10 @@ def _safetensors_header(f: BinaryIO, size: int) -> dict | None:
     header = json.loads(f.read(length))
     f.seek(0)
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    if ends and max(ends) + length + 8 > size:
+    whole = 8 + length + max(ends, default=0)
+    if whole > size:
         raise WeightsError(
-            f"a truncated safetensors file: {size:,} bytes of {max(ends) + length + 8:,} are there. "
+            f"a truncated safetensors file: {size:,} bytes of {whole:,} are there. "
             "Download it again."
         )
     return header

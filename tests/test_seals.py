@@ -129,6 +129,26 @@ def test_a_file_that_is_there_is_not_exported_over(sealed, tmp_path, capsys):
     assert path.read_bytes() == sealed[1].read_bytes()
 
 
+def test_an_export_as_pth_is_what_pytorch_loads(sealed, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    packnet, _, metadata = sealed
+    for task in TASKS:
+        evaluate.export(packnet, metadata, task, str(tmp_path / f"{task}.safetensors"))
+        evaluate.export(packnet, metadata, task, str(tmp_path / f"{task}.pth"))
+        tensors, state = load_file(tmp_path / f"{task}.safetensors"), torch.load(tmp_path / f"{task}.pth", weights_only=True)
+        assert tensors.keys() == state.keys()
+        for name, tensor in state.items():
+            assert np.array_equal(tensor.numpy(), tensors[name]) and tensor.numpy().dtype == tensors[name].dtype, name
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x", "x.pt", "x.safetensors.gz"])
+def test_another_ending_is_refused(sealed, tmp_path, capsys, name):
+    path = shutil.copy(sealed[1], tmp_path / "packnet.safetensors")
+    assert evaluate.main(["--output-dir", str(tmp_path), "--export", "a", str(tmp_path / name)]) == 2
+    assert f"--export a {tmp_path / name}: the name must end in one of .safetensors, .pth, .onnx" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_layer_of_the_trunk_that_is_called_head_is_exported_too(tmp_path):
     """Of a network that gives features, whose tasks' heads have no name in it."""
     trunk = nn.Sequential(nn.Conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
