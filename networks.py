@@ -151,9 +151,11 @@ class MultiHead(nn.Module):
         self.shared = 0, 1
 
     def add_head(self, task: str, num_classes: int) -> None:
-        if task in self.heads.keys():
+        """A head for `task`; a task that is no string, as 1, goes by its text. Raises ValueError
+        for one that has a head already."""
+        if str(task) in self.heads.keys():
             raise ValueError(f"task {task!r} has a head already")
-        self.heads.add_module(task, self.make_head(self.num_features, num_classes))
+        self.heads.add_module(str(task), self.make_head(self.num_features, num_classes))
 
     @property
     def exported_head(self) -> str:
@@ -164,12 +166,13 @@ class MultiHead(nn.Module):
         return name
 
     def num_classes(self, task: str) -> int:
-        return self.heads[task].weight.shape[0]
+        return self.heads[str(task)].weight.shape[0]
 
     def select(self, task: str) -> None:
-        if task not in self.heads.keys():
+        """Use the head of `task` from now on. Raises ValueError where it has none."""
+        if str(task) not in self.heads.keys():
             raise ValueError(f"task {task!r} has no head: call add_head({task!r}, num_classes) first")
-        self.task = task
+        self.task = str(task)
 
     def share_batch(self, part: int, parts: int) -> None:
         """The next batches are the part `part` of `parts` equal ones; other processes have the rest."""

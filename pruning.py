@@ -24,7 +24,7 @@ import numpy as np
 
 import toolchain
 from packing.bookkeeping import Bookkeeping
-from packing.filters import free_filters
+from packing.filters import check_ratio, free_filters
 from packing.freezing import fix, hold, thaw
 from packing.masks import SeveralMasks, protected
 from packing.parameters import OWNED, PACKED, PRIVATE, SHARED, Parameter, parameters_of
@@ -47,8 +47,7 @@ def cutoff(magnitudes: np.ndarray, ratio: float) -> np.float32 | None:
 
     `magnitudes`: float32 [n], all >= 0; reordered in place (a partial sort, O(n)). `ratio` in [0, 1].
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"pruning ratio {ratio} is outside [0, 1]")
+    check_ratio(ratio)
     rank = round(ratio * magnitudes.size)
     if rank == 0:
         return None
@@ -124,7 +123,7 @@ class PackNet(Bookkeeping):
 
     def start_task(self, task) -> None:
         """Give every free weight, all of which are 0, to `task`, and freeze everything earlier tasks use (rules 4-6)."""
-        if task in self.tasks:
+        if str(task) in map(str, self.tasks):  # a head, a file, and so a task, goes by its name
             raise ValueError(f"task {task!r} was started before")
         if len(self.tasks) == MAX_TASKS:
             raise ValueError(f"a network holds at most {MAX_TASKS} tasks")
@@ -146,16 +145,24 @@ class PackNet(Bookkeeping):
         """Free `ratio` (default: prune_ratio) of the weights of `task` in each layer (rule 3).
 
         Returns {parameter name: number of weights freed}. The freed weights are 0 from here on, and stay 0 while
-        the task is re-trained. Raises ValueError unless `task` is the one that was started last.
+        the task is re-trained. A second prune frees `ratio` of what the first has left: after two by 0.5 the task
+        owns a quarter, and `ratios` holds 0.75. Raises ValueError unless `task` is the one that was started last,
+        and for a ratio outside [0, 1]; then nothing has changed.
         """
         self.check_open(task)
         self.reclaim()
-        self.ratios[task] = self.prune_ratio if ratio is None else ratio
-        k, ratio = self.owner_of(task), self.ratios[task]
-        if self.options["prune"] == "filters":
-            return {name: free_filters(self.parameters[name].module, weight, self.owners[name], k, ratio)
-                    for name, weight in self.weights.items()}
-        return {name: free_smallest(weight, self.owners[name], k, ratio) for name, weight in self.weights.items()}
+        ratio = self.prune_ratio if ratio is None else ratio
+        check_ratio(ratio)
+        k, freed = self.owner_of(task), {}
+        for name, weight in self.weights.items():
+            if self.options["prune"] == "filters":
+                layer = self.parameters[name].module
+                freed[name] = free_filters(layer, weight, self.owners[name], k, ratio)
+            else:
+                freed[name] = free_smallest(weight, self.owners[name], k, ratio)
+        before = self.ratios.get(task, 0.0)
+        self.ratios[task] = 1 - (1 - before) * (1 - ratio) if before else ratio
+        return freed
 
     prune_and_freeze = prune  # to freeze takes no call of its own: the next start_task does it
 
@@ -172,8 +179,10 @@ class PackNet(Bookkeeping):
 
     def trainable(self) -> dict[str, jt.Var]:
         """What may move now, by name: the prunable weights, the head of the last task, what each task has of its own, and
-        all the rest for the first. Gradients that the model's `eval` has stopped are started again."""
-        self.reclaim()
+        all the rest for the first. Gradients that the model's `eval` has stopped are started again.
+        A head that was added since the task was started is found here."""
+        self.look_again()
+        self.freeze_the_others()
         task, first = self.tasks[-1], len(self.tasks) == 1
         moving = {name: parameter.var for name, parameter in self.parameters.items() if parameter.gradient and (
             parameter.kind in (OWNED, PRIVATE) or parameter.kind == SHARED and first or self.is_head(name, task))}

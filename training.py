@@ -114,10 +114,7 @@ def prune(run: Run, step: Step) -> None:
         for line in search.table(task, trials, c.max_drop, trained):
             run.log(line)
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same masks
-    so_far = packnet.ratios.get(task)  # of --prune-last: it was frozen before
     freed = packnet.prune(task, ratio) if ratio else {}
-    if so_far:
-        packnet.ratios[task] = 1 - (1 - so_far) * (1 - ratio)
     after = run.results.pruned(packnet, task, ratio, freed, before)
     if freed and after is not None:
         run.keep_if_best(after)  # the release: where no epoch of the re-training is better, these stay

@@ -107,10 +107,12 @@ class Bookkeeping:
         because a later one has started.
         """
         toolchain.start(device)
+        self.reclaim()
+        if task in self.tasks:
+            self.check_open(task)
+        self.select(task)  # a head that is missing is named before anything has changed
         if task not in self.tasks:
             self.start_task(task)
-        self.check_open(task)
-        self.select(task)
         self.set_training(True)
         loops.train(self.model, list(self.trainable().values()), train_loader, epochs, str(task), lr=lr, momentum=momentum,
                     weight_decay=weight_decay)

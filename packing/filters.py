@@ -14,8 +14,7 @@ def free_filters(layer: nn.Module, weight: jt.Var, owner: jt.Var, task: int, rat
     owns any, those round(ratio * n) go whose L2 norm is smallest; of equal ones the first. `weight` float32 and `owner` uint8, of
     one shape; both change in place. Raises ValueError for a ratio outside [0, 1].
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"pruning ratio {ratio} is outside [0, 1]")
+    check_ratio(ratio)
     freed = np.zeros(tuple(weight.shape), bool)
     values, mine, going = (by_filter(layer, array) for array in (weight.data, owner.data == task, freed))
     norms = {place: np.linalg.norm(values[place][mine[place]].astype(np.float64)) for place in np.ndindex(mine.shape[:2])
@@ -28,6 +27,12 @@ def free_filters(layer: nn.Module, weight: jt.Var, owner: jt.Var, task: int, rat
         owner.assign(jt.ternary(gone, jt.zeros_like(owner), owner))
         jt.sync([weight, owner])
     return int(freed.sum())
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise ValueError for a pruning ratio that is none."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"pruning ratio {ratio} is outside [0, 1]")
 
 
 def by_filter(layer: nn.Module, array: np.ndarray) -> np.ndarray:

@@ -125,6 +125,32 @@ def test_ratio_outside_its_range(ratio):
         cutoff(np.ones(3, np.float32), ratio)
 
 
+@pytest.mark.parametrize("what", ["weights", "filters"])
+def test_a_ratio_that_is_refused_is_not_recorded(what):
+    packnet = PackNet(small_network(["a"]), prune=what)
+    packnet.start_task("a")
+    before, owners = snapshot(packnet.model), {name: owner.numpy() for name, owner in packnet.owners.items()}
+    for ratio in (1.5, -0.1, math.nan):
+        with pytest.raises(ValueError, match="outside"):
+            packnet.prune("a", ratio)
+        assert packnet.ratios == {}
+    assert all((value == before[name]).all() for name, value in snapshot(packnet.model).items())
+    assert all((owner.numpy() == owners[name]).all() for name, owner in packnet.owners.items())
+
+
+def test_a_second_prune_frees_of_what_is_left():
+    """Counted beside recorded: a half of a half is left of 2^n weights."""
+    packnet = PackNet(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)))
+    packnet.start_task("a")
+    for ratio, recorded in ((0.5, 0.5), (0.5, 0.75), (0.25, 0.8125), (0.0, 0.8125)):
+        packnet.prune("a", ratio)
+        row, = packnet.capacity()
+        assert packnet.ratios["a"] == recorded and row["used"] == row["measured_used"] == 1 - recorded
+    packnet.start_task("b")
+    packnet.prune("b", 0.1)
+    assert packnet.ratios["b"] == 0.1  # to the bit
+
+
 def test_pruning_matches_the_authors_kthvalue():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     weight = np.random.default_rng(0).normal(size=(64, 3, 3, 3)).astype(np.float32)
@@ -286,6 +312,58 @@ def test_each_task_trains_its_head_whenever_that_was_added():
         for name, value in snapshot(net).items():
             if name.startswith("heads."):
                 assert (value != before[name]).any() == name.startswith(f"heads.{task}."), (task, name)
+
+
+@pytest.mark.parametrize("way", ["train_task fails first", "start_task first", "by hand"])
+def test_a_head_that_is_added_after_its_task_is_trained(way):
+    net = small_network(["a"])
+    packnet = PackNet(net)
+    packnet.train_task("a", batches(0), epochs=1)
+    packnet.prune("a")
+    if way == "train_task fails first":
+        before = snapshot(net)
+        with pytest.raises(ValueError, match="call add_head"):
+            packnet.train_task("b", batches(1), epochs=1)
+        assert packnet.tasks == ["a"] and net.task == "a"
+        assert all((value == before[name]).all() for name, value in snapshot(net).items())
+    else:
+        packnet.start_task("b")
+    net.add_head("b", 4)
+    before = snapshot(net)
+    if way == "by hand":
+        net.select("b")
+        packnet.set_training(True)
+        optimizer = nn.SGD(list(packnet.trainable().values()), 0.1)
+        for images, labels in batches(1):
+            optimizer.step(nn.cross_entropy_loss(net(images), labels))
+    else:
+        packnet.train_task("b", batches(1), epochs=1)
+    moved = {name for name, value in snapshot(net).items() if (value != before[name]).any()}
+    assert moved == {"heads.b.weight", "heads.b.bias", "trunk.conv.weight", "trunk.hidden.weight"}
+    logits = packnet.predict("b", batches(9))[0]
+    net.add_head("c", 4)
+    packnet.prune("b")
+    kept = packnet.predict("b", batches(9))[0]
+    packnet.train_task("c", batches(2), epochs=1, weight_decay=1e-2)
+    assert (packnet.predict("b", batches(9))[0] == kept).all() and (logits != kept).any()
+
+
+def test_tasks_that_are_numbers():
+    net = small_network()
+    packnet = PackNet(net)
+    for task in (1, 2):
+        net.add_head(task, 4)
+        before = snapshot(net)
+        packnet.train_task(task, batches(task), epochs=1)
+        packnet.prune(task)
+        assert (snapshot(net)[f"heads.{task}.weight"] != before[f"heads.{task}.weight"]).any()
+    assert packnet.tasks == [1, 2] and net.num_classes(1) == 4
+    for again in (2, "2"):
+        with pytest.raises(ValueError, match="has a head already"):
+            net.add_head(again, 4)
+        with pytest.raises(ValueError, match="started before"):
+            packnet.start_task(again)
+    assert 0 <= packnet.evaluate_task(1, batches(1)) <= 100
 
 
 def test_a_new_packnet_of_the_same_network_starts_anew():
