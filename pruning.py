@@ -170,6 +170,8 @@ class PackNet(Bookkeeping):
         """Only what the last task owns, and its head, may move; everything else too if it is the first (rules 5, 6)."""
         task, first = self.tasks[-1], len(self.tasks) == 1
         for name, parameter in self.parameters.items():
+            if parameter.is_buffer:
+                parameter.var.stop_grad()  # else an optimizer that is given it would move it
             if parameter.kind == OWNED:
                 freeze(parameter.module, self.owners[name], len(self.tasks), parameter.attribute)
             elif first or parameter.kind == PRIVATE or self.is_head(name, task):

@@ -6,7 +6,7 @@ saves and resumes: runs/. What is measured: runs/results.py. The algorithm itsel
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +16,11 @@ from methods import METHODS, search
 from methods.method import Loss, Method
 from methods.steps import Phase, Step
 from networks import MultiHead, assign
-from packing.loops import part_of
+from packing.loops import part_of, starved_norm
 from runs.network import contents
 from runs.results import TrainingError
 from runs.run import Run
+from settings.config import ConfigError
 from system.progress import Progress
 
 jt = toolchain.start()
@@ -138,7 +139,8 @@ def train(run: Run, method: Method, task: str, phase: Phase, number: int,
     # shuffle, crops and flips follow from it
     loader.epoch = run.seed(*method.prefix, task, phase.name, number)
     loss_of = method.loss(run, phase) or cross_entropy
-    return train_epoch(run.net, loss_of, loader, optimizer, title)
+    tell = run.log if number == 0 else None
+    return train_epoch(run.net, loss_of, loader, optimizer, title, tell)
 
 
 def cross_entropy(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
@@ -148,18 +150,25 @@ def cross_entropy(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Va
 
 
 def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.Optimizer,
-                title: str) -> tuple[float, float]:
+                title: str,
+                tell: Callable[[str], None] | None = None) -> tuple[float, float]:
     """One epoch. Returns the mean loss per image and the top-1 accuracy in percent, both as seen
     while training.
 
-    Under mpirun every process computes its part of a batch (dataset.Loader). Raises TrainingError
-    when the loss, or after the epoch a weight, is NaN or infinite.
+    A batch of one image of which a batch norm would see one value per channel is left out; `tell`
+    is told so. Under mpirun every process computes its part of a batch (dataset.Loader). Raises
+    TrainingError when the loss, or after the epoch a weight, is NaN or infinite, and ConfigError
+    where every batch would be left out.
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
     seen = 0
+    starved = None
     bar = Progress(loader, title, unit="batch")
     for step, (images, labels) in enumerate(bar):
         part, parts = part_of(loader)
+        if name := starved_norm(net, images, (part, parts)):
+            starved = name
+            continue
         net.share_batch(part, parts)
         loss, logits = loss_of(net, images, labels)
         optimizer.step(loss)
@@ -169,17 +178,31 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
         hits = (hits + (logits.argmax(1)[0] == labels).sum() * share).stop_grad()
         jt.sync_all()
         seen += len(labels) * parts
-        if step % CHECK_EVERY == 0 or step == len(loader) - 1:
-            mean = over_processes(loss_sum) / seen
-            if not math.isfinite(mean):
-                raise TrainingError(f"{title}: the loss is {mean} at learning rate "
-                                    f"{optimizer.lr:g}. {WAY_OUT}")
+        if step % CHECK_EVERY == 0:
+            mean = mean_loss(loss_sum, seen, title, optimizer)
             bar.set_postfix(loss=f"{mean:.3f}", refresh=False)  # shown with the bar's next turn
+    if not seen:
+        raise ConfigError(f"{title}: every batch is one image, of which the batch norm {starved} "
+                          "sees one value per channel: nothing can be learned. Take larger batches "
+                          "(--batch-size), or larger images (--image-size).")
+    if starved and tell:
+        tell(f"{title}: the last batch of an epoch is one image, of which the batch norm {starved} "
+             "sees one value per channel; it is left out, another image in each epoch.")
+    mean = mean_loss(loss_sum, seen, title, optimizer)
     moved = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
     if not all(map(finite, moved)):
         raise TrainingError(f"{title}: weights are NaN or infinite at learning rate "
                             f"{optimizer.lr:g}. {WAY_OUT}")
     return mean, 100 * over_processes(hits) / seen
+
+
+def mean_loss(loss_sum: jt.Var, seen: int, title: str, optimizer: nn.Optimizer) -> float:
+    """The mean over the images seen so far. Raises TrainingError where it is no number."""
+    mean = over_processes(loss_sum) / seen
+    if not math.isfinite(mean):
+        raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}. "
+                            f"{WAY_OUT}")
+    return mean
 
 
 def finite(parameter: jt.Var) -> bool:

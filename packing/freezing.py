@@ -1,7 +1,7 @@
 """What stands in front of a parameter's own `update`, the one door through which every optimizer of Jittor writes a step.
 
 A deep copy of a network is frozen like the network: Jittor copies the numbers of a Var, and here what holds it is copied too.
-Loading a state dict is no step: it sets every value, frozen or not, where Jittor's own way through `update` would drop
+Calling `eval` and `train` freezes and thaws nothing. Loading a state dict is no step: it sets every value, frozen or not, where Jittor's own way through `update` would drop
 them without a word.
 """
 import contextlib
@@ -84,6 +84,8 @@ def _teach_jittor() -> None:
         twin = plain_copy(parameter, memo)
         if held(parameter) and (again := held(parameter).copied(memo)):
             twin.update = again
+        if hasattr(parameter, "persistent"):
+            twin.persistent = parameter.persistent  # the copy of a buffer is a buffer
         return twin
 
     def load_parameters(module: nn.Module, values) -> None:
@@ -91,6 +93,30 @@ def _teach_jittor() -> None:
             plain_load(module, values)
 
     jt.Var.__deepcopy__, nn.Module.load_parameters = deepcopy, load_parameters
+    nn.Module.eval, nn.Module.train = evaluate_mode, training_mode
+
+
+def evaluate_mode(module: nn.Module) -> nn.Module:
+    """`eval`: every layer in test mode, and no more.
+
+    Jittor's own stops the gradients too, remembers which at the first call only, and so starts
+    those again that were stopped on purpose since.
+    """
+    for layer in module.modules():
+        layer.is_train = False
+    return module
+
+
+def training_mode(module: nn.Module) -> nn.Module:
+    """`train`: every layer in training mode. Gradients that Jittor's own `eval` has stopped, before
+    this one took its place, are started again, once."""
+    for layer in module.modules():
+        layer.is_train = True
+        stopped = vars(layer).pop("backup_grad_state", {})
+        for parameter in layer.parameters() if stopped else ():
+            if stopped.get(id(parameter)):
+                parameter.start_grad()
+    return module
 
 
 _teach_jittor()

@@ -9,7 +9,7 @@ Jittor's `state_dict` is not enough to go by: it lists a parameter that has two 
 list. What cannot be packed to the bit is refused with a sentence that names it.
 """
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import toolchain
@@ -85,6 +85,12 @@ class Parameter:
         return self.attribute in STATISTICS
 
     @property
+    def is_buffer(self) -> bool:
+        """Whether its module has registered it as a buffer: a mask or a constant, which no
+        optimizer may move, though Jittor lists it among the parameters."""
+        return hasattr(self.var, "persistent")
+
+    @property
     def hidden(self) -> bool:
         return self.reason == HIDDEN
 
@@ -104,7 +110,15 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
         raise ValueError(f"pack {pack!r} is none of {', '.join(PACKED)}")
     places: dict[int, list[Place]] = {}
     variables: dict[int, jt.Var] = {}
-    for place, var in walk(model):
+    seen = {id(module) for module in model.modules()}
+
+    def check(module: nn.Module, way: Way) -> None:
+        refuse_weight_norm(module, way)
+        if not way.hidden:
+            refuse_requires_grad(module, way)
+            refuse_hidden_dropout(module, way, id(module) in seen)
+
+    for place, var in walk(model, check=check):
         variables[id(var)] = var
         known = places.setdefault(id(var), [])
         if not any(place.module is other.module and place.attribute == other.attribute for other in known):
@@ -119,7 +133,8 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
         where.sort(key=lambda place: place.name != name)  # the one that the state dict names comes first
         if key in names:
             where = [place for place in where if not place.hidden]
-            gradient = (key in stopped_by_eval or not var.is_stop_grad()) and where[0].attribute not in STATISTICS
+            moves = key in stopped_by_eval or not var.is_stop_grad()
+            gradient = moves and where[0].attribute not in STATISTICS and not hasattr(var, "persistent")
             kind, reason = classified(where, gradient, heads.get(key), train_bn)
             if kind == OWNED and pack != "all" and isinstance(where[0].module, CONVOLUTIONS) != (pack == "conv"):
                 kind, reason = SHARED, f"{reason}, and only {PACKED[pack]}s are packed"
@@ -148,9 +163,13 @@ class Way:
     hidden: bool = False
 
 
-def walk(thing, way: Way = Way(), seen: set | None = None) -> Iterator[tuple[Place, jt.Var]]:
+Check = Callable[[nn.Module, Way], None]
+
+
+def walk(thing, way: Way = Way(), seen: set | None = None,
+         check: Check = lambda module, way: None) -> Iterator[tuple[Place, jt.Var]]:
     """Every Var at or below `thing`, in modules, lists, tuples and dictionaries, with its place; once
-    for each place. Raises ValueError for a layer under weight_norm."""
+    for each place. `check` is called for every module on the way."""
     seen = set() if seen is None else seen
     if isinstance(thing, jt.Var):
         yield Place(way.module, way.attribute, way.path, way.hidden), thing
@@ -159,15 +178,15 @@ def walk(thing, way: Way = Way(), seen: set | None = None) -> Iterator[tuple[Pla
         return
     seen.add(id(thing))
     if isinstance(thing, nn.Module):
-        refuse_weight_norm(thing, way.path)
+        check(thing, way)
         for key, value in entries_of(thing).items():
             hidden = not isinstance(value, nn.Module) and str(key).startswith("_")
             here = Way((*way.path, str(key)), thing, str(key), way.hidden or hidden)
-            yield from walk(value, here, seen)
+            yield from walk(value, here, seen, check)
         return
     for key, value in list(thing.items() if isinstance(thing, dict) else enumerate(thing)):
         here = Way((*way.path, str(key)), way.module, "", way.hidden)
-        yield from walk(value, here, seen)
+        yield from walk(value, here, seen, check)
 
 
 def entries_of(module: nn.Module) -> dict:
@@ -183,13 +202,28 @@ def entries_of(module: nn.Module) -> dict:
     return entries
 
 
-def refuse_weight_norm(module: nn.Module, path: tuple[str, ...]) -> None:
+def refuse_weight_norm(module: nn.Module, way: Way) -> None:
     hook = vars(module).get("__fhook2__")
     if isinstance(hook, WeightNorm):
-        name = ".".join((*path, hook.name))
+        name = ".".join((*way.path, hook.name))
         raise ValueError(f"{name} cannot be packed: weight_norm computes it anew from {name}_g and "
                          f"{name}_v in every pass, so that no single weight of it can be freed or "
                          "frozen. Pack the network without weight_norm.")
+
+
+def refuse_requires_grad(module: nn.Module, way: Way) -> None:
+    if vars(module).get("_requires_grad") is False:
+        name = ".".join(way.path) or "the network"
+        raise ValueError(f"{name} cannot be packed: Jittor's requires_grad_(False) stops the gradient "
+                         "of the layers before it too, and weight decay moves its weights all the same. "
+                         "Call stop_grad() of each of its parameters instead.")
+
+
+def refuse_hidden_dropout(module: nn.Module, way: Way, seen: bool) -> None:
+    if isinstance(module, (nn.Dropout, nn.Dropout2d, nn.DropPath)) and not seen:
+        raise ValueError(f"{'.'.join(way.path)} would never drop anything: Jittor does not see it there, "
+                         "in a plain list or dictionary, and a new dropout is off until it is put in "
+                         "training mode. Use nn.ModuleList.")
 
 
 def role(place: Place) -> str:
@@ -215,7 +249,8 @@ def classified(places: list[Place], gradient: bool, task: str | None, train_bn: 
         statistic = "running statistic of " if first.attribute in STATISTICS else ""
         return PRIVATE if train_bn else SHARED, statistic + kind + tied
     if not gradient:
-        return SHARED, f"takes no gradient: {kind}{tied}"
+        what = "a buffer of" if hasattr(first.var, "persistent") else "takes no gradient:"
+        return SHARED, f"{what} {kind}{tied}"
     if roles == {"weight"}:
         return OWNED, f"weight of {kind}{tied}"
     if roles == {"weight", "embedding"}:

@@ -117,6 +117,54 @@ def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
     assert "is not the one that the run was made with" in capsys.readouterr().err
 
 
+HABITS = """
+    import numpy as np
+    import jittor as jt
+
+    class Net(nn.Module):
+        def __init__(self):
+            self._stem, self._bn = nn.Conv(3, 4, 24), nn.BatchNorm(4)
+            self._drop, self._fc = nn.Dropout(0.2), nn.Linear(4, 8)
+            self.last = nn.Linear(8, 2)
+            self.register_buffer("scale", jt.array(np.float32([0.5, 1.5, 2, 1 / 3])))
+            self.register_buffer("mask", jt.array(np.uint8([1, 1, 0, 1])))
+
+        def execute(self, x):
+            x = nn.relu(self._bn(self._stem(x)))[:, :, 0, 0] * self.scale * self.mask
+            return self.last(nn.relu(self._fc(self._drop(x))))
+
+    def build():
+        net = Net()
+        net.eval()
+        for parameter in net._fc.parameters():
+            parameter.assign(jt.ones(parameter.shape) * 0.1)
+            parameter.stop_grad()
+        net.train()
+        return net
+    """
+
+
+def test_a_run_with_a_network_by_somebody_who_knows_pytorch(data, tmp_path, capsys):
+    """Buffers and what its author froze stay to the bit, in the baselines too; the last batch of one
+    image, of which the batch norm sees one value, is left out, and that is said once for each task."""
+    arch, output = write(tmp_path / "my_net.py", HABITS), tmp_path / "out"
+    assert main.main(options(data, output, "--arch", arch, "--image-size", "24", "--batch-size", "11",
+                             "--num-epochs-per-task", "4", "--baselines", "lwf", "joint")) == 0
+    tensors = load_file(output / "packnet.safetensors")
+    assert (tensors["trunk.scale"] == np.float32([0.5, 1.5, 2, 1 / 3])).all()
+    assert tensors["trunk.mask"].tolist() == [1, 1, 0, 1]
+    assert {name for name in tensors if name.startswith("owner.")} == {"owner.trunk._stem.weight"}
+    assert (tensors["trunk._fc.weight"] == np.float32(0.1)).all()
+    assert (tensors["trunk._fc.bias"] == np.float32(0.1)).all()
+    log = (output / "log.txt").read_text()
+    said = [line.split(":")[0] for line in log.splitlines()
+            if "the last batch of an epoch is one image, of which the batch norm trunk._bn sees" in line]
+    assert said == ["base, train 1/1", "base, retrain 1/1", *["lwf"] * 4, "joint"]  # else it stands still
+    assert [task["max_logit_change"] for task in results_of(output)["tasks"]] == [0.0, 0.0]
+    assert main.main(options(data, tmp_path / "x", "--arch", arch, "--image-size", "24", "--batch-size", "1")) == 2
+    assert "every batch is one image, of which the batch norm trunk._bn sees one value" in capsys.readouterr().err
+
+
 def test_a_task_is_added_to_a_network_of_ones_own(data, tmp_path, capsys):
     arch, before, after = write(tmp_path / "my_net.py", PLAIN), tmp_path / "before", tmp_path / "after"
     assert main.main(options(data, before, "--arch", arch, "--image-size", "24")) == 0
@@ -228,7 +276,13 @@ def test_a_dry_run_needs_no_data_and_no_weights(tmp_path):
          weight_norm(net[2], "weight", -1)
          return net
      """, "weight_norm computes it anew"),
-], ids=["syntax", "list", "weight_norm"])
+    ("""
+     def build():
+         net = nn.Sequential(nn.Conv(3, 4, 24), nn.Flatten(), nn.Linear(4, 2))
+         net[0].requires_grad_(False)
+         return net
+     """, "0 cannot be packed: Jittor's requires_grad_(False)"),
+], ids=["syntax", "list", "weight_norm", "requires_grad_"])
 @pytest.mark.parametrize("dry", [True, False])
 def test_a_network_that_cannot_be_packed_ends_with_code_2(data, tmp_path, body, message, dry, capsys):
     arch = write(tmp_path / "net.py", body)
