@@ -6,11 +6,12 @@
     net.select("cubs")
     logits = net(images)            # float32 [B, 3, 224, 224] -> [B, 200]
 
-The paper's four: VGG-16 with and without batch norm, ResNet-50 and DenseNet-121; and slim ones of each kind to try
-things out in seconds. VGG-16's trunk is its 13 convolutions and fc6, fc7: 15 prunable layers, 134,248,128 weights.
-ResNet, DenseNet and whatever else Jittor's model zoo has are the zoo's without their last layer (trunks/zoo.py); the vision
-transformer is trunks/vit.py, a network of the user's own trunks/own.py. Jittor's batch norm keeps the variance of a
-batch as it is in its running statistics, PyTorch's multiplies it by n / (n - 1). Parameters of the trunk have
+The paper's four: VGG-16 with and without batch norm, ResNet-50 and DenseNet-121; and slim ones of
+each kind to try things out in seconds. VGG-16's trunk is its 13 convolutions and fc6, fc7: 15
+prunable layers, 134,248,128 weights. ResNet, DenseNet and whatever else Jittor's model zoo has are
+the zoo's without their last layer (trunks/zoo.py); the vision transformer is trunks/vit.py, a
+network of the user's own trunks/own.py. Jittor's batch norm keeps the variance of a batch as it is
+in its running statistics, PyTorch's multiplies it by n / (n - 1). Parameters of the trunk have
 torchvision's names below `trunk.`, heads are `heads.<task>.{weight,bias}`.
 """
 from collections.abc import Callable
@@ -79,7 +80,8 @@ ARCHITECTURES = _zoo() | {
     # For images of 32 x 32 from scratch, as Hung et al. compare on CIFAR-100 (CPG, NeurIPS 2019).
     "vgg16-bn-cifar": VGGShape(VGG16, pooled=1, hidden=4096, dropout=0.0, batch_norm=True),
     "mlp": MLPShape(side=28, hidden=400),  # for digits
-    # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying things out.
+    # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying
+    # things out.
     "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"),
                            pooled=7, hidden=64, dropout=0.5),
     # For the demo and the tests: small images, seconds on a laptop.
@@ -93,7 +95,8 @@ ARCHITECTURES = _zoo() | {
 
 
 class VGG(nn.Module):
-    """Simonyan & Zisserman's network up to fc7: float32 [B, 3, S, S] -> [B, hidden]. Names as in torchvision."""
+    """Simonyan & Zisserman's network up to fc7: float32 [B, 3, S, S] -> [B, hidden]. Names as in
+    torchvision."""
 
     def __init__(self, shape: VGGShape) -> None:
         layers, channels = [], 3
@@ -138,8 +141,9 @@ TRUNKS = {VGGShape: VGG, ViTShape: ViT, MLPShape: MLP}
 class MultiHead(nn.Module):
     """A trunk and one linear head per task; `select` says which head the next calls use.
 
-    `trunk` is any module with images in and float32 [B, num_features] out. `shape`: its entry of ARCHITECTURES; `last`: the name
-    of the layer that the heads have replaced in it, "" for none; `make_head(num_features, num_classes)` gives a head.
+    `trunk` is any module with images in and float32 [B, num_features] out. `shape`: its entry of
+    ARCHITECTURES; `last`: the name of the layer that the heads have replaced in it, "" for none;
+    `make_head(num_features, num_classes)` gives a head.
     """
 
     def __init__(self, trunk: nn.Module, num_features: int, last: str = "", shape: "VGGShape | MLPShape | Zoo | ViTShape | None" = None,
@@ -159,7 +163,8 @@ class MultiHead(nn.Module):
 
     @property
     def exported_head(self) -> str:
-        """The name of a head as the last layer of a plain network: of a trunk that gives features, one that none of its layers has."""
+        """The name of a head as the last layer of a plain network: of a trunk that gives features,
+        one that none of its layers has."""
         name = self.last or "head"
         while any(parameter.startswith(f"trunk.{name}.") for parameter in self.state_dict()):
             name += "_"
@@ -175,7 +180,8 @@ class MultiHead(nn.Module):
         self.task = str(task)
 
     def share_batch(self, part: int, parts: int) -> None:
-        """The next batches are the part `part` of `parts` equal ones; other processes have the rest."""
+        """The next batches are the part `part` of `parts` equal ones; other processes have the
+        rest."""
         if (part, parts) == self.shared:
             return
         self.shared = part, parts
@@ -188,10 +194,12 @@ class MultiHead(nn.Module):
 
 
 def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHead:
-    """A network of ARCHITECTURES, or of the user's own (`my_net.py:build`), with random weights and no heads.
+    """A network of ARCHITECTURES, or of the user's own (`my_net.py:build`), with random weights and
+    no heads.
 
-    `last`, `image_size`: for a network of the user's own, the layer that heads replace (trunks/own.py) and the images that it
-    must take. Raises ConfigError where that one cannot be used.
+    `last`, `image_size`: for a network of the user's own, the layer that heads replace
+    (trunks/own.py) and the images that it must take. Raises ConfigError where that one cannot be
+    used.
     """
     if own(arch):
         trunk = own_networks.make(*own(arch))
@@ -208,10 +216,11 @@ def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHea
 
 
 def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "") -> None:
-    """Load a whole classifier of the trunk's architecture; its layer `last` (default: net.last) becomes the head of task `head`.
+    """Load a whole classifier of the trunk's architecture; its layer `last` (default: net.last)
+    becomes the head of task `head`.
 
-    `path`: any file of weights that storage/pretrained.py reads, with torchvision's or timm's names. Raises WeightsError with what
-    differs if names or shapes do.
+    `path`: any file of weights that storage/pretrained.py reads, with torchvision's or timm's
+    names. Raises WeightsError with what differs if names or shapes do.
     """
     trunk = {name: tuple(parameter.shape) for name, parameter in net.trunk.state_dict().items()}
     wanted = Wanted(trunk, last or net.last, net.num_features, net.make_head is PooledConv,
@@ -224,8 +233,8 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "")
 
 
 def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:
-    """The parameters of the trunk and of the head of `task` as they are, as a file of torchvision's names them: the head is the last
-    layer. The reverse of load_pretrained."""
+    """The parameters of the trunk and of the head of `task` as they are, as a file of torchvision's
+    names them: the head is the last layer. The reverse of load_pretrained."""
     head, last = f"heads.{task}.", f"{net.exported_head}."
     tensors = {last + name.removeprefix(head) if name.startswith(head) else name.removeprefix("trunk."): parameter
                for name, parameter in net.state_dict().items() if name.startswith(("trunk.", head))}
@@ -235,7 +244,8 @@ def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:
 
 
 def assign(net: nn.Module, tensors: dict, source: str | Path) -> None:
-    """Set all parameters of `net`, past any freezing. Raises WeightsError unless names and shapes are the same."""
+    """Set all parameters of `net`, past any freezing. Raises WeightsError unless names and shapes
+    are the same."""
     parameters = net.state_dict()
     differences = [f"{name} is missing" for name in parameters if name not in tensors]
     differences += [f"{name} is not part of the network" for name in tensors if name not in parameters]

@@ -1,8 +1,10 @@
-"""What stands in front of a parameter's own `update`, the one door through which every optimizer of Jittor writes a step.
+"""What stands in front of a parameter's own `update`, the call by which every optimizer of Jittor
+writes a step.
 
-A deep copy of a network is frozen like the network: Jittor copies the numbers of a Var, and here what holds it is copied too.
-Calling `eval` and `train` freezes and thaws nothing. Loading a state dict is no step: it sets every value, frozen or not, where Jittor's own way through `update` would drop
-them without a word.
+A deep copy of a network is frozen like the network: Jittor copies the numbers of a Var, and here
+what holds it is copied too. Calling `eval` and `train` freezes and thaws nothing. Loading a state
+dict is no step: it sets every value, frozen or not, where Jittor's own way through `update` would
+drop them without a word.
 """
 import contextlib
 import copy
@@ -18,9 +20,11 @@ from jittor import nn
 
 @dataclass
 class Hold:
-    """The `update` of a held parameter: `rule(parameter, new value, *arguments)`, which may write some of the value, or nothing.
+    """The `update` of a held parameter: `rule(parameter, new value, *arguments)`, which may write
+    some of the value, or nothing.
 
-    The parameter is looked up as `attribute` of `module`: it must not refer to itself, since Jittor's Vars are not collected.
+    The parameter is looked up as `attribute` of `module`: it must not refer to itself, since
+    Jittor's Vars are not collected.
     """
     rule: Callable
     module: "weakref.ref | None" = None
@@ -28,25 +32,32 @@ class Hold:
     arguments: tuple = ()
 
     def __call__(self, new: jt.Var):
-        return self.rule(getattr(self.module(), self.attribute) if self.module else None, new, *self.arguments)
+        parameter = getattr(self.module(), self.attribute) if self.module else None
+        return self.rule(parameter, new, *self.arguments)
 
     def copied(self, memo: dict) -> "Hold | None":
-        """The same for the copy of the module; None where the parameter is copied without its module: that copy is a plain array."""
+        """The same for the copy of the module; None where the parameter is copied without its
+        module: that copy is a plain array."""
         if not self.module:
             return Hold(self.rule)
         module = memo.get(id(self.module()))
-        return module and Hold(self.rule, weakref.ref(module), self.attribute, copy.deepcopy(self.arguments, memo))
+        if not module:
+            return None
+        arguments = copy.deepcopy(self.arguments, memo)
+        return Hold(self.rule, weakref.ref(module), self.attribute, arguments)
 
 
 def hold(module: nn.Module, attribute: str, rule: Callable, *arguments) -> None:
-    """From now on the parameter `module.attribute` takes steps by `rule`. A second call replaces the first."""
+    """From now on the parameter `module.attribute` takes steps by `rule`. A second call replaces
+    the first."""
     getattr(module, attribute).update = Hold(rule, weakref.ref(module), attribute, arguments)
 
 
 def fix(parameter: jt.Var) -> None:
     """From now on no optimizer, and no batch norm, moves any entry of `parameter`.
 
-    The step is computed all the same: momentum that nothing asks for would pile up in Jittor's graph, step by step.
+    The step is computed all the same: momentum that nothing asks for would pile up in Jittor's
+    graph, step by step.
     """
     parameter.update = Hold(_computed)
 
@@ -82,8 +93,9 @@ def _teach_jittor() -> None:
 
     def deepcopy(parameter: jt.Var, memo: dict) -> jt.Var:
         twin = plain_copy(parameter, memo)
-        if held(parameter) and (again := held(parameter).copied(memo)):
-            twin.update = again
+        hold_of_copy = held(parameter) and held(parameter).copied(memo)
+        if hold_of_copy:
+            twin.update = hold_of_copy
         if hasattr(parameter, "persistent"):
             twin.persistent = parameter.persistent  # the copy of a buffer is a buffer
         return twin

@@ -1,4 +1,5 @@
-"""Masks that the caller keeps: {parameter name: bool array or Var}, True where a task keeps the weight.
+"""Masks that the caller keeps: {parameter name: bool array or Var}, True where a task keeps the
+weight.
 
 Several may be given as a list, or as {task: masks}; None stands for none.
 """
@@ -24,14 +25,16 @@ def as_list(masks: SeveralMasks) -> list[Masks]:
 
 
 def protected(weights: dict[str, jt.Var], masks: SeveralMasks) -> dict[str, jt.Var]:
-    """{parameter name: uint8 Var in the weight's shape, 1 where any mask keeps the weight, else 0} of all `weights`.
+    """{parameter name: uint8 Var in the weight's shape, 1 where any mask keeps the weight, else 0}
+    of all `weights`.
 
     Raises ValueError for a mask that fits none of them."""
     masks = as_list(masks)
     for mask in masks:
         for name, values in mask.items():
             if name not in weights:
-                raise ValueError(f"mask {name!r} belongs to no convolution or linear layer of the model")
+                raise ValueError(f"mask {name!r} belongs to no convolution or linear layer of the "
+                                 "model")
             if list(values.shape) != list(weights[name].shape):
                 raise ValueError(f"mask {name!r} has shape {list(values.shape)}, "
                                  f"the weight {list(weights[name].shape)}")

@@ -214,8 +214,8 @@ class Config(WhatIsPacked):
 
     def packnet_options(self) -> dict:
         """The options of the run's pruning.PackNet."""
-        return dict(train_biases=self.train_biases, train_bn=self.train_bn, fresh_weights=self.free_weights, pack=self.pack,
-                    prune=self.prune)
+        return dict(train_biases=self.train_biases, train_bn=self.train_bn,
+                    free_weights=self.free_weights, packed_layers=self.pack, pruned_units=self.prune)
 
 
 def shown(value) -> str:

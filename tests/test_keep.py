@@ -66,7 +66,8 @@ def test_held_out_images_are_in_one_part_only_prepared_as_test_images(image_root
     assert (loaders["train"].num_images, loaders["validation"].num_images, loaders["test"].num_images) == (9, 3, 6)
     assert not loaders["validation"].train and loaders["train"].train
     assert loaders["train"].labels.tolist() == split.labels[rest].tolist()
-    (image_root / split.folder / split.paths[part[0]]).exists()
+    held_out = set(loaders["validation"].labels.tolist())
+    assert held_out == {0, 1, 2} and all((split.folder / split.paths[row]).is_file() for row in part)
     from images.preprocess import preparation, preprocess
     shown = np.concatenate([images for images, _, _ in loaders["validation"].host_batches()])
     expected = np.stack([preprocess(split.folder / split.paths[row], preparation(name, "test"), 48) for row in part])

@@ -48,10 +48,11 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     assert {"arch", "device", "seconds", "config", "accuracy_matrix", "tasks"} <= results.keys()
     assert results["arch"] == "vgg-slim" and results["device"] == "cpu" and results["seconds"] > 0
     assert [task["name"] for task in results["tasks"]] == ["cubs", "cars", "flowers"]
+    log = (output / "log.txt").read_text()
     for number, task in enumerate(results["tasks"]):
         assert task["max_logit_change"] == 0.0 and task["num_classes"] == 3
-        for key in ("top1_before_prune", "top1_after_prune", "top1_after_finetune", "top1_final", "top1_best_epoch"):
-            assert 0 <= task[key] <= 100
+        line = re.search(rf"^{task['name']}: (\S+) % before the prune, (\S+) % after it$", log, re.MULTILINE)
+        assert [f"{task[key]:.2f}" for key in ("top1_before_prune", "top1_after_prune")] == [*line.groups()]
         assert task["top1_final"] == task["top1_after_finetune"] == results["accuracy_matrix"][2][number]
         mine = [h["test_top1"] for h in results["history"] if h["task"] == task["name"]]
         assert len(mine) == 3 and task["top1_before_prune"] == mine[1] and task["top1_best_epoch"] == mine[2]
@@ -69,7 +70,6 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
         if name.startswith("owner."):
             assert owner.dtype == np.uint8 and (tensors[name.removeprefix("owner.")][owner == 0] == 0).all()
 
-    log = (output / "log.txt").read_text()
     assert "not re-trained on imagenet" in log and "last epoch" in log
     assert "24.95" not in log  # the paper's VGG-16 is no match for a slim one
     assert any("24.95" in line and line.startswith("cubs") for line in summary(results | dict(arch="vgg16")))

@@ -96,7 +96,7 @@ def test_the_full_networks_give_pytorchs_logits(arch, side):
 # ---- frozen to the bit, in each network and with each option
 
 @pytest.mark.parametrize("arch, options", [*((arch, {}) for arch in SLIM), ("vgg-bn-slim", dict(train_biases=True, train_bn=True)),
-                                           ("vgg-bn-slim", dict(fresh_weights=0.1))], ids=str)
+                                           ("vgg-bn-slim", dict(free_weights=0.1))], ids=str)
 def test_old_tasks_stay_to_the_bit(arch, options):
     """Momentum, weight decay and batch norm in training mode for the second and third task."""
     net = random_network(arch, tasks="abc")
@@ -158,7 +158,7 @@ def test_what_a_task_has_of_its_own_is_trained_stored_and_put_back(options, own)
 
 def test_free_weights_start_from_zero_or_at_random():
     for fresh in (0.0, 0.1, 1.0):
-        packnet = PackNet(random_network("vgg-slim"), 0.75, fresh_weights=fresh)
+        packnet = PackNet(random_network("vgg-slim"), 0.75, free_weights=fresh)
         packnet.start_task("a")
         packnet.prune("a")
         packnet.start_task("b")

@@ -1,1 +1,2 @@
-"""Where the trunks beside VGG come from: Jittor's model zoo, the vision transformer, a file of the user's own."""
+"""Where the trunks beside VGG come from: Jittor's model zoo, the vision transformer, a file of the
+user's own."""

@@ -12,7 +12,8 @@ largest = pooling.maximum(jt)
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout; a batch of which this process sees one of several equal parts is masked as one process would mask it."""
+    """nn.Dropout; a batch of which this process sees one of several equal parts is masked as one
+    process would mask it."""
     part, parts = 0, 1
 
     def execute(self, x: jt.Var) -> jt.Var:
@@ -24,7 +25,8 @@ class Dropout(nn.Dropout):
 
 
 class Pool(nn.Pool):
-    """nn.Pool, for an image no larger than the kernel, too; as PyTorch's. The maximum on the CPU is one of our own (kernels/pooling.py)."""
+    """nn.Pool, for an image no larger than the kernel, too; as PyTorch's. The maximum on the CPU is
+    one of our own (kernels/pooling.py)."""
 
     def execute(self, x: jt.Var) -> jt.Var:
         if self.op != "maximum":
@@ -45,8 +47,9 @@ class Pool(nn.Pool):
 
 
 class AdaptivePool(nn.Module):
-    """Average pooling to `side` x `side` cells as PyTorch's AdaptiveAvgPool2d: cell i of an axis of n is the mean of the entries
-    from floor(i n / side) to ceil((i + 1) n / side). Jittor's is another where n is no multiple of `side`, and fails below it."""
+    """Average pooling to `side` x `side` cells as PyTorch's AdaptiveAvgPool2d: cell i of an axis of
+    n is the mean of the entries from floor(i n / side) to ceil((i + 1) n / side). Jittor's is
+    another where n is no multiple of `side`, and fails below it."""
 
     def __init__(self, side: int) -> None:
         self.side = side
@@ -71,7 +74,8 @@ class AdaptivePool(nn.Module):
 
 
 class PooledConv(nn.Conv):
-    """A head as SqueezeNet's: a 1x1 convolution, ReLU, and the mean over the image. float32 [B, channels * pixels] -> [B, classes]."""
+    """A head as SqueezeNet's: a 1x1 convolution, ReLU, and the mean over the image. float32 [B,
+    channels * pixels] -> [B, classes]."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__(channels, classes, 1)

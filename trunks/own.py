@@ -1,7 +1,8 @@
-"""A network that a file of the user's own builds: `path/to/my_net.py:build`, a function without arguments that returns a module.
+"""A network that a file of the user's own builds: `path/to/my_net.py:build`, a function without
+arguments that returns a module.
 
-Its last layer makes room for the heads of the tasks; a network without one gives features. The file is run like any Python
-module, so that nothing but the command line may name it.
+Its last layer makes room for the heads of the tasks; a network without one gives features. The file
+is run like any Python module, so that nothing but the command line may name it.
 """
 import importlib.util
 import sys
@@ -19,7 +20,8 @@ from jittor import nn
 
 
 def make(path: Path, function: str) -> nn.Module:
-    """What the function returns. Raises ConfigError where there is none, it fails, or returns no module."""
+    """What the function returns. Raises ConfigError where there is none, it fails, or returns no
+    module."""
     where = f"--arch {path}:{function}"
     spec = importlib.util.spec_from_file_location(f"packnet_own_{path.stem}", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # as for import: dataclasses look a class's module up
@@ -42,10 +44,11 @@ def make(path: Path, function: str) -> nn.Module:
 
 
 def split(model: nn.Module, last: str | None, image_size: int, where: str) -> tuple[str, int]:
-    """Take the last layer out of the network. Returns (its name, "" for none; the features that its heads get).
+    """Take the last layer out of the network. Returns (its name, "" for none; the features that its
+    heads get).
 
-    `last`: its name, "none" for a network that gives features, or None: the linear layer whose output is the network's.
-    Raises ConfigError, for a parameter that cannot be packed too.
+    `last`: its name, "none" for a network that gives features, or None: the linear layer whose
+    output is the network's. Raises ConfigError, for a parameter that cannot be packed too.
     """
     try:
         parameters_of(model)
@@ -93,7 +96,8 @@ def found_last(model: nn.Module, image_size: int, where: str) -> str:
 
 
 def tried(model: nn.Module, image_size: int, where: str) -> jt.Var:
-    """What the network, in test mode, gives for 2 images. Raises ConfigError where it fails, or makes a parameter anew."""
+    """What the network, in test mode, gives for 2 images. Raises ConfigError where it fails, or
+    makes a parameter anew."""
     images = jt.array(np.random.default_rng(0).normal(size=(2, 3, image_size, image_size)).astype(np.float32))
     modes = [(module, vars(module).get("is_train")) for module in model.modules()]
     before = {name: id(parameter) for name, parameter in model.state_dict().items()}

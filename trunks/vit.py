@@ -1,8 +1,9 @@
-"""A vision transformer (Dosovitskiy et al., ICLR 2021, "An Image is Worth 16x16 Words"), with torchvision's layers and names.
+"""A vision transformer (Dosovitskiy et al., ICLR 2021, "An Image is Worth 16x16 Words"), with
+torchvision's layers and names.
 
-Attention is made of linear layers, so that it is packed like the rest: `in_proj`, the three projections in one as torchvision
-stores them (its `in_proj_weight`), and `out_proj`. Class token and position embedding are shared. The position embedding fixes
-the size of the images.
+Attention is made of linear layers, so that it is packed like the rest: `in_proj`, the three
+projections in one as torchvision stores them (its `in_proj_weight`), and `out_proj`. Class token
+and position embedding are shared. The position embedding fixes the size of the images.
 """
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """An encoder layer: attention and an MLP, each on what a layer norm gives, each added to what came in."""
+    """An encoder layer: attention and an MLP, each on what a layer norm gives, each added to what
+    came in."""
 
     def __init__(self, shape: ViTShape) -> None:
         self.ln_1, self.self_attention = nn.LayerNorm(shape.width, eps=1e-6), SelfAttention(shape.width, shape.heads)

@@ -1,4 +1,5 @@
-"""The image classifiers of Jittor's model zoo, as trunks for heads of ours. Names of layers are torchvision's."""
+"""The image classifiers of Jittor's model zoo, as trunks for heads of ours. Names of layers are
+torchvision's."""
 import toolchain
 from trunks.layers import AdaptivePool, Dropout, Pool, put
 
@@ -8,7 +9,8 @@ from jittor import models, nn
 # The layer that the heads replace, by the beginning of the network's name.
 LAST = {"alexnet": "classifier.6", "densenet": "classifier", "googlenet": "fc", "inception": "fc", "mnasnet": "classifier.1",
         "mobilenet": "classifier.1", "res": "fc", "wide_resnet": "fc", "shufflenet": "fc", "squeezenet": "classifier.1"}
-# Classifiers half-way that help to train from scratch: nothing of their output is used here, or by torchvision in a test.
+# Classifiers half-way that help to train from scratch: nothing of their output is used here, or by
+# torchvision in a test.
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 # Jittor's file of weights, where it is not called after the network.
 FILES = {"res2net50": "res2net50_26w_4s.pkl", "res2net101": "res2net101_26w_4s.pkl"}
@@ -32,7 +34,8 @@ def make(name: str) -> nn.Module:
 
 
 def refitted(model: nn.Module) -> nn.Module:
-    """With layers of ours where Jittor's cannot take small images, or know nothing of several processes."""
+    """With layers of ours where Jittor's cannot take small images, or know nothing of several
+    processes."""
     for place, layer in model.named_modules():
         if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
             put(model, place, AdaptivePool(layer.output_size[0]))

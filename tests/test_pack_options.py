@@ -64,7 +64,7 @@ def values(packnet):
 @pytest.mark.parametrize("pack", ["conv", "fc"])
 def test_what_is_not_packed_moves_with_the_first_task_only(pack):
     net = networks.build("vgg-slim", image_size=16)
-    packnet = PackNet(net, 0.5, pack=pack)
+    packnet = PackNet(net, 0.5, packed_layers=pack)
     weights = {name for name in values(packnet) if name.endswith("weight")}
     packed = {name for name in weights if ("features" in name) == (pack == "conv")}
     assert set(packnet.owners) == packed
@@ -95,7 +95,7 @@ def test_what_is_not_packed_moves_with_the_first_task_only(pack):
 def test_filters_through_the_whole_of_packnet():
     """Whole outputs are free after each prune, and the first task's logits stay to the bit."""
     net = networks.build("vgg-slim", image_size=16)
-    packnet, logits = PackNet(net, 0.5, prune="filters"), []
+    packnet, logits = PackNet(net, 0.5, pruned_units="filters"), []
     for number, task in enumerate("ab"):
         net.add_head(task, 4)
         packnet.train_task(task, batches(number), 1, lr=0.05)
@@ -110,8 +110,9 @@ def test_filters_through_the_whole_of_packnet():
 
 
 @pytest.mark.parametrize("options, says", [
-    (dict(pack="fc"), "no linear layer that could be pruned"), (dict(pack="x"), "pack 'x' is none of all, conv, fc"),
-    (dict(prune="x"), "prune 'x' is neither weights nor filters")])
+    (dict(packed_layers="fc"), "no linear layer that could be pruned"),
+    (dict(packed_layers="x"), "packed_layers 'x' is none of all, conv, fc"),
+    (dict(pruned_units="x"), "pruned_units 'x' is neither weights nor filters")])
 def test_options_that_mean_nothing_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         PackNet(networks.build("resnet-slim"), **options)
