@@ -6,7 +6,7 @@ saves and resumes: runs/. What is measured: runs/results.py. The algorithm itsel
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -139,8 +139,47 @@ def train(run: Run, method: Method, task: str, phase: Phase, number: int,
     # shuffle, crops and flips follow from it
     loader.epoch = run.seed(*method.prefix, task, phase.name, number)
     loss_of = method.loss(run, phase) or cross_entropy
-    tell = run.log if number == 0 else None
-    return train_epoch(run.net, loss_of, loader, optimizer, title, tell)
+    tell = run.log if number == 0 else lambda line: None
+    return train_epoch(run.net, loss_of, Learnable(loader, run.net, title, tell), optimizer, title)
+
+
+class Learnable:
+    """The batches of `loader` from which `net` can learn: all but those of one image of which a
+    batch norm would see one value per channel; `tell` is told which norm.
+
+    Raises ConfigError at the end of an epoch of which nothing is left.
+    """
+
+    def __init__(self, loader: Iterable, net: MultiHead, title: str,
+                 tell: Callable[[str], None]) -> None:
+        self.loader = loader
+        self.net = net
+        self.title = title
+        self.tell = tell
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[jt.Var, jt.Var]]:
+        left, starved = 0, None
+        for images, labels in self.loader:
+            name = starved_norm(self.net, images, part_of(self.loader))
+            if name:
+                starved = name
+            else:
+                left += 1
+                yield images, labels
+        if starved and not left:
+            raise ConfigError(f"{self.title}: every batch is one image, of which the batch norm "
+                              f"{starved} sees one value per channel: nothing can be learned. Take "
+                              "larger batches (--batch-size), or larger images (--image-size).")
+        if starved:
+            self.tell(f"{self.title}: the last batch of an epoch is one image, of which the batch "
+                      f"norm {starved} sees one value per channel; it is left out, another image in "
+                      "each epoch.")
 
 
 def cross_entropy(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
@@ -150,25 +189,18 @@ def cross_entropy(net: MultiHead, images: jt.Var, labels: jt.Var) -> tuple[jt.Va
 
 
 def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.Optimizer,
-                title: str,
-                tell: Callable[[str], None] | None = None) -> tuple[float, float]:
+                title: str) -> tuple[float, float]:
     """One epoch. Returns the mean loss per image and the top-1 accuracy in percent, both as seen
     while training.
 
-    A batch of one image of which a batch norm would see one value per channel is left out; `tell`
-    is told so. Under mpirun every process computes its part of a batch (dataset.Loader). Raises
-    TrainingError when the loss, or after the epoch a weight, is NaN or infinite, and ConfigError
-    where every batch would be left out.
+    Under mpirun every process computes its part of a batch (dataset.Loader). Raises TrainingError
+    when the loss, or after the epoch a weight, is NaN or infinite.
     """
     loss_sum, hits = jt.zeros(1), jt.zeros(1)
     seen = 0
-    starved = None
     bar = Progress(loader, title, unit="batch")
     for step, (images, labels) in enumerate(bar):
         part, parts = part_of(loader)
-        if name := starved_norm(net, images, (part, parts)):
-            starved = name
-            continue
         net.share_batch(part, parts)
         loss, logits = loss_of(net, images, labels)
         optimizer.step(loss)
@@ -181,13 +213,6 @@ def train_epoch(net: MultiHead, loss_of: Loss, loader: Iterable, optimizer: nn.O
         if step % CHECK_EVERY == 0:
             mean = mean_loss(loss_sum, seen, title, optimizer)
             bar.set_postfix(loss=f"{mean:.3f}", refresh=False)  # shown with the bar's next turn
-    if not seen:
-        raise ConfigError(f"{title}: every batch is one image, of which the batch norm {starved} "
-                          "sees one value per channel: nothing can be learned. Take larger batches "
-                          "(--batch-size), or larger images (--image-size).")
-    if starved and tell:
-        tell(f"{title}: the last batch of an epoch is one image, of which the batch norm {starved} "
-             "sees one value per channel; it is left out, another image in each epoch.")
     mean = mean_loss(loss_sum, seen, title, optimizer)
     moved = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
     if not all(map(finite, moved)):

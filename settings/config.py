@@ -51,10 +51,11 @@ class WhatIsPacked:
     task_list: list[str] = setting(["cubs", "cars", "flowers"], "data sets to add, in this order: cubs, cars, flowers, "
                                    "or any folder X of the data root with X/{train,test}/<class>/")
     pruning_ratios: list[float | str] = setting([], "fraction of its weights each task gives up, one per task; 0 keeps all; auto finds it "
-                                                "(--max-drop), equal gives all the same number of weights (--tasks-to-come); one word "
+                                                "(--max-drop), equal gives all the same share of the weights (--tasks-to-come), less "
+                                                "those that a task's training has left at exactly 0, which later tasks get; one word "
                                                 "stands for all tasks (default: 0.75 for each)", kind=ratio)
     max_drop: float = setting(1.0, "with auto: how many percentage points of accuracy on the validation part a prune may cost")
-    tasks_to_come: int = setting(0, "with equal: how many tasks are to be added later, for which the same number of weights is left")
+    tasks_to_come: int = setting(0, "with equal: how many tasks are to be added later, for which the same share of the weights is left")
     initial_pruning_ratio: float = setting(0.5, "the same for the pretrained network, before the first task "
                                                 "(the first Jittor implementation: 0.75)")
     base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "

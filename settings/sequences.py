@@ -25,7 +25,7 @@ CIFAR100_20 = _from_scratch(
     CIFAR100, 0.6, [0.6] * 19, arch="vgg16-bn-cifar", image_size=32, crop="padded", normalise="own", train_biases=True, train_bn=True,
     nesterov=True, weight_decay=4e-5, weight_decay_on="packed", lr_decay_at=[50, 80], **_schedule((100, 1e-2), (30, 1e-3), 25))
 
-# Ours: a multi-layer perceptron, and every task keeps the same number of weights.
+# Ours: a multi-layer perceptron, and every task keeps the same share of the weights.
 DIGITS = dict(arch="mlp", image_size=28, crop="whole", normalise="own", **_schedule((4, 1e-2), (2, 1e-3), 2))
 MNIST_5 = _from_scratch(PAIRS, 0.8, ["equal"] * 4, **DIGITS)
 MNIST_PERMUTED_10 = _from_scratch(PERMUTED_MNIST, 0.9, ["equal"] * 9, **DIGITS)

@@ -508,6 +508,40 @@ def test_capacity_counts_what_is_owned():
     assert packnet.capacity()[1]["owned_weights"] == counted
 
 
+@pytest.mark.parametrize("idle", [0.0, 0.8])
+def test_equal_shares_are_equal_but_for_weights_that_never_moved(idle):
+    """`equal` for three tasks prunes by 2/3, 1/2 and not at all. Weights that the second leaves at 0,
+    `idle` of its own, are ties at the cut-off: it keeps those that moved, the third gets the rest."""
+    from settings.config import Config
+    ratios = Config(task_list=["a", "b", "c"], pruning_ratios=["equal"]).ratios()
+    packnet = PackNet(nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)))
+    rng = np.random.default_rng(0)
+    for task, ratio in zip("abc", ratios):
+        packnet.start_task(task)
+        k = len(packnet.tasks)
+        for name, weight in packnet.weights.items():
+            mine = packnet.owners[name].numpy() == k
+            new = rng.uniform(0.1, 1, weight.shape).astype(np.float32)
+            if task == "b":
+                new[np.where(mine)[0][:round(idle * mine.sum())], np.where(mine)[1][:round(idle * mine.sum())]] = 0
+            weight.assign(jt.array(np.where(mine, new, weight.numpy())))
+        if ratio:
+            packnet.prune(task, ratio)
+    shares = [row["measured_used"] for row in packnet.capacity()]
+    expected = [1 / 3, 1 / 3, 1 / 3] if not idle else [1 / 3, 2 / 3 * 0.2, 2 / 3 * 0.8]
+    assert np.allclose(shares, expected, atol=1e-3) and sum(shares) == 1
+
+
+def test_the_default_learning_rates_are_those_of_the_two_documents():
+    import inspect
+
+    from settings.config import Config
+    parameters = inspect.signature(PackNet.train_task).parameters
+    assert parameters["lr"].default == 0.01 and Config().initial_lr == 0.001
+    assert parameters["momentum"].default == Config().momentum == 0.9
+    assert "0.01" in PackNet.train_task.__doc__ and "0.001" in PackNet.train_task.__doc__
+
+
 # ---- masks in, masks out
 
 def test_prune_model_protects_previous_masks():
