@@ -63,32 +63,42 @@ class Zoo:
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 VGG13 = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
-VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512, 512, 512, "M")
+VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M",
+         512, 512, 512, 512, "M")
 
 
 def _zoo() -> dict[str, VGGShape | Zoo]:
     """Every network of Jittor's zoo under its name there; its VGGs are ours."""
     vggs = {"vgg11": VGG11, "vgg13": VGG13, "vgg16": VGG16, "vgg19": VGG19}
-    return {name: VGGShape(vggs[name[:5]], pooled=7, hidden=4096, dropout=0.5, pretrained=f"{name}.pkl", batch_norm=name.endswith("_bn"))
-            if name.startswith("vgg") else
-            Zoo(lambda name=name: zoo.make(name), zoo.last_of(name), zoo.FILES.get(name, f"{name}.pkl"), zoo.AUXILIARY.get(name, ()))
-            for name in ZOO}
+    shapes = {}
+    for name in ZOO:
+        if name.startswith("vgg"):
+            shapes[name] = VGGShape(vggs[name[:5]], pooled=7, hidden=4096, dropout=0.5,
+                                    pretrained=f"{name}.pkl", batch_norm=name.endswith("_bn"))
+        else:
+            shapes[name] = Zoo(lambda name=name: zoo.make(name), zoo.last_of(name),
+                               zoo.FILES.get(name, f"{name}.pkl"), zoo.AUXILIARY.get(name, ()))
+    return shapes
 
 
 ARCHITECTURES = _zoo() | {
-    "vgg16-bn": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16_bn.pkl", batch_norm=True),
+    "vgg16-bn": VGGShape(VGG16, pooled=7, hidden=4096, dropout=0.5, pretrained="vgg16_bn.pkl",
+                         batch_norm=True),
     # For images of 32 x 32 from scratch, as Hung et al. compare on CIFAR-100 (CPG, NeurIPS 2019).
     "vgg16-bn-cifar": VGGShape(VGG16, pooled=1, hidden=4096, dropout=0.0, batch_norm=True),
     "mlp": MLPShape(side=28, hidden=400),  # for digits
     # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying
     # things out.
-    "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"),
-                           pooled=7, hidden=64, dropout=0.5),
+    "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M",
+                            64, 64, 64, "M"), pooled=7, hidden=64, dropout=0.5),
     # For the demo and the tests: small images, seconds on a laptop.
     "vgg-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2),
-    "vgg-bn-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2, batch_norm=True),
-    "resnet-slim": Zoo(lambda: models.resnet.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=16), "fc"),
-    "densenet-slim": Zoo(lambda: zoo.refitted(models.densenet.DenseNet(12, (2, 2, 2, 2), 16)), "classifier"),
+    "vgg-bn-slim": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=6, hidden=128, dropout=0.2,
+                            batch_norm=True),
+    "resnet-slim": Zoo(lambda: models.resnet.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1],
+                                                    width_per_group=16), "fc"),
+    "densenet-slim": Zoo(lambda: zoo.refitted(models.densenet.DenseNet(12, (2, 2, 2, 2), 16)),
+                         "classifier"),
     "vit_b_16": ViTShape(image_size=224, patch=16, layers=12, heads=12, width=768, hidden=3072),
     "vit-slim": ViTShape(image_size=48, patch=8, layers=3, heads=4, width=64, hidden=128),
 }
@@ -101,16 +111,25 @@ class VGG(nn.Module):
     def __init__(self, shape: VGGShape) -> None:
         layers, channels = [], 3
         for width in shape.convolutions:
-            if width == "M":  # before the ReLU instead of after it: the same values and gradients from a quarter of the pixels
+            if width == "M":
+                # before the ReLU instead of after it: the same values and gradients from a quarter
+                # of the pixels
                 layers.insert(-1, Pool(2, 2, op="maximum"))
-            else:
-                layers += [nn.Conv(channels, width, 3, padding=1), *[nn.BatchNorm(width)] * shape.batch_norm, nn.ReLU()]
-                channels = width
+                continue
+            layers.append(nn.Conv(channels, width, 3, padding=1))
+            if shape.batch_norm:
+                layers.append(nn.BatchNorm(width))
+            layers.append(nn.ReLU())
+            channels = width
         self.features = nn.Sequential(*layers)
         self.avgpool = AdaptivePool(shape.pooled)
         self.classifier = nn.Sequential(
-            nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(), Dropout(shape.dropout),
-            nn.Linear(shape.hidden, shape.hidden), nn.ReLU(), Dropout(shape.dropout))
+            nn.Linear(channels * shape.pooled ** 2, shape.hidden),
+            nn.ReLU(),
+            Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.hidden),
+            nn.ReLU(),
+            Dropout(shape.dropout))
         self.num_features = shape.hidden
         for layer in self.modules():  # He et al.: a deep stack of ReLUs that trains from scratch
             if isinstance(layer, (nn.Conv, nn.Linear)):
@@ -146,10 +165,14 @@ class MultiHead(nn.Module):
     `make_head(num_features, num_classes)` gives a head.
     """
 
-    def __init__(self, trunk: nn.Module, num_features: int, last: str = "", shape: "VGGShape | MLPShape | Zoo | ViTShape | None" = None,
+    def __init__(self, trunk: nn.Module, num_features: int, last: str = "",
+                 shape: "VGGShape | MLPShape | Zoo | ViTShape | None" = None,
                  make_head: Callable[[int, int], nn.Module] = nn.Linear) -> None:
-        self.trunk, self.last, self.shape, self.make_head = trunk, last, shape, make_head
-        self.heads = nn.Sequential()  # a dictionary of modules: keyed by task, never run as a sequence
+        self.trunk = trunk
+        self.last = last
+        self.shape = shape
+        self.make_head = make_head
+        self.heads = nn.Sequential()  # a dictionary of modules by task, never run as a sequence
         self.num_features = num_features
         self.task = None
         self.shared = 0, 1
@@ -176,7 +199,8 @@ class MultiHead(nn.Module):
     def select(self, task: str) -> None:
         """Use the head of `task` from now on. Raises ValueError where it has none."""
         if str(task) not in self.heads.keys():
-            raise ValueError(f"task {task!r} has no head: call add_head({task!r}, num_classes) first")
+            raise ValueError(f"task {task!r} has no head: call add_head({task!r}, num_classes) "
+                             "first")
         self.task = str(task)
 
     def share_batch(self, part: int, parts: int) -> None:
@@ -212,7 +236,8 @@ def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHea
     trunk = shape.make()
     layer = layer_at(trunk, shape.last)
     put(trunk, shape.last, nn.Identity())
-    return MultiHead(trunk, layer.weight.shape[1], shape.last, shape, PooledConv if isinstance(layer, nn.Conv) else nn.Linear)
+    make_head = PooledConv if isinstance(layer, nn.Conv) else nn.Linear
+    return MultiHead(trunk, layer.weight.shape[1], shape.last, shape, make_head)
 
 
 def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "") -> None:
@@ -235,9 +260,13 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "")
 def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:
     """The parameters of the trunk and of the head of `task` as they are, as a file of torchvision's
     names them: the head is the last layer. The reverse of load_pretrained."""
-    head, last = f"heads.{task}.", f"{net.exported_head}."
-    tensors = {last + name.removeprefix(head) if name.startswith(head) else name.removeprefix("trunk."): parameter
-               for name, parameter in net.state_dict().items() if name.startswith(("trunk.", head))}
+    head = f"heads.{task}."
+    tensors = {}
+    for name, parameter in net.state_dict().items():
+        if name.startswith(head):
+            tensors[f"{net.exported_head}.{name.removeprefix(head)}"] = parameter
+        elif name.startswith("trunk."):
+            tensors[name.removeprefix("trunk.")] = parameter
     for theirs, ours in getattr(net.shape, "renamed", ())[:1]:
         tensors = {name.replace(ours, theirs): value for name, value in tensors.items()}
     return tensors
@@ -248,12 +277,16 @@ def assign(net: nn.Module, tensors: dict, source: str | Path) -> None:
     are the same."""
     parameters = net.state_dict()
     differences = [f"{name} is missing" for name in parameters if name not in tensors]
-    differences += [f"{name} is not part of the network" for name in tensors if name not in parameters]
-    differences += [f"{name} is {list(tensors[name].shape)}, not {list(parameters[name].shape)}" for name in tensors
-                    if name in parameters and list(tensors[name].shape) != list(parameters[name].shape)]
+    differences += [f"{name} is not part of the network" for name in tensors
+                    if name not in parameters]
+    for name in tensors:
+        shape = list(tensors[name].shape)
+        if name in parameters and shape != list(parameters[name].shape):
+            differences.append(f"{name} is {shape}, not {list(parameters[name].shape)}")
     if differences:
         more = f"; {len(differences) - 3} more differences" if len(differences) > 3 else ""
-        raise WeightsError(f"{source}: does not fit the network: {'; '.join(differences[:3])}{more}")
+        raise WeightsError(f"{source}: does not fit the network: {'; '.join(differences[:3])}"
+                           f"{more}")
     for name, parameter in parameters.items():
         value = jt.array(tensors[name])
         parameter.assign(value.stop_grad() if parameter.is_stop_grad() else value)

@@ -30,19 +30,27 @@ class Pool(nn.Pool):
 
     def execute(self, x: jt.Var) -> jt.Var:
         if self.op != "maximum":
-            return x.reduce(self.op, [2, 3], keepdims=True) if tuple(x.shape[2:]) == self.kernel_size else super().execute(x)
+            if tuple(x.shape[2:]) == self.kernel_size:
+                return x.reduce(self.op, [2, 3], keepdims=True)
+            return super().execute(x)
         cells = []
-        for n, kernel, stride, padding in zip(x.shape[2:], self.kernel_size, self.stride, self.padding):
+        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding)
+        for n, kernel, stride, padding in axes:
             count = (n + 2 * padding - kernel + (stride - 1) * self.ceil_mode) // stride + 1
-            cells.append(count - (self.ceil_mode and (count - 1) * stride >= n + padding))  # the last one begins within the image
+            if self.ceil_mode and (count - 1) * stride >= n + padding:
+                count -= 1  # the last one begins within the image
+            cells.append(count)
         if min(cells) < 1:
-            raise ValueError(f"an image of {list(x.shape[2:])} is smaller than the kernel {list(self.kernel_size)}")
+            raise ValueError(f"an image of {list(x.shape[2:])} is smaller than the kernel "
+                             f"{list(self.kernel_size)}")
         if toolchain.device == "cpu" and x.dtype == "float32":
             return largest(x, cells, self.kernel_size, self.stride, self.padding)
         if all(n > kernel for n, kernel in zip(x.shape[2:], self.kernel_size)):
             return super().execute(x)
-        windows = x.reindex([*x.shape[:2], *cells, *self.kernel_size], [
-            "i0", "i1", f"i2*{self.stride[0]}-{self.padding[0]}+i4", f"i3*{self.stride[1]}-{self.padding[1]}+i5"], overflow_value=-3e38)
+        row = f"i2*{self.stride[0]}-{self.padding[0]}+i4"
+        column = f"i3*{self.stride[1]}-{self.padding[1]}+i5"
+        windows = x.reindex([*x.shape[:2], *cells, *self.kernel_size], ["i0", "i1", row, column],
+                            overflow_value=-3e38)
         return windows.reduce("maximum", [4, 5])
 
 
@@ -59,10 +67,12 @@ class AdaptivePool(nn.Module):
             return x
         if all(n % self.side == 0 for n in x.shape[2:]):
             return nn.AdaptiveAvgPool2d((self.side, self.side))(x)
-        rows, columns = (jt.array(self.means(n)).stop_grad() for n in x.shape[2:])
-        x = jt.matmul(x.reshape((-1, x.shape[3])), columns.transpose()).reshape((*x.shape[:3], self.side))
-        return jt.matmul(x.transpose(0, 1, 3, 2).reshape((-1, x.shape[2])), rows.transpose()).reshape(
-            (*x.shape[:2], self.side, self.side)).transpose(0, 1, 3, 2)
+        shape = x.shape
+        rows, columns = (jt.array(self.means(n)).stop_grad() for n in shape[2:])
+        x = jt.matmul(x.reshape((-1, shape[3])), columns.transpose())
+        x = x.reshape((*shape[:3], self.side))
+        x = jt.matmul(x.transpose(0, 1, 3, 2).reshape((-1, shape[2])), rows.transpose())
+        return x.reshape((*shape[:2], self.side, self.side)).transpose(0, 1, 3, 2)
 
     def means(self, n: int) -> np.ndarray:
         """float32 [side, n]: row i takes the mean that cell i is."""
@@ -81,7 +91,8 @@ class PooledConv(nn.Conv):
         super().__init__(channels, classes, 1)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return nn.relu(super().execute(x.reshape((x.shape[0], self.in_channels, -1, 1)))).mean((2, 3))
+        pixels = x.reshape((x.shape[0], self.in_channels, -1, 1))
+        return nn.relu(super().execute(pixels)).mean((2, 3))
 
 
 def layer_at(model: nn.Module, name: str) -> nn.Module | None:

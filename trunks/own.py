@@ -24,7 +24,8 @@ def make(path: Path, function: str) -> nn.Module:
     module."""
     where = f"--arch {path}:{function}"
     spec = importlib.util.spec_from_file_location(f"packnet_own_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # as for import: dataclasses look a class's module up
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # as for import: dataclasses look a class's module up
     sys.path.append(str(path.resolve().parent))  # for what it imports
     try:
         spec.loader.exec_module(module)
@@ -60,16 +61,20 @@ def split(model: nn.Module, last: str | None, image_size: int, where: str) -> tu
         last = ""
     elif not isinstance(layer_at(model, last), nn.Linear):
         linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-        raise ConfigError(f"--last {last}: {where} has no linear layer of that name; it has {', '.join(linear) or 'none at all'}")
+        raise ConfigError(f"--last {last}: {where} has no linear layer of that name; it has "
+                          f"{', '.join(linear) or 'none at all'}")
     width = None
     if last:
         width = layer_at(model, last).weight.shape[1]
         put(model, last, nn.Identity())
     features = tried(model, image_size, where)
     if len(features.shape) != 2 or width and features.shape[1] != width:
-        begin = f"without its layer {last} it gives" if last else "it has no last linear layer, and gives"
-        raise ConfigError(f"{where}: {begin} {list(features.shape)} for 2 images, not float32 [2, {width or 'features'}]. --last names "
-                          "the layer that the tasks' heads replace.")
+        begin = "it has no last linear layer, and gives"
+        if last:
+            begin = f"without its layer {last} it gives"
+        raise ConfigError(f"{where}: {begin} {list(features.shape)} for 2 images, not float32 "
+                          f"[2, {width or 'features'}]. --last names the layer that the tasks' "
+                          "heads replace.")
     return last, features.shape[1]
 
 
@@ -91,14 +96,16 @@ def found_last(model: nn.Module, image_size: int, where: str) -> str:
     finally:
         for layer in layers.values():
             del layer.execute
-    same = [name for name, output in outputs.items() if np.array_equal(output.numpy().ravel(), result)]
+    same = [name for name, output in outputs.items()
+            if np.array_equal(output.numpy().ravel(), result)]
     return same[-1] if same else ""
 
 
 def tried(model: nn.Module, image_size: int, where: str) -> jt.Var:
     """What the network, in test mode, gives for 2 images. Raises ConfigError where it fails, or
     makes a parameter anew."""
-    images = jt.array(np.random.default_rng(0).normal(size=(2, 3, image_size, image_size)).astype(np.float32))
+    pixels = np.random.default_rng(0).normal(size=(2, 3, image_size, image_size))
+    images = jt.array(pixels.astype(np.float32))
     modes = [(module, vars(module).get("is_train")) for module in model.modules()]
     before = {name: id(parameter) for name, parameter in model.state_dict().items()}
     for module, _ in modes:
@@ -107,12 +114,14 @@ def tried(model: nn.Module, image_size: int, where: str) -> jt.Var:
         with jt.no_grad():
             result = model(images)
             if not isinstance(result, jt.Var):
-                raise ConfigError(f"{where}: gives {type(result).__name__} for images of {image_size} x {image_size}, not one Var")
+                raise ConfigError(f"{where}: gives {type(result).__name__} for images of "
+                                  f"{image_size} x {image_size}, not one Var")
             result.sync()
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{where}: fails on images float32 {list(images.shape)}: {said(error)}") from error
+        raise ConfigError(f"{where}: fails on images float32 {list(images.shape)}: "
+                          f"{said(error)}") from error
     finally:
         for module, mode in modes:
             if mode is None:
@@ -121,7 +130,8 @@ def tried(model: nn.Module, image_size: int, where: str) -> jt.Var:
                 module.is_train = mode
     for name, parameter in model.state_dict().items():
         if before.get(name) != id(parameter) and name.rpartition(".")[2] not in STATISTICS:
-            raise ConfigError(f"{where}: {name} is made anew in every pass, so that it cannot be frozen")
+            raise ConfigError(f"{where}: {name} is made anew in every pass, so that it cannot be "
+                              "frozen")
     return result
 
 

@@ -25,7 +25,8 @@ class ViTShape:
     dropout: float = 0.0
     pretrained: str = ""
     last: str = "heads.head"
-    renamed = (("in_proj_", "in_proj."), ("mlp.linear_1.", "mlp.0."), ("mlp.linear_2.", "mlp.3."))  # of files, to ours
+    # (name in files, ours)
+    renamed = (("in_proj_", "in_proj."), ("mlp.linear_1.", "mlp.0."), ("mlp.linear_2.", "mlp.3."))
 
 
 class SelfAttention(nn.Module):
@@ -40,7 +41,8 @@ class SelfAttention(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         batch, count, width = x.shape
-        projected = self.in_proj(x).reshape((batch, count, 3, self.heads, width // self.heads)).permute(2, 0, 3, 1, 4)
+        projected = self.in_proj(x).reshape((batch, count, 3, self.heads, width // self.heads))
+        projected = projected.permute(2, 0, 3, 1, 4)
         query, key, value = projected[0], projected[1], projected[2]
         scores = jt.matmul(query * (width // self.heads) ** -0.5, key.transpose(0, 1, 3, 2))
         seen = jt.matmul(nn.softmax(scores, dim=-1), value)  # [batch, heads, count, width / heads]
@@ -52,10 +54,16 @@ class Block(nn.Module):
     came in."""
 
     def __init__(self, shape: ViTShape) -> None:
-        self.ln_1, self.self_attention = nn.LayerNorm(shape.width, eps=1e-6), SelfAttention(shape.width, shape.heads)
-        self.dropout, self.ln_2 = Dropout(shape.dropout), nn.LayerNorm(shape.width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(shape.width, shape.hidden), nn.GELU(), Dropout(shape.dropout),
-                                 nn.Linear(shape.hidden, shape.width), Dropout(shape.dropout))
+        self.ln_1 = nn.LayerNorm(shape.width, eps=1e-6)
+        self.self_attention = SelfAttention(shape.width, shape.heads)
+        self.dropout = Dropout(shape.dropout)
+        self.ln_2 = nn.LayerNorm(shape.width, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(shape.width, shape.hidden),
+            nn.GELU(),
+            Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.width),
+            Dropout(shape.dropout))
         for linear in (self.mlp[0], self.mlp[3]):
             jt.init.xavier_uniform_(linear.weight)
             jt.init.gauss_(linear.bias, 0, 1e-6)

@@ -7,8 +7,18 @@ jt = toolchain.start()
 from jittor import models, nn
 
 # The layer that the heads replace, by the beginning of the network's name.
-LAST = {"alexnet": "classifier.6", "densenet": "classifier", "googlenet": "fc", "inception": "fc", "mnasnet": "classifier.1",
-        "mobilenet": "classifier.1", "res": "fc", "wide_resnet": "fc", "shufflenet": "fc", "squeezenet": "classifier.1"}
+LAST = {
+    "alexnet": "classifier.6",
+    "densenet": "classifier",
+    "googlenet": "fc",
+    "inception": "fc",
+    "mnasnet": "classifier.1",
+    "mobilenet": "classifier.1",
+    "res": "fc",
+    "wide_resnet": "fc",
+    "shufflenet": "fc",
+    "squeezenet": "classifier.1",
+}
 # Classifiers half-way that help to train from scratch: nothing of their output is used here, or by
 # torchvision in a test.
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -27,7 +37,8 @@ def make(name: str) -> nn.Module:
         setattr(model, auxiliary, nn.Identity())
     if name in AUXILIARY:  # torchvision's weights of these two were trained on images from -1 to 1
         model.register_pre_forward_hook(from_minus_one_to_one)
-    if name.startswith("squeezenet"):  # its head is a convolution, ReLU and the mean: trunks.layers.PooledConv
+    if name.startswith("squeezenet"):
+        # its head is a convolution, ReLU and the mean: trunks.layers.PooledConv
         put(model, "classifier.2", nn.Identity())
         put(model, "classifier.3", nn.Identity())
     return model
@@ -48,5 +59,6 @@ def refitted(model: nn.Module) -> nn.Module:
 
 def from_minus_one_to_one(_, images: tuple) -> tuple:
     """Images normalised as for the other networks, as (x - 0.5) / 0.5."""
-    mean, deviation = (jt.array(values).reshape((1, 3, 1, 1)) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean = jt.array((0.485, 0.456, 0.406)).reshape((1, 3, 1, 1))
+    deviation = jt.array((0.229, 0.224, 0.225)).reshape((1, 3, 1, 1))
     return (((images[0] * deviation + mean) - 0.5) / 0.5,), {}
