@@ -1,4 +1,5 @@
-"""Networks from the command line that are not the paper's: the zoo's, the vision transformer, a file of the user's own, --dry-run."""
+"""Networks from the command line that are not the paper's: the zoo's, the vision transformer, a
+file of the user's own, --dry-run."""
 import json
 import re
 import subprocess
@@ -26,62 +27,143 @@ from trunks import own
 def data(tmp_path):
     for number, name in enumerate(("base", "one", "two")):
         for split, count in (("train", 4), ("test", 2)):
-            write_images(tmp_path / "data" / name / split, {label: count for label in "abc"}, seed=number)
+            write_images(
+                tmp_path / "data" / name / split, {label: count for label in "abc"}, seed=number
+            )
     return tmp_path / "data"
 
 
 def options(data, output, *more):
-    return ["--data-root", str(data), "--output-dir", str(output), "--base-task", "base", "--task-list", "one", "two",
-            "--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1", "--num-epochs-finetune", "1",
-            "--batch-size", "4", "--initial-lr", "0.01", "--weight-decay", "1e-3", *map(str, more)]
+    return [
+        "--data-root",
+        str(data),
+        "--output-dir",
+        str(output),
+        "--base-task",
+        "base",
+        "--task-list",
+        "one",
+        "two",
+        "--num-epochs-base",
+        "1",
+        "--num-epochs-base-finetune",
+        "1",
+        "--num-epochs-per-task",
+        "1",
+        "--num-epochs-finetune",
+        "1",
+        "--batch-size",
+        "4",
+        "--initial-lr",
+        "0.01",
+        "--weight-decay",
+        "1e-3",
+        *map(str, more),
+    ]
 
 
 def results_of(output):
     return json.loads((output / "results.json").read_text())
 
 
-@pytest.mark.parametrize("arch, more", [("squeezenet1_1", ["--image-size", "40"]),
-                                        ("vgg16-slim", ["--image-size", "32", "--baselines", "lwf"])])
+@pytest.mark.parametrize(
+    "arch, more",
+    [
+        ("squeezenet1_1", ["--image-size", "40"]),
+        ("vgg16-slim", ["--image-size", "32", "--baselines", "lwf"]),
+    ],
+)
 def test_a_whole_run_of_another_network(data, tmp_path, arch, more, capsys):
     assert main.main(options(data, tmp_path / "out", "--arch", arch, *more)) == 0
     results = results_of(tmp_path / "out")
-    assert results["finished"] and [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])] == [0.0] * 3
+    assert (
+        results["finished"]
+        and [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])]
+        == [0.0] * 3
+    )
     capsys.readouterr()
     assert evaluate.main(["--output-dir", str(tmp_path / "out")]) == 0
     table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert all(table[task["name"]][0] == table[task["name"]][2] for task in results["tasks"])
-    assert evaluate.main(["--output-dir", str(tmp_path / "out"), "--export", "one", str(tmp_path / "one.safetensors")]) == 0
+    assert (
+        evaluate.main(
+            [
+                "--output-dir",
+                str(tmp_path / "out"),
+                "--export",
+                "one",
+                str(tmp_path / "one.safetensors"),
+            ]
+        )
+        == 0
+    )
 
 
-@pytest.mark.parametrize("more", [[], ["--train-bn", "--train-biases"]], ids=["shared norms", "own norms"])
+@pytest.mark.parametrize(
+    "more", [[], ["--train-bn", "--train-biases"]], ids=["shared norms", "own norms"]
+)
 def test_the_vision_transformer_on_the_demos_data(tmp_path, more):
     """Each task, exported, gives the same logits in plain PyTorch."""
     torch = pytest.importorskip("torch")
     output = tmp_path / "out"
     drawings.draw(tmp_path / "data", train=4, test=2)
-    assert main.main(["--demo", "--data-root", str(tmp_path / "data"), "--output-dir", str(output), "--arch", "vit-slim",
-                      "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
-                      "--num-epochs-finetune", "1", "--baselines", *more]) == 0
+    assert (
+        main.main(
+            [
+                "--demo",
+                "--data-root",
+                str(tmp_path / "data"),
+                "--output-dir",
+                str(output),
+                "--arch",
+                "vit-slim",
+                "--num-epochs-base",
+                "2",
+                "--num-epochs-base-finetune",
+                "1",
+                "--num-epochs-per-task",
+                "2",
+                "--num-epochs-finetune",
+                "1",
+                "--baselines",
+                *more,
+            ]
+        )
+        == 0
+    )
     results = results_of(output)
-    assert [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])] == [0.0] * 4
+    assert [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])] == [
+        0.0
+    ] * 4
     packed, metadata = load_packed(output / "packnet.safetensors")
     packnet = evaluate.unpack(packed, metadata, evaluate.network_of(metadata, None, output), output)
     for task in ("demo_birds", "demo_flowers"):
         evaluate.export(packnet, metadata, task, str(tmp_path / f"{task}.safetensors"))
-        assert evaluate.main(["--seals", str(tmp_path / f"{task}.safetensors")]) == 0  # some layers have torchvision's names in it
+        assert (
+            evaluate.main(["--seals", str(tmp_path / f"{task}.safetensors")]) == 0
+        )  # some layers have torchvision's names in it
         tensors = load_file(tmp_path / f"{task}.safetensors")
         twin = torch_vit(torch, ARCHITECTURES["vit-slim"], len(tensors["heads.head.bias"]))
         twin.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
         loader, _ = create_dataloader(task, tmp_path / "data", "test", 4, image_size=48)
         ours, _ = packnet.predict(task, loader)
         with torch.no_grad():
-            theirs = np.concatenate([twin(torch.from_numpy(images.numpy())).numpy() for images, _ in loader])
-        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max() and np.abs(theirs).max() > 0.1
+            theirs = np.concatenate(
+                [twin(torch.from_numpy(images.numpy())).numpy() for images, _ in loader]
+            )
+        assert (
+            np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max() and np.abs(theirs).max() > 0.1
+        )
 
 
 def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
     arch, output = write(tmp_path / "my_net.py", PLAIN), tmp_path / "out"
-    assert main.main(options(data, output, "--arch", arch, "--image-size", "24", "--baselines", "individual")) == 0
+    assert (
+        main.main(
+            options(data, output, "--arch", arch, "--image-size", "24", "--baselines", "individual")
+        )
+        == 0
+    )
     assert [task["max_logit_change"] for task in results_of(output)["tasks"]] == [0.0, 0.0]
     needs = load_metadata(output / "packnet.safetensors")["network"]
     assert (needs["file"], needs["function"], len(needs["sha256"])) == ("my_net.py", "build", 64)
@@ -89,14 +171,22 @@ def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
     # the packed file does not say what is run
     capsys.readouterr()
     marker = tmp_path / "was run"
-    (output / "my_net.py").write_text(f"open({str(marker)!r}, 'w')\n" + (tmp_path / "my_net.py").read_text())
+    (output / "my_net.py").write_text(
+        f"open({str(marker)!r}, 'w')\n" + (tmp_path / "my_net.py").read_text()
+    )
     (tmp_path / "my_net.py").rename(tmp_path / "elsewhere.py")
     write(tmp_path / "my_net.py", f"open({str(marker)!r}, 'w')")
     image = next(data.glob("one/test/a/*.jpg"))
-    for arguments in ([], ["--task", "one", "--predict", str(image)], ["--export", "one", str(tmp_path / "x")]):
+    for arguments in (
+        [],
+        ["--task", "one", "--predict", str(image)],
+        ["--export", "one", str(tmp_path / "x")],
+    ):
         assert evaluate.main(["--output-dir", str(output), *arguments]) == 2
         error = capsys.readouterr().err
-        assert "built by the function build of a file my_net.py" in error and needs["sha256"] in error
+        assert (
+            "built by the function build of a file my_net.py" in error and needs["sha256"] in error
+        )
         assert "--arch path/to/my_net.py:build" in error
     assert main.main(options(data, output, "--resume")) == 2
     assert "only a file that is named is run: add --arch" in capsys.readouterr().err
@@ -107,12 +197,18 @@ def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
     assert evaluate.main(["--output-dir", str(output), "--arch", moved]) == 0
     out, error = capsys.readouterr()
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
-    assert "warning" not in error and all(table[task][0] == table[task][2] for task in ("base", "one", "two"))
+    assert "warning" not in error and all(
+        table[task][0] == table[task][2] for task in ("base", "one", "two")
+    )
     assert evaluate.main(["--output-dir", str(output), "--arch", "vgg16"]) == 2
     assert "must be path/to/my_net.py:build" in capsys.readouterr().err
-    assert evaluate.main(["--output-dir", str(output), "--arch", f"{tmp_path}/nowhere.py:build"]) == 2
+    assert (
+        evaluate.main(["--output-dir", str(output), "--arch", f"{tmp_path}/nowhere.py:build"]) == 2
+    )
     assert "nowhere.py" in capsys.readouterr().err
-    (tmp_path / "elsewhere.py").write_text((tmp_path / "elsewhere.py").read_text() + "# one more line\n")
+    (tmp_path / "elsewhere.py").write_text(
+        (tmp_path / "elsewhere.py").read_text() + "# one more line\n"
+    )
     assert evaluate.main(["--output-dir", str(output), "--arch", moved]) == 0
     assert "is not the one that the run was made with" in capsys.readouterr().err
 
@@ -145,11 +241,30 @@ HABITS = """
 
 
 def test_a_run_with_a_network_by_somebody_who_knows_pytorch(data, tmp_path, capsys):
-    """Buffers and what its author froze stay to the bit, in the baselines too; the last batch of one
-    image, of which the batch norm sees one value, is left out, and that is said once for each task."""
+    """Buffers and what its author froze stay to the bit, in the baselines too; the last batch of
+    one image, of which the batch norm sees one value, is left out, and that is said once for each
+    task."""
     arch, output = write(tmp_path / "my_net.py", HABITS), tmp_path / "out"
-    assert main.main(options(data, output, "--arch", arch, "--image-size", "24", "--batch-size", "11",
-                             "--num-epochs-per-task", "4", "--baselines", "lwf", "joint")) == 0
+    assert (
+        main.main(
+            options(
+                data,
+                output,
+                "--arch",
+                arch,
+                "--image-size",
+                "24",
+                "--batch-size",
+                "11",
+                "--num-epochs-per-task",
+                "4",
+                "--baselines",
+                "lwf",
+                "joint",
+            )
+        )
+        == 0
+    )
     tensors = load_file(output / "packnet.safetensors")
     assert (tensors["trunk.scale"] == np.float32([0.5, 1.5, 2, 1 / 3])).all()
     assert tensors["trunk.mask"].tolist() == [1, 1, 0, 1]
@@ -157,26 +272,58 @@ def test_a_run_with_a_network_by_somebody_who_knows_pytorch(data, tmp_path, caps
     assert (tensors["trunk._fc.weight"] == np.float32(0.1)).all()
     assert (tensors["trunk._fc.bias"] == np.float32(0.1)).all()
     log = (output / "log.txt").read_text()
-    said = [line.split(":")[0] for line in log.splitlines()
-            if "the last batch of an epoch is one image, of which the batch norm trunk._bn sees" in line]
-    assert said == ["base, train 1/1", "base, retrain 1/1", *["lwf"] * 4, "joint"]  # else it stands still
+    said = [
+        line.split(":")[0]
+        for line in log.splitlines()
+        if "the last batch of an epoch is one image, of which the batch norm trunk._bn sees" in line
+    ]
+    assert said == [
+        "base, train 1/1",
+        "base, retrain 1/1",
+        *["lwf"] * 4,
+        "joint",
+    ]  # else it stands still
     assert [task["max_logit_change"] for task in results_of(output)["tasks"]] == [0.0, 0.0]
-    assert main.main(options(data, tmp_path / "x", "--arch", arch, "--image-size", "24", "--batch-size", "1")) == 2
-    assert "every batch is one image, of which the batch norm trunk._bn sees one value" in capsys.readouterr().err
+    assert (
+        main.main(
+            options(data, tmp_path / "x", "--arch", arch, "--image-size", "24", "--batch-size", "1")
+        )
+        == 2
+    )
+    assert (
+        "every batch is one image, of which the batch norm trunk._bn sees one value"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_task_is_added_to_a_network_of_ones_own(data, tmp_path, capsys):
-    arch, before, after = write(tmp_path / "my_net.py", PLAIN), tmp_path / "before", tmp_path / "after"
+    arch, before, after = (
+        write(tmp_path / "my_net.py", PLAIN),
+        tmp_path / "before",
+        tmp_path / "after",
+    )
     assert main.main(options(data, before, "--arch", arch, "--image-size", "24")) == 0
     for split, count in (("train", 4), ("test", 2)):
         write_images(data / "three" / split, dict.fromkeys("abc", count), seed=9)
-    addition = ["--add-to", str(before), "--task-list", "three", "--output-dir", str(after), "--data-root", str(data)]
+    addition = [
+        "--add-to",
+        str(before),
+        "--task-list",
+        "three",
+        "--output-dir",
+        str(after),
+        "--data-root",
+        str(data),
+    ]
     capsys.readouterr()
     assert main.main(addition) == 2
     assert "Say where that is now: --arch path/to/my_net.py:build" in capsys.readouterr().err
     other = write(tmp_path / "other.py", PLAIN + "    # another file\n")
     assert main.main([*addition, "--arch", other]) == 2
-    assert "not the function and the file that the packed network was made with" in capsys.readouterr().err
+    assert (
+        "not the function and the file that the packed network was made with"
+        in capsys.readouterr().err
+    )
     assert main.main([*addition, "--arch", arch]) == 0
     capsys.readouterr()
     assert evaluate.main(["--output-dir", str(after), "--seals"]) == 0
@@ -186,7 +333,11 @@ def test_a_task_is_added_to_a_network_of_ones_own(data, tmp_path, capsys):
 
 def test_an_addition_runs_no_file_that_a_packed_file_names(data, tmp_path, capsys):
     """Without the entry that says so, a network in a file is none of this program's."""
-    arch, output, marker = write(tmp_path / "my_net.py", PLAIN), tmp_path / "out", tmp_path / "was run"
+    arch, output, marker = (
+        write(tmp_path / "my_net.py", PLAIN),
+        tmp_path / "out",
+        tmp_path / "was run",
+    )
     assert main.main(options(data, output, "--arch", arch, "--image-size", "24")) == 0
     packed, metadata = load_packed(output / "packnet.safetensors")
     del metadata["network"]
@@ -194,7 +345,21 @@ def test_an_addition_runs_no_file_that_a_packed_file_names(data, tmp_path, capsy
     write(tmp_path / "my_net.py", f"open({str(marker)!r}, 'w')")
     for split, count in (("train", 4), ("test", 2)):
         write_images(data / "three" / split, dict.fromkeys("abc", count), seed=9)
-    assert main.main(["--add-to", str(output), "--task-list", "three", "--output-dir", str(tmp_path / "x"), "--data-root", str(data)]) == 2
+    assert (
+        main.main(
+            [
+                "--add-to",
+                str(output),
+                "--task-list",
+                "three",
+                "--output-dir",
+                str(tmp_path / "x"),
+                "--data-root",
+                str(data),
+            ]
+        )
+        == 2
+    )
     assert not marker.exists() and not (tmp_path / "x").exists()
 
 
@@ -226,8 +391,13 @@ def test_a_checkpoint_that_names_a_file_itself_runs_none(data, tmp_path, capsys)
     assert main.main(options(data, output, "--arch", "vgg-slim", "--image-size", "24")) == 0
     tensors, metadata = load_checkpoint(output / "packnet.safetensors")
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
-    save_checkpoint(output / "packnet.safetensors", tensors, metadata | dict(arch=f"{tmp_path}/evil.py:build"))
-    assert evaluate.main(["--output-dir", str(output)]) == 2 and "unknown network" in capsys.readouterr().err
+    save_checkpoint(
+        output / "packnet.safetensors", tensors, metadata | dict(arch=f"{tmp_path}/evil.py:build")
+    )
+    assert (
+        evaluate.main(["--output-dir", str(output)]) == 2
+        and "unknown network" in capsys.readouterr().err
+    )
     save_checkpoint(output / "packnet.safetensors", tensors, metadata)
     assert evaluate.main(["--output-dir", str(output), "--arch", f"{tmp_path}/evil.py:build"]) == 2
     assert "holds a vgg-slim, which needs no file" in capsys.readouterr().err
@@ -238,26 +408,56 @@ def test_a_checkpoint_that_names_a_file_itself_runs_none(data, tmp_path, capsys)
 
 def test_a_dry_run_prints_the_table_and_does_nothing(data, tmp_path, capsys):
     arch = write(tmp_path / "my_net.py", PLAIN)
-    assert main.main(options(data, tmp_path / "out", "--arch", arch, "--image-size", "24", "--dry-run")) == 0
+    assert (
+        main.main(
+            options(data, tmp_path / "out", "--arch", arch, "--image-size", "24", "--dry-run")
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:3] for line in lines[1:lines.index("")]}
-    assert rows == {"trunk.conv.weight": ["4x3x3x3", "owned"], "trunk.conv.bias": ["4", "shared"], "trunk.gate.weight": ["4x4", "owned"],
-                    "trunk.gate.bias": ["4", "shared"], **{f"heads.{task}.{part}": [shape, "head"] for task in ("base", "one", "two")
-                                                           for part, shape in (("weight", "3x4"), ("bias", "3"))}}
+    assert rows == {
+        "trunk.conv.weight": ["4x3x3x3", "owned"],
+        "trunk.conv.bias": ["4", "shared"],
+        "trunk.gate.weight": ["4x4", "owned"],
+        "trunk.gate.bias": ["4", "shared"],
+        **{
+            f"heads.{task}.{part}": [shape, "head"]
+            for task in ("base", "one", "two")
+            for part, shape in (("weight", "3x4"), ("bias", "3"))
+        },
+    }
     assert "all" in lines[-3] and "are packed" in lines[-3] and "4 features" in lines[-1]
     assert not (tmp_path / "out").exists() and not list(data.glob(".cache"))
 
 
 def test_a_dry_run_needs_no_data_and_no_weights(tmp_path):
-    done = subprocess.run([sys.executable, "main.py", "--arch", "resnet18", "--data-root", tmp_path / "nowhere", "--dry-run"], cwd=ROOT,
-                          capture_output=True, text=True)
-    assert done.returncode == 0 and "11,166,912" in done.stdout, done.stderr  # torchvision's 11,689,512 less norms, head and their biases
+    done = subprocess.run(
+        [
+            sys.executable,
+            "main.py",
+            "--arch",
+            "resnet18",
+            "--data-root",
+            tmp_path / "nowhere",
+            "--dry-run",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "11,166,912" in done.stdout, (
+        done.stderr
+    )  # torchvision's 11,689,512 less norms, head and their biases
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("body, message", [
-    ("def build(:", "is not Python"),
-    ("""
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("def build(:", "is not Python"),
+        (
+            """
      class Net(nn.Module):
          def __init__(self):
              self.blocks, self.out = [nn.Linear(3, 3)], nn.Linear(3, 3)
@@ -267,35 +467,56 @@ def test_a_dry_run_needs_no_data_and_no_weights(tmp_path):
 
      def build():
          return Net()
-     """, "blocks.0.weight cannot be packed: it is in a plain list"),
-    ("""
+     """,
+            "blocks.0.weight cannot be packed: it is in a plain list",
+        ),
+        (
+            """
      from jittor.weightnorm import weight_norm
 
      def build():
          net = nn.Sequential(nn.Conv(3, 4, 24), nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
          weight_norm(net[2], "weight", -1)
          return net
-     """, "weight_norm computes it anew"),
-    ("""
+     """,
+            "weight_norm computes it anew",
+        ),
+        (
+            """
      def build():
          net = nn.Sequential(nn.Conv(3, 4, 24), nn.Flatten(), nn.Linear(4, 2))
          net[0].requires_grad_(False)
          return net
-     """, "0 cannot be packed: Jittor's requires_grad_(False)"),
-], ids=["syntax", "list", "weight_norm", "requires_grad_"])
+     """,
+            "0 cannot be packed: Jittor's requires_grad_(False)",
+        ),
+    ],
+    ids=["syntax", "list", "weight_norm", "requires_grad_"],
+)
 @pytest.mark.parametrize("dry", [True, False])
-def test_a_network_that_cannot_be_packed_ends_with_code_2(data, tmp_path, body, message, dry, capsys):
+def test_a_network_that_cannot_be_packed_ends_with_code_2(
+    data, tmp_path, body, message, dry, capsys
+):
     arch = write(tmp_path / "net.py", body)
-    assert main.main(options(data, tmp_path / "out", "--arch", arch, "--image-size", "24", *["--dry-run"] * dry)) == 2
+    assert (
+        main.main(
+            options(
+                data, tmp_path / "out", "--arch", arch, "--image-size", "24", *["--dry-run"] * dry
+            )
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_file_that_defines_a_dataclass(tmp_path):
     path = tmp_path / "net_with_settings.py"
-    path.write_text("from __future__ import annotations\nfrom dataclasses import dataclass\nfrom jittor import nn\n"
-                    "@dataclass\nclass Settings:\n    width: int = 5\n\n"
-                    "def build():\n    return nn.Linear(3, Settings().width)\n\n"
-                    "def fails():\n    raise ValueError('on purpose')\n")
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom jittor import nn\n"
+        "@dataclass\nclass Settings:\n    width: int = 5\n\n"
+        "def build():\n    return nn.Linear(3, Settings().width)\n\n"
+        "def fails():\n    raise ValueError('on purpose')\n"
+    )
     assert own.make(path, "build").weight.shape == [5, 3]
     with pytest.raises(ConfigError, match="on purpose"):
         own.make(path, "fails")
@@ -303,9 +524,18 @@ def test_a_file_that_defines_a_dataclass(tmp_path):
 
 
 def test_a_dry_run_is_for_one_network(capsys):
-    assert main.main(["--experiment", "seed", "--dry-run"]) == 2 and "is for one network" in capsys.readouterr().err
-    assert main.main(["--resume", "--dry-run"]) == 2 and "leave --resume out" in capsys.readouterr().err
-    assert main.main(["--arch", "vgg18", "--dry-run"]) == 2 and "must be one of" in capsys.readouterr().err
+    assert (
+        main.main(["--experiment", "seed", "--dry-run"]) == 2
+        and "is for one network" in capsys.readouterr().err
+    )
+    assert (
+        main.main(["--resume", "--dry-run"]) == 2
+        and "leave --resume out" in capsys.readouterr().err
+    )
+    assert (
+        main.main(["--arch", "vgg18", "--dry-run"]) == 2
+        and "must be one of" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("page", ["docs/networks.md", "docs/zh/networks.md"])

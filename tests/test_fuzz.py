@@ -1,5 +1,5 @@
-"""Whatever reads foreign files gets thousands of broken ones: a clear error or a result, never a traceback, a hang, or a
-changed file. 2,600 cases."""
+"""Whatever reads foreign files gets thousands of broken ones: a clear error or a result, never a
+traceback, a hang, or a changed file. 2,600 cases."""
 import hashlib
 import io
 import json
@@ -23,14 +23,23 @@ from storage.pretrained import read_pretrained
 
 
 def cases(count):
-    return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
 
 
 @st.composite
 def damage(draw):
     """A function that damages bytes: overwrites, cuts, inserts, repeats."""
-    edits = draw(st.lists(st.tuples(st.sampled_from("sssidrc"), st.integers(0, 10**6), st.binary(min_size=1, max_size=8)),
-                          min_size=1, max_size=5))
+    edits = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from("sssidrc"), st.integers(0, 10**6), st.binary(min_size=1, max_size=8)
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
 
     def apply(data: bytes) -> bytes:
         data = bytearray(data)
@@ -67,8 +76,17 @@ def encoded(format, mode="RGB", **options):
     return buffer.getvalue()
 
 
-IMAGES = [encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", "CMYK"), encoded("PNG"), encoded("PNG", "P"),
-          encoded("GIF", "P"), encoded("BMP"), encoded("TIFF"), encoded("WEBP")]
+IMAGES = [
+    encoded("JPEG"),
+    encoded("JPEG", progressive=True),
+    encoded("JPEG", "CMYK"),
+    encoded("PNG"),
+    encoded("PNG", "P"),
+    encoded("GIF", "P"),
+    encoded("BMP"),
+    encoded("TIFF"),
+    encoded("WEBP"),
+]
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's remarks on broken TIFFs
@@ -92,7 +110,10 @@ def test_pretrained_files(tmp_path_factory, name, apply):
 @cases(500)
 @given(damage())
 def test_checkpoints(tmp_path_factory, apply):
-    path, good = tmp_path_factory.getbasetemp() / "fuzzed-checkpoint", tmp_path_factory.getbasetemp() / "good"
+    path, good = (
+        tmp_path_factory.getbasetemp() / "fuzzed-checkpoint",
+        tmp_path_factory.getbasetemp() / "good",
+    )
     if not good.exists():
         save_checkpoint(good, TENSORS, {"arch": "vgg16", "tasks": []})
     path.write_bytes(apply(good.read_bytes()))
@@ -100,9 +121,21 @@ def test_checkpoints(tmp_path_factory, apply):
     unchanged(path, lambda: load_metadata(path), WeightsError)
 
 
-anything = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "auto", "cubs", "x" * 50]),
-                        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-                            ["config", "finished", "task_list", "seed", "device", "arch"]), inner, max_size=3), max_leaves=8)
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from(["", "auto", "cubs", "x" * 50]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["config", "finished", "task_list", "seed", "device", "arch"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
 
 
 @cases(300)
@@ -112,19 +145,33 @@ def test_results_of_earlier_runs(tmp_path_factory, value, apply, bytewise, name)
     folder.mkdir(exist_ok=True)
     path = folder / "results.json"
     good = {"config": Config().asdict(), "finished": False}
-    path.write_bytes(apply(json.dumps(good).encode()) if bytewise else
-                     json.dumps({"config": good["config"] | {name: value}, "finished": False}).encode())
+    path.write_bytes(
+        apply(json.dumps(good).encode())
+        if bytewise
+        else json.dumps({"config": good["config"] | {name: value}, "finished": False}).encode()
+    )
     unchanged(path, lambda: resumed(Config(output_dir=str(folder)), {}), ConfigError)
 
 
-names = st.text(st.sampled_from(string.ascii_letters + " .%é鸟'\"$-"), min_size=1, max_size=12).filter(
-    lambda name: name.strip(".") and name == name.strip())
+names = st.text(
+    st.sampled_from(string.ascii_letters + " .%é鸟'\"$-"), min_size=1, max_size=12
+).filter(lambda name: name.strip(".") and name == name.strip())
 
 
 @cases(200)
-@given(st.dictionaries(names, st.dictionaries(names, st.sampled_from([b"", IMAGES[0], "folder"]), max_size=3), max_size=3),
-       st.dictionaries(names, st.dictionaries(names, st.sampled_from([b"", IMAGES[0], "folder"]), max_size=3), max_size=3),
-       st.booleans())
+@given(
+    st.dictionaries(
+        names,
+        st.dictionaries(names, st.sampled_from([b"", IMAGES[0], "folder"]), max_size=3),
+        max_size=3,
+    ),
+    st.dictionaries(
+        names,
+        st.dictionaries(names, st.sampled_from([b"", IMAGES[0], "folder"]), max_size=3),
+        max_size=3,
+    ),
+    st.booleans(),
+)
 def test_class_folders(tmp_path_factory, train, test, same):
     root = tmp_path_factory.getbasetemp() / "fuzzed-folders"
     shutil.rmtree(root, ignore_errors=True)
@@ -140,7 +187,8 @@ def test_class_folders(tmp_path_factory, train, test, same):
         split = read_split("x", root, "train")
         visible = {name for name in train if not name.startswith(".")}
         assert set(split.classes) == visible and len(split.paths) == sum(
-            not file.startswith(".") for name in visible for file in train[name])  # nothing is skipped
+            not file.startswith(".") for name in visible for file in train[name]
+        )  # nothing is skipped
     except DataError as error:
         assert str(root) in str(error)
     assert sorted(root.rglob("*")) == before
@@ -155,10 +203,18 @@ def test_no_loader_executes_a_pickle(tmp_path):
     """The same hostile pickle under every name that the program reads."""
     trap = tmp_path / "trap"
     evil = pickle.dumps(Attack(trap))
-    for name, load, error in (("w.pth", read_pretrained, WeightsError), ("w.pkl", read_pretrained, WeightsError),
-                              ("packnet.safetensors", load_checkpoint, WeightsError),
-                              ("state.safetensors", load_metadata, WeightsError), ("x.jpg", open_rgb, DataError),
-                              ("results.json", lambda path: resumed(Config(output_dir=str(path.parent)), {}), ConfigError)):
+    for name, load, error in (
+        ("w.pth", read_pretrained, WeightsError),
+        ("w.pkl", read_pretrained, WeightsError),
+        ("packnet.safetensors", load_checkpoint, WeightsError),
+        ("state.safetensors", load_metadata, WeightsError),
+        ("x.jpg", open_rgb, DataError),
+        (
+            "results.json",
+            lambda path: resumed(Config(output_dir=str(path.parent)), {}),
+            ConfigError,
+        ),
+    ):
         (tmp_path / name).write_bytes(evil)
         with pytest.raises(error, match=name):
             load(tmp_path / name)

@@ -35,8 +35,15 @@ class Masked(nn.Module):
         return nn.relu(self.out(x.reshape((x.shape[0], -1))))
 
     def unchanged(self):
-        return all(np.array_equal(buffer.numpy(), start) for buffer, start in (
-            (self.constant, CONSTANT), (self.bytes, BYTES), (self.bools, BOOLS), (self.unstored, CONSTANT)))
+        return all(
+            np.array_equal(buffer.numpy(), start)
+            for buffer, start in (
+                (self.constant, CONSTANT),
+                (self.bytes, BYTES),
+                (self.bools, BOOLS),
+                (self.unstored, CONSTANT),
+            )
+        )
 
 
 def with_heads(trunk, features=6):
@@ -48,8 +55,13 @@ def with_heads(trunk, features=6):
 
 def batches(seed, count=2, size=4):
     rng = np.random.default_rng(seed)
-    return [(jt.array(rng.normal(1, 2, (size, 3, 4, 4)).astype(np.float32)), jt.array(rng.integers(0, 3, size)))
-            for _ in range(count)]
+    return [
+        (
+            jt.array(rng.normal(1, 2, (size, 3, 4, 4)).astype(np.float32)),
+            jt.array(rng.integers(0, 3, size)),
+        )
+        for _ in range(count)
+    ]
 
 
 def snapshot(model):
@@ -93,7 +105,10 @@ def test_masks_and_constants_kept_as_buffers_stay_to_the_bit(train, copied):
             assert np.array_equal(packnet.predict(old, batches(9))[0], logits), (old, task)
     assert packnet.parameters["trunk.constant"].reason == "a buffer of Masked"
     packed = contents(packnet)
-    assert packed.parameters["trunk.bytes"].dtype == np.uint8 and "trunk.unstored" not in packed.parameters
+    assert (
+        packed.parameters["trunk.bytes"].dtype == np.uint8
+        and "trunk.unstored" not in packed.parameters
+    )
     again = PackNet(with_heads(Masked()), 0.5)
     networks.assign(again.model, packed.parameters, "x")
     again.restore(list(TASKS), packed.owners)
@@ -108,8 +123,18 @@ def stem_and_rest():
     return nn.Sequential(nn.Conv(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6))
 
 
-@pytest.mark.parametrize("order", [("eval", "stop", "train"), ("eval", "train", "stop"), ("stop", "eval", "train"),
-                                   ("eval", "train", "stop", "eval", "train"), ("stop",), ("stop", "eval")], ids=" ".join)
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("eval", "stop", "train"),
+        ("eval", "train", "stop"),
+        ("stop", "eval", "train"),
+        ("eval", "train", "stop", "eval", "train"),
+        ("stop",),
+        ("stop", "eval"),
+    ],
+    ids=" ".join,
+)
 def test_what_was_frozen_on_purpose_stays_frozen(order):
     net = with_heads(stem_and_rest())
     for call in order:
@@ -153,7 +178,9 @@ def test_requires_grad_of_a_module_is_refused_by_name():
     net = with_heads(stem_and_rest())
     net.trunk[3].requires_grad_(False)
     for pack in (PackNet, lambda model: PackNetPruning.prune_model(model, 0.5)):
-        with pytest.raises(ValueError, match=r"trunk\.3 cannot be packed: .*requires_grad_.*stop_grad"):
+        with pytest.raises(
+            ValueError, match=r"trunk\.3 cannot be packed: .*requires_grad_.*stop_grad"
+        ):
             pack(net)
     net.trunk[3].requires_grad_(True)
     packnet = PackNet(net, 0.5)
@@ -187,7 +214,10 @@ def test_a_dropout_where_jittor_does_not_see_it_is_refused():
         def __init__(self, name, make):
             self.out = nn.Linear(48, 6)
             setattr(self, name, make([nn.Dropout(0.5), nn.ReLU()]))
-    with pytest.raises(ValueError, match=r"trunk\.drops\.0 would never drop anything.*nn\.ModuleList"):
+
+    with pytest.raises(
+        ValueError, match=r"trunk\.drops\.0 would never drop anything.*nn\.ModuleList"
+    ):
         PackNet(with_heads(Listed("drops", list)))
     with pytest.raises(ValueError, match=r"trunk\.drops\.x would never"):
         PackNet(with_heads(Listed("drops", lambda layers: {"x": layers[0]})))
@@ -244,13 +274,26 @@ def test_accuracy_is_that_of_numpy():
 # ---- a batch norm that sees one value per channel
 
 def pooled_norm():
-    return nn.Sequential(nn.Conv(3, 4, 4), nn.BatchNorm(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 6))
+    return nn.Sequential(
+        nn.Conv(3, 4, 4), nn.BatchNorm(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 6)
+    )
 
 
-@pytest.mark.parametrize("make, size, expected", [
-    (pooled_norm, 1, "trunk.1"), (pooled_norm, 2, None),
-    (lambda: nn.Sequential(nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6)), 1, None),
-    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6)), 1, "trunk.2")])
+@pytest.mark.parametrize(
+    "make, size, expected",
+    [
+        (pooled_norm, 1, "trunk.1"),
+        (pooled_norm, 2, None),
+        (
+            lambda: nn.Sequential(
+                nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6)
+            ),
+            1,
+            None,
+        ),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6)), 1, "trunk.2"),
+    ],
+)
 def test_which_batch_norm_sees_one_value(make, size, expected):
     net = with_heads(make())
     net.select("a")
@@ -260,7 +303,9 @@ def test_which_batch_norm_sees_one_value(make, size, expected):
     assert starved_norm(net, images) == expected
     assert starved_norm(net, images, (0, 2)) is None  # another process has more of it
     assert all((value == before[name]).all() for name, value in snapshot(net).items())
-    assert all(layer.is_train for layer in net.modules()) and not any("execute" in vars(layer) for layer in net.modules())
+    assert all(layer.is_train for layer in net.modules()) and not any(
+        "execute" in vars(layer) for layer in net.modules()
+    )
     net.eval()
     assert starved_norm(net, images) is None
 

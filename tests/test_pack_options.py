@@ -1,4 +1,5 @@
-"""Which layers are packed (--pack), and pruning whole filters instead of weights (--prune filters)."""
+"""Which layers are packed (--pack), and pruning whole filters instead of weights (--prune
+filters)."""
 import numpy as np
 import pytest
 from conftest import jt
@@ -17,7 +18,8 @@ def freed(layer, weight, owner, task, ratio):
 
 
 def test_filters_by_hand():
-    """Of task 2, three outputs with norms 5, 1 and 2: two of them go, and what task 1 owns stays."""
+    """Of task 2, three outputs with norms 5, 1 and 2: two of them go, and what task 1 owns
+    stays."""
     weight = [[3, 4, 9], [0.6, 0.8, 9], [9, 9, 9], [9, 2, 9]]
     owner = [[2, 2, 1], [2, 2, 1], [1, 1, 1], [1, 2, 1]]
     count, weight, owner = freed(nn.Linear(3, 4), weight, owner, 2, 0.6)
@@ -26,12 +28,22 @@ def test_filters_by_hand():
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.75, 1.0])
-@pytest.mark.parametrize("layer, output", [
-    (nn.Conv(6, 8, 3), lambda place: place[0]), (nn.Conv(6, 8, 3, groups=2), lambda place: place[0]),
-    (nn.Conv1d(3, 8, 5), lambda place: place[0]), (nn.Linear(7, 9), lambda place: place[0]),
-    (nn.ConvTranspose(6, 8, 3), lambda place: place[1]),
-    (nn.ConvTranspose(6, 8, 3, groups=2), lambda place: (place[0] // 3, place[1])),  # 6 inputs in two groups
-    (nn.ConvTranspose3d(3, 5, 2), lambda place: place[1])], ids=lambda value: type(value).__name__ * isinstance(value, nn.Module))
+@pytest.mark.parametrize(
+    "layer, output",
+    [
+        (nn.Conv(6, 8, 3), lambda place: place[0]),
+        (nn.Conv(6, 8, 3, groups=2), lambda place: place[0]),
+        (nn.Conv1d(3, 8, 5), lambda place: place[0]),
+        (nn.Linear(7, 9), lambda place: place[0]),
+        (nn.ConvTranspose(6, 8, 3), lambda place: place[1]),
+        (
+            nn.ConvTranspose(6, 8, 3, groups=2),
+            lambda place: (place[0] // 3, place[1]),
+        ),  # 6 inputs in two groups
+        (nn.ConvTranspose3d(3, 5, 2), lambda place: place[1]),
+    ],
+    ids=lambda value: type(value).__name__ * isinstance(value, nn.Module),
+)
 def test_filters_against_a_loop_over_weights(layer, output, ratio):
     rng = np.random.default_rng(3)
     weight = rng.standard_normal(layer.weight.shape).astype(np.float32)
@@ -41,10 +53,14 @@ def test_filters_against_a_loop_over_weights(layer, output, ratio):
         if owner[place] == 2:
             squares[output(place)] = squares.get(output(place), 0.0) + float(weight[place]) ** 2
     going = sorted(squares, key=squares.get)[:round(ratio * len(squares))]
-    expected = np.array([owner[place] == 2 and output(place) in going for place in np.ndindex(weight.shape)]).reshape(weight.shape)
+    expected = np.array(
+        [owner[place] == 2 and output(place) in going for place in np.ndindex(weight.shape)]
+    ).reshape(weight.shape)
     count, now, owners = freed(layer, weight, owner, 2, ratio)
     assert count == expected.sum()
-    assert np.array_equal(now, np.where(expected, 0, weight)) and np.array_equal(owners, np.where(expected, 0, owner))
+    assert np.array_equal(now, np.where(expected, 0, weight)) and np.array_equal(
+        owners, np.where(expected, 0, owner)
+    )
 
 
 def test_a_task_that_owns_nothing_in_a_layer_frees_nothing():
@@ -53,8 +69,13 @@ def test_a_task_that_owns_nothing_in_a_layer_frees_nothing():
 
 def batches(seed):
     rng = np.random.default_rng(seed)
-    return [(jt.array(rng.standard_normal((8, 3, 16, 16)).astype(np.float32)), jt.array(rng.integers(0, 4, 8).astype(np.int32)))
-            for _ in range(2)]
+    return [
+        (
+            jt.array(rng.standard_normal((8, 3, 16, 16)).astype(np.float32)),
+            jt.array(rng.integers(0, 4, 8).astype(np.int32)),
+        )
+        for _ in range(2)
+    ]
 
 
 def values(packnet):
@@ -79,7 +100,9 @@ def test_what_is_not_packed_moves_with_the_first_task_only(pack):
     before, first, *later = history
     for name in before:
         if not name.startswith("heads."):
-            assert not np.array_equal(before[name], first[name]), name  # the first task moves everything
+            assert not np.array_equal(before[name], first[name]), (
+                name
+            )  # the first task moves everything
         if name in weights - packed:
             assert all(np.array_equal(now[name], first[name]) for now in later), name
     assert all(not np.array_equal(first[name], later[-1][name]) for name in packed)

@@ -1,4 +1,5 @@
-"""Every parameter has a class, and what is frozen stays to the bit: in every layer of Jittor, whatever the network does with it."""
+"""Every parameter has a class, and what is frozen stays to the bit: in every layer of Jittor,
+whatever the network does with it."""
 import copy
 import inspect
 import sys
@@ -37,7 +38,13 @@ def multi_head(trunk, features=6):
 
 def batches(seed, count=1):
     rng = np.random.default_rng(seed)
-    return [(jt.array(rng.normal(1, 2, (4, 3, 4, 4)).astype(np.float32)), jt.array(rng.integers(0, 3, 4))) for _ in range(count)]
+    return [
+        (
+            jt.array(rng.normal(1, 2, (4, 3, 4, 4)).astype(np.float32)),
+            jt.array(rng.integers(0, 3, 4)),
+        )
+        for _ in range(count)
+    ]
 
 
 def snapshot(model):
@@ -45,9 +52,14 @@ def snapshot(model):
 
 
 def three_tasks(packnet, train=None):
-    """Train, prune and re-train three tasks with momentum and weight decay; after each, every earlier task gives the same logits,
-    and no weight of an earlier one has moved. `train(task, batches)`: instead of train_task."""
-    train = train or (lambda task, data: packnet.train_task(task, data, 1, lr=0.05, momentum=0.9, weight_decay=1e-2))
+    """Train, prune and re-train three tasks with momentum and weight decay; after each, every
+    earlier task gives the same logits, and no weight of an earlier one has moved. `train(task,
+    batches)`: instead of train_task."""
+    train = train or (
+        lambda task, data: packnet.train_task(
+            task, data, 1, lr=0.05, momentum=0.9, weight_decay=1e-2
+        )
+    )
     logits, owned = {}, {}
     for number, task in enumerate(TASKS):
         train(task, batches(number))
@@ -55,7 +67,10 @@ def three_tasks(packnet, train=None):
         train(task, batches(number))
         logits[task] = packnet.predict(task, batches(9))[0]
         assert np.isfinite(logits[task]).all()
-        owned[task] = {name: (owner.numpy() == number + 1, packnet.weights[name].numpy().copy()) for name, owner in packnet.owners.items()}
+        owned[task] = {
+            name: (owner.numpy() == number + 1, packnet.weights[name].numpy().copy())
+            for name, owner in packnet.owners.items()
+        }
         assert any(mask.any() for mask, _ in owned[task].values())
         for old in logits:
             for name, (mask, values) in owned[old].items():
@@ -63,7 +78,9 @@ def three_tasks(packnet, train=None):
             assert np.array_equal(packnet.predict(old, batches(9))[0], logits[old]), (old, task)
         for name, owner in packnet.owners.items():
             assert (packnet.weights[name].numpy()[owner.numpy() == 0] == 0).all(), name
-    assert not np.array_equal(logits["a"], logits["b"]) and not np.array_equal(logits["b"], logits["c"])
+    assert not np.array_equal(logits["a"], logits["b"]) and not np.array_equal(
+        logits["b"], logits["c"]
+    )
 
 
 # ---- every layer of Jittor that has parameters
@@ -117,26 +134,66 @@ LAYERS = {  # name of the case: (layer, how it is used, features out of it, {par
     "ConvTranspose": (lambda: nn.ConvTranspose(3, 2, 2), plain, 50, WEIGHT),
     "ConvTranspose, groups": (lambda: nn.ConvTranspose(3, 3, 2, groups=3), plain, 75, WEIGHT),
     "ConvTranspose3d": (lambda: nn.ConvTranspose3d(3, 2, 2), volume, 90, WEIGHT),
-    "Bilinear": (lambda: nn.Bilinear(48, 48, 4), lambda layer, x: layer(x.reshape((4, -1)), x.reshape((4, -1))) * 0.1, 4, WEIGHT),
-    "MultiheadAttention": (lambda: MultiheadAttention(3, 1), attend, 3, {
-        "in_proj_weight": OWNED, "in_proj_bias": SHARED, "out_proj.weight": OWNED, "out_proj.bias": SHARED}),
-    "MultiheadAttention, other keys": (lambda: MultiheadAttention(3, 1, kdim=2, vdim=2, add_bias_kv=True), attend_elsewhere, 3, {
-        "q_proj_weight": OWNED, "k_proj_weight": OWNED, "v_proj_weight": OWNED, "in_proj_bias": SHARED, "out_proj.weight": OWNED,
-        "out_proj.bias": SHARED, "bias_k": SHARED, "bias_v": SHARED}),
+    "Bilinear": (
+        lambda: nn.Bilinear(48, 48, 4),
+        lambda layer, x: layer(x.reshape((4, -1)), x.reshape((4, -1))) * 0.1,
+        4,
+        WEIGHT,
+    ),
+    "MultiheadAttention": (
+        lambda: MultiheadAttention(3, 1),
+        attend,
+        3,
+        {
+            "in_proj_weight": OWNED,
+            "in_proj_bias": SHARED,
+            "out_proj.weight": OWNED,
+            "out_proj.bias": SHARED,
+        },
+    ),
+    "MultiheadAttention, other keys": (
+        lambda: MultiheadAttention(3, 1, kdim=2, vdim=2, add_bias_kv=True),
+        attend_elsewhere,
+        3,
+        {
+            "q_proj_weight": OWNED,
+            "k_proj_weight": OWNED,
+            "v_proj_weight": OWNED,
+            "in_proj_bias": SHARED,
+            "out_proj.weight": OWNED,
+            "out_proj.bias": SHARED,
+            "bias_k": SHARED,
+            "bias_v": SHARED,
+        },
+    ),
     "RNNCell": (lambda: nn.RNNCell(48, 4), cell, 4, RECURRENT),
     "LSTMCell": (lambda: nn.LSTMCell(48, 4), cell, 4, RECURRENT),
     "GRUCell": (lambda: nn.GRUCell(48, 4), cell, 4, RECURRENT),
     "RNN": (lambda: nn.RNN(3, 4), sequence, 4, SEQUENCE),
     "LSTM": (lambda: nn.LSTM(3, 4), sequence, 4, SEQUENCE),
     "GRU": (lambda: nn.GRU(3, 4), sequence, 4, SEQUENCE),
-    "BatchNorm": (lambda: nn.BatchNorm(3), plain, 48, NORM | {"running_mean": SHARED, "running_var": SHARED}),
+    "BatchNorm": (
+        lambda: nn.BatchNorm(3),
+        plain,
+        48,
+        NORM | {"running_mean": SHARED, "running_var": SHARED},
+    ),
     "LayerNorm": (lambda: nn.LayerNorm(4), plain, 48, NORM),
     "GroupNorm": (lambda: nn.GroupNorm(3, 3), plain, 48, NORM),
     "InstanceNorm": (lambda: nn.InstanceNorm(3), plain, 48, NORM),
     "PReLU": (lambda: nn.PReLU(), plain, 48, {"weight": SHARED}),
-    "Embedding": (lambda: nn.Embedding(4, 2), lambda layer, x: layer((x > 1).int32().sum(1)), 32, {"weight": SHARED}),
-    "ParameterList": (lambda: nn.ParameterList(jt.ones(4), jt.ones((3, 1, 1))), lambda layer, x: x * layer[0] + layer[1], 48,
-                      {"0": SHARED, "1": SHARED}),
+    "Embedding": (
+        lambda: nn.Embedding(4, 2),
+        lambda layer, x: layer((x > 1).int32().sum(1)),
+        32,
+        {"weight": SHARED},
+    ),
+    "ParameterList": (
+        lambda: nn.ParameterList(jt.ones(4), jt.ones((3, 1, 1))),
+        lambda layer, x: x * layer[0] + layer[1],
+        48,
+        {"0": SHARED, "1": SHARED},
+    ),
 }
 WITHOUT = """Module Pool Pool3d AdaptiveAvgPool2d AdaptiveMaxPool2d AdaptiveAvgPool3d AdaptiveMaxPool3d AvgPool2d AvgPool3d
     MaxPool2d MaxPool3d MaxUnpool2d MaxUnpool3d ELU CrossEntropyLoss MSELoss BCELoss L1Loss BCEWithLogitsLoss Identity Dropout
@@ -148,12 +205,18 @@ ABSTRACT = ["RNNBase"]  # of RNN, LSTM and GRU
 
 def test_the_list_of_layers_is_complete():
     """A layer that a later Jittor brings is in no list yet."""
-    classes = {value.__name__: value for value in vars(nn).values() if inspect.isclass(value) and issubclass(value, nn.Module)}
+    classes = {
+        value.__name__: value
+        for value in vars(nn).values()
+        if inspect.isclass(value) and issubclass(value, nn.Module)
+    }
     listed = {name.split(",")[0] for name in LAYERS} - {"MultiheadAttention"}
     assert classes.keys() == listed | set(WITHOUT) | set(ABSTRACT)
     for name in WITHOUT:
         source = inspect.getsource(classes[name].__init__)
-        assert "init." not in source and "jt.array" not in source and "jt.empty" not in source, f"{name} has parameters"
+        assert "init." not in source and "jt.array" not in source and "jt.empty" not in source, (
+            f"{name} has parameters"
+        )
 
 
 @pytest.mark.parametrize("case", LAYERS)
@@ -161,13 +224,22 @@ def test_a_layer_has_its_class_and_three_tasks_keep_their_bits(case):
     make, use, width, expected = LAYERS[case]
     packnet = PackNet(multi_head(Trunk(make(), use, width)), 0.5)
     kinds = {name: parameter.kind for name, parameter in packnet.parameters.items()}
-    assert {name.removeprefix("trunk.layer."): kind for name, kind in kinds.items() if name.startswith("trunk.layer.")} == expected
-    assert kinds["trunk.last.weight"] == OWNED and kinds["heads.b.weight"] == kinds["heads.c.bias"] == HEAD
+    assert {
+        name.removeprefix("trunk.layer."): kind
+        for name, kind in kinds.items()
+        if name.startswith("trunk.layer.")
+    } == expected
+    assert (
+        kinds["trunk.last.weight"] == OWNED
+        and kinds["heads.b.weight"] == kinds["heads.c.bias"] == HEAD
+    )
     before = snapshot(packnet.model)
     three_tasks(packnet)
     after = snapshot(packnet.model)
     for name in kinds:  # everything trained, but for the biases of keys, which softmax cancels, before anything is at them
-        assert not np.array_equal(before[name], after[name]) or name.endswith(("in_proj_bias", "bias_k")), name
+        assert not np.array_equal(before[name], after[name]) or name.endswith(
+            ("in_proj_bias", "bias_k")
+        ), name
 
 
 @pytest.mark.parametrize("case", ["BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm"])
@@ -177,19 +249,33 @@ def test_each_task_may_have_norms_of_its_own(case):
     assert packnet.own_parameters().keys() == {f"trunk.layer.{name}" for name in expected}
     three_tasks(packnet)
     for name in packnet.own_parameters():
-        values = [packnet.private["a"][name], packnet.private["b"][name], packnet.model.state_dict()[name]]
-        assert not any(np.array_equal(values[i].numpy(), values[i + 1].numpy()) for i in (0, 1)), f"{name} was not trained"
+        values = [
+            packnet.private["a"][name],
+            packnet.private["b"][name],
+            packnet.model.state_dict()[name],
+        ]
+        assert not any(np.array_equal(values[i].numpy(), values[i + 1].numpy()) for i in (0, 1)), (
+            f"{name} was not trained"
+        )
 
 
 # ---- every optimizer
 
-@pytest.mark.parametrize("make", [
-    lambda p: nn.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2), lambda p: nn.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2, nesterov=True),
-    lambda p: nn.RMSprop(p, 0.01), lambda p: nn.Adam(p, 0.01, weight_decay=1e-2), lambda p: nn.AdamW(p, 0.01, weight_decay=0.1),
-    pytest.param(lambda p: jt.optim.Adan(p, 0.01, weight_decay=0.1), marks=pytest.mark.slow)],
-    ids=["SGD", "Nesterov", "RMSprop", "Adam", "AdamW", "Adan"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: nn.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2),
+        lambda p: nn.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2, nesterov=True),
+        lambda p: nn.RMSprop(p, 0.01),
+        lambda p: nn.Adam(p, 0.01, weight_decay=1e-2),
+        lambda p: nn.AdamW(p, 0.01, weight_decay=0.1),
+        pytest.param(lambda p: jt.optim.Adan(p, 0.01, weight_decay=0.1), marks=pytest.mark.slow),
+    ],
+    ids=["SGD", "Nesterov", "RMSprop", "Adam", "AdamW", "Adan"],
+)
 def test_one_optimizer_for_everything_over_three_tasks(make):
-    """Its state goes on from task to task, and it is given every parameter, old heads and shared ones too."""
+    """Its state goes on from task to task, and it is given every parameter, old heads and shared
+    ones too."""
     class Net(nn.Module):
         def __init__(self):
             self.conv, self.norm, self.last = nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Linear(16, 6)
@@ -211,7 +297,11 @@ def test_one_optimizer_for_everything_over_three_tasks(make):
 
 
 def test_the_optimizers_are_all_there_are():
-    found = {name for name, value in vars(jt.optim).items() if inspect.isclass(value) and issubclass(value, jt.optim.Optimizer)}
+    found = {
+        name
+        for name, value in vars(jt.optim).items()
+        if inspect.isclass(value) and issubclass(value, jt.optim.Optimizer)
+    }
     assert found == {"Optimizer", "SGD", "RMSprop", "Adam", "AdamW", "Adan"}
 
 
@@ -227,13 +317,17 @@ class Words(nn.Module):
 
     def execute(self, x):
         tokens = (x.reshape((x.shape[0], -1)).clamp(0, 3)).int32()
-        return nn.relu(self.out(self.first(x.reshape((x.shape[0], -1))) + self.embed(tokens).mean(1)))
+        return nn.relu(
+            self.out(self.first(x.reshape((x.shape[0], -1))) + self.embed(tokens).mean(1))
+        )
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_linear_layer_that_shares_an_embedding(tied):
     packnet = PackNet(multi_head(Words(tied), 8), 0.5)
-    assert ("trunk.out.weight" in packnet.owners) != tied and packnet.parameters["trunk.embed.weight"].kind == SHARED
+    assert ("trunk.out.weight" in packnet.owners) != tied and packnet.parameters[
+        "trunk.embed.weight"
+    ].kind == SHARED
     if tied:
         assert "trunk.out.weight" in packnet.parameters["trunk.embed.weight"].reason
         assert "trunk.out.weight" not in packnet.parameters
@@ -250,7 +344,10 @@ def test_layers_that_share_a_weight_have_one_owner_map():
         def execute(self, x):
             return self.again(nn.relu(self.two(nn.relu(self.one(x.reshape((x.shape[0], -1)))))))
     packnet = PackNet(multi_head(Twice(), 48), 0.5)
-    assert list(packnet.owners) == ["trunk.one.weight"] and "trunk.two.weight" in packnet.parameters["trunk.one.weight"].reason
+    assert (
+        list(packnet.owners) == ["trunk.one.weight"]
+        and "trunk.two.weight" in packnet.parameters["trunk.one.weight"].reason
+    )
     three_tasks(packnet)
 
 
@@ -298,11 +395,19 @@ def test_what_jittor_does_not_see_is_refused_or_a_constant():
             setattr(self, name, [nn.Linear(6, 6), nn.Linear(6, 6)])
 
         def execute(self, x):
-            return vars(self)[next(name for name in vars(self) if "blocks" in name)][1](self.first(x.reshape((x.shape[0], -1))))
-    with pytest.raises(ValueError, match=r"trunk.blocks.0.weight cannot be packed: it is in a plain list"):
+            return vars(self)[next(name for name in vars(self) if "blocks" in name)][1](
+                self.first(x.reshape((x.shape[0], -1)))
+            )
+
+    with pytest.raises(
+        ValueError, match=r"trunk.blocks.0.weight cannot be packed: it is in a plain list"
+    ):
         PackNet(multi_head(Hidden("blocks")))
     packnet = PackNet(multi_head(Hidden("_blocks")), 0.5)
-    assert packnet.parameters["trunk._blocks.1.weight"].kind == SHARED and "hidden" in packnet.parameters["trunk._blocks.1.weight"].reason
+    assert (
+        packnet.parameters["trunk._blocks.1.weight"].kind == SHARED
+        and "hidden" in packnet.parameters["trunk._blocks.1.weight"].reason
+    )
     three_tasks(packnet)
     assert not any("_blocks" in name for name in packnet.trainable())
 
@@ -331,7 +436,10 @@ def test_a_module_whose_name_begins_with_an_underscore_is_like_any_other():
     kinds = {name: parameter.kind for name, parameter in packnet.parameters.items()}
     assert {name for name in kinds if name not in packnet.model.state_dict()} == {"trunk._scale"}
     assert kinds["trunk._fc.bias"] == kinds["trunk._bn0.running_mean"] == SHARED
-    assert packnet.parameters["trunk._scale"].hidden and not packnet.parameters["trunk._fc.bias"].hidden
+    assert (
+        packnet.parameters["trunk._scale"].hidden
+        and not packnet.parameters["trunk._fc.bias"].hidden
+    )
     three_tasks(packnet)
     assert packnet.model.trunk._scale.item() == 3
     own = PackNet(multi_head(Underscored()), 0.5, train_biases=True, train_bn=True).own_parameters()
@@ -352,7 +460,9 @@ def test_outputs_that_a_module_keeps():
     three_tasks(packnet)
     packnet = PackNet(multi_head(Keeps("seen")), 0.5)
     packnet.train_task("a", batches(0), 1)
-    with pytest.raises(ValueError, match="trunk.seen has come into the network .* must begin with _"):
+    with pytest.raises(
+        ValueError, match="trunk.seen has come into the network .* must begin with _"
+    ):
         packnet.start_task("b")
 
 
@@ -361,7 +471,9 @@ def test_outputs_that_a_module_keeps():
 def test_only_a_dictionary_of_heads_is_one():
     class Vit(nn.Module):
         def __init__(self):
-            self.heads = nn.Sequential(nn.Linear(48, 6))  # as torchvision's vision transformer calls its last layer
+            self.heads = nn.Sequential(
+                nn.Linear(48, 6)
+            )  # as torchvision's vision transformer calls its last layer
 
         def execute(self, x):
             return self.heads(x.reshape((x.shape[0], -1)))
@@ -371,7 +483,10 @@ def test_only_a_dictionary_of_heads_is_one():
     packnet.train_task("a", batches(0), 1)
     assert all((snapshot(packnet.model)[name] != before[name]).any() for name in before)
     net = multi_head(Vit())
-    assert list(heads_of(net)) == list(TASKS) and PackNet(net).parameters["trunk.heads.0.weight"].kind == OWNED
+    assert (
+        list(heads_of(net)) == list(TASKS)
+        and PackNet(net).parameters["trunk.heads.0.weight"].kind == OWNED
+    )
     three_tasks(PackNet(net, 0.5))
 
 
@@ -391,8 +506,13 @@ def test_a_head_may_be_added_later_and_nothing_else():
 
 @pytest.mark.parametrize("what", ["weights", "filters"])
 def test_no_step_works_out_anew_whose_weights_they_are(what):
-    """Jittor computes an owner when it is asked for; within a step's kernel it is asked for, and not kept, each time."""
-    packnet = PackNet(multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.Flatten(), nn.Linear(16, 6))), 0.5, pruned_units=what)
+    """Jittor computes an owner when it is asked for; within a step's kernel it is asked for, and
+    not kept, each time."""
+    packnet = PackNet(
+        multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.Flatten(), nn.Linear(16, 6))),
+        0.5,
+        pruned_units=what,
+    )
     for task in ("a", "b"):
         packnet.model.select(task)
         jt.sync_all()
@@ -413,11 +533,15 @@ def test_eval_before_training_stops_nothing():
     after = snapshot(packnet.model)
     still = {name for name in before if not (before[name] != after[name]).any()}
     # The gradient of a bias before a batch norm is 0 but for rounding: on some processors it stays.
-    assert still - {"trunk.0.bias"} == {f"heads.{task}.{what}" for task in "bc" for what in ("weight", "bias")}
+    assert still - {"trunk.0.bias"} == {
+        f"heads.{task}.{what}" for task in "bc" for what in ("weight", "bias")
+    }
     packnet.model.eval()
     packnet.prune("a")
     packnet.train_task("b", batches(1), 1)
-    moved = {name for name, value in snapshot(packnet.model).items() if (value != after[name]).any()}
+    moved = {
+        name for name, value in snapshot(packnet.model).items() if (value != after[name]).any()
+    }
     assert moved == {"trunk.0.weight", "trunk.3.weight", "heads.b.weight", "heads.b.bias"}
     evaluated = multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.Flatten(), nn.Linear(16, 6)))
     evaluated.eval()
@@ -429,7 +553,10 @@ def test_a_weight_whose_gradient_its_owner_stopped_is_left_alone():
     net.trunk[0].weight.stop_grad()
     before = snapshot(net)
     packnet = PackNet(net, 0.5)
-    assert list(packnet.owners) == ["trunk.2.weight"] and "no gradient" in packnet.parameters["trunk.0.weight"].reason
+    assert (
+        list(packnet.owners) == ["trunk.2.weight"]
+        and "no gradient" in packnet.parameters["trunk.0.weight"].reason
+    )
     three_tasks(packnet)
     assert (snapshot(net)["trunk.0.weight"] == before["trunk.0.weight"]).all()
 
@@ -440,13 +567,19 @@ class Remaking(nn.Module):
     """A norm of somebody's own, which makes its statistics anew instead of updating them."""
 
     def __init__(self, features):
-        self.weight, self.running_mean, self.running_var = jt.ones(features), jt.zeros(features).stop_grad(), jt.ones(features).stop_grad()
+        self.weight, self.running_mean, self.running_var = (
+            jt.ones(features),
+            jt.zeros(features).stop_grad(),
+            jt.ones(features).stop_grad(),
+        )
 
     def execute(self, x):
         if self.is_train:
             mean = x.mean((0, 2, 3))
             self.running_mean = 0.5 * self.running_mean + 0.5 * mean
-            self.running_var = 0.5 * self.running_var + 0.5 * ((x - mean.broadcast(x, [0, 2, 3])) ** 2).mean((0, 2, 3))
+            self.running_var = 0.5 * self.running_var + 0.5 * (
+                (x - mean.broadcast(x, [0, 2, 3])) ** 2
+            ).mean((0, 2, 3))
         scale = self.weight / jt.sqrt(self.running_var + 1e-5)
         return (x - self.running_mean.broadcast(x, [0, 2, 3])) * scale.broadcast(x, [0, 2, 3])
 
@@ -460,7 +593,9 @@ def test_a_norm_that_makes_its_statistics_anew(train_bn, by_hand):
     def train(task, data):
         if task not in packnet.tasks:
             packnet.start_task(task)
-        optimizer = nn.SGD(list(packnet.trainable().values()), 0.05, momentum=0.9, weight_decay=1e-2)
+        optimizer = nn.SGD(
+            list(packnet.trainable().values()), 0.05, momentum=0.9, weight_decay=1e-2
+        )
         net.select(task)
         net.train()  # which packnet.set_training would not do for a norm that is shared
         for images, labels in data:
@@ -474,7 +609,12 @@ def test_a_norm_that_makes_its_statistics_anew(train_bn, by_hand):
 # ---- copies and state dicts
 
 def packed(tasks=2):
-    packnet = PackNet(multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6))), 0.5)
+    packnet = PackNet(
+        multi_head(
+            nn.Sequential(nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6))
+        ),
+        0.5,
+    )
     for number, task in enumerate(TASKS[:tasks]):
         packnet.train_task(task, batches(number), 1, lr=0.05)
         packnet.prune(task)
@@ -484,10 +624,15 @@ def packed(tasks=2):
 def test_a_deep_copy_is_frozen_too_and_goes_its_own_way():
     packnet = packed()
     packnet.start_task("c")
-    kept, before = {task: packnet.predict(task, batches(9))[0] for task in "ab"}, snapshot(packnet.model)
+    kept, before = (
+        {task: packnet.predict(task, batches(9))[0] for task in "ab"},
+        snapshot(packnet.model),
+    )
     twin = copy.deepcopy(packnet)
     twin.train_task("c", batches(2), 1, lr=0.05, weight_decay=1e-2)
-    assert all(np.array_equal(twin.predict(task, batches(9))[0], logits) for task, logits in kept.items())
+    assert all(
+        np.array_equal(twin.predict(task, batches(9))[0], logits) for task, logits in kept.items()
+    )
     assert twin.tasks == packnet.tasks == [*"abc"]
     assert all((snapshot(packnet.model)[name] == before[name]).all() for name in before)
     assert (snapshot(twin.model)["trunk.0.weight"] != before["trunk.0.weight"]).any()
@@ -506,10 +651,14 @@ def test_a_deep_copy_of_the_model_alone_is_frozen_too():
     for name, value in snapshot(net).items():
         if name in packnet.owners:
             mine = packnet.owners[name].numpy() == 3
-            assert (value[~mine] == before[name][~mine]).all() and (value[mine] != before[name][mine]).any(), name
+            assert (value[~mine] == before[name][~mine]).all() and (
+                value[mine] != before[name][mine]
+            ).any(), name
         elif not name.startswith("heads.c"):
             assert (value == before[name]).all(), name
-    weight = copy.deepcopy(packnet.weights["trunk.0.weight"])  # a copy of the numbers alone is an array like any other
+    weight = copy.deepcopy(
+        packnet.weights["trunk.0.weight"]
+    )  # a copy of the numbers alone is an array like any other
     weight.update(jt.zeros(weight.shape))
     assert (weight.numpy() == 0).all()
 
@@ -568,15 +717,23 @@ def test_a_head_that_cannot_be_selected_changes_nothing():
     del packnet.model.heads.layers["a"]
     with pytest.raises(ValueError, match="no head"), packnet.task_view("a"):
         pass
-    assert all((snapshot(packnet.model)[name] == before[name]).all() for name in before if not name.startswith("heads.a"))
+    assert all(
+        (snapshot(packnet.model)[name] == before[name]).all()
+        for name in before
+        if not name.startswith("heads.a")
+    )
 
 
 def test_nothing_else_is_done_within_a_view():
     packnet = packed(2)
     before = packnet.predict("b", batches(0))[0]
     with packnet.task_view("a"):
-        for act in (lambda: packnet.evaluate_task("b", batches(0)), lambda: packnet.prune("b"), lambda: packnet.start_task("c"),
-                    lambda: packnet.train_task("b", batches(0), 1)):
+        for act in (
+            lambda: packnet.evaluate_task("b", batches(0)),
+            lambda: packnet.prune("b"),
+            lambda: packnet.start_task("c"),
+            lambda: packnet.train_task("b", batches(0), 1),
+        ):
             with pytest.raises(ValueError, match="view of task 'a' is entered"):
                 act()
     assert packnet.tasks == ["a", "b"]
@@ -593,14 +750,22 @@ def test_describe_accounts_for_everything():
         lines = packnet.describe().splitlines()
         rows = {line.split()[0]: line.split()[1:3] for line in lines[1:lines.index("")]}
         assert rows.keys() == net.state_dict().keys()
-        assert rows["trunk.features.0.weight"] == ["16x3x3x3", "owned"] and rows["heads.a.bias"] == ["5", "head"]
+        assert rows["trunk.features.0.weight"] == ["16x3x3x3", "owned"] and rows[
+            "heads.a.bias"
+        ] == ["5", "head"]
         assert rows["trunk.features.1.running_mean"] == ["16", "private" if options else "shared"]
         assert rows["trunk.features.0.bias"][1] == ("private" if options else "shared")
-        counts = {line.split()[0]: int(line.split()[1].replace(",", "")) for line in lines[lines.index("") + 1:]}
+        counts = {
+            line.split()[0]: int(line.split()[1].replace(",", ""))
+            for line in lines[lines.index("") + 1 :]
+        }
         total = sum(parameter.numel() for parameter in net.state_dict().values())
         owned = sum(weight.numel() for weight in packnet.weights.values())
         assert counts["all"] == total and counts["owned"] == owned and counts["head"] == 5 * 129
-        assert sum(counts.values()) == 2 * total and f"{100 * owned / total:.2f} % are packed" in lines[-1]
+        assert (
+            sum(counts.values()) == 2 * total
+            and f"{100 * owned / total:.2f} % are packed" in lines[-1]
+        )
 
 
 def test_the_names_are_those_of_the_state_dict():

@@ -1,4 +1,5 @@
-"""The algorithm against a NumPy version of its rules, and frozen weights against everything that could move them."""
+"""The algorithm against a NumPy version of its rules, and frozen weights against everything that
+could move them."""
 import math
 
 import numpy as np
@@ -16,7 +17,8 @@ LONG = settings(deadline=None, max_examples=60)
 
 
 def reference_prune(weight, owner, task, ratio):
-    """Rule 3, word by word: sort what the task owns, take the r-th smallest, free everything up to it."""
+    """Rule 3, word by word: sort what the task owns, take the r-th smallest, free everything up to
+    it."""
     magnitudes = sorted(abs(w) for w, o in zip(weight.ravel(), owner.ravel()) if o == task)
     r = round(ratio * len(magnitudes))
     weight, owner = weight.copy(), owner.copy()
@@ -58,8 +60,13 @@ def small_network(tasks=()):
 
 def batches(seed, count=3):
     rng = np.random.default_rng(seed)
-    return [(jt.array(rng.normal(1, 2, (8, 3, 6, 6)).astype(np.float32)), jt.array(rng.integers(0, 4, 8)))
-            for _ in range(count)]
+    return [
+        (
+            jt.array(rng.normal(1, 2, (8, 3, 6, 6)).astype(np.float32)),
+            jt.array(rng.integers(0, 4, 8)),
+        )
+        for _ in range(count)
+    ]
 
 
 def snapshot(model):
@@ -71,7 +78,9 @@ def snapshot(model):
 # No st.floats: it refuses to work where denormals are flushed to zero, as Jittor does.
 weights = st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.0, 0.25, 0.5, 1.0, 3.0]) |
                    st.integers(-4000, 4000).map(lambda i: i / 997), min_size=1, max_size=40)
-ratios = st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]) | st.integers(0, 1000).map(lambda i: i / 1000)
+ratios = st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]) | st.integers(0, 1000).map(
+    lambda i: i / 1000
+)
 
 
 @LONG
@@ -82,7 +91,9 @@ def test_free_smallest_is_the_rule(values, ratio, seed):
     w, o = jt.array(weight), jt.array(owner)
     freed = free_smallest(w, o, 2, ratio)
     expected_w, expected_o = reference_prune(weight, owner, 2, ratio)
-    assert (w.numpy() == expected_w).all() and (o.numpy() == expected_o).all() and o.dtype == "uint8"
+    assert (
+        (w.numpy() == expected_w).all() and (o.numpy() == expected_o).all() and o.dtype == "uint8"
+    )
     assert freed == ((owner == 2) & (expected_o == 0)).sum()
 
 
@@ -129,7 +140,10 @@ def test_ratio_outside_its_range(ratio):
 def test_a_ratio_that_is_refused_is_not_recorded(what):
     packnet = PackNet(small_network(["a"]), pruned_units=what)
     packnet.start_task("a")
-    before, owners = snapshot(packnet.model), {name: owner.numpy() for name, owner in packnet.owners.items()}
+    before, owners = (
+        snapshot(packnet.model),
+        {name: owner.numpy() for name, owner in packnet.owners.items()},
+    )
     for ratio in (1.5, -0.1, math.nan):
         with pytest.raises(ValueError, match="outside"):
             packnet.prune("a", ratio)
@@ -145,7 +159,9 @@ def test_a_second_prune_frees_of_what_is_left():
     for ratio, recorded in ((0.5, 0.5), (0.5, 0.75), (0.25, 0.8125), (0.0, 0.8125)):
         packnet.prune("a", ratio)
         row, = packnet.capacity()
-        assert packnet.ratios["a"] == recorded and row["used"] == row["measured_used"] == 1 - recorded
+        assert (
+            packnet.ratios["a"] == recorded and row["used"] == row["measured_used"] == 1 - recorded
+        )
     packnet.start_task("b")
     packnet.prune("b", 0.1)
     assert packnet.ratios["b"] == 0.1  # to the bit
@@ -164,7 +180,10 @@ def test_pruning_matches_the_authors_kthvalue():
 # ---- rules 1, 2, 6: which parameters
 
 def test_prunable_are_convolutions_and_linear_layers_but_no_heads_and_no_norms():
-    assert set(prunable_weights(small_network(["a"]))) == {"trunk.conv.weight", "trunk.hidden.weight"}
+    assert set(prunable_weights(small_network(["a"]))) == {
+        "trunk.conv.weight",
+        "trunk.hidden.weight",
+    }
     assert set(prunable_weights(Small())) == {"conv.weight", "hidden.weight", "last.weight"}
     assert set(prunable_weights(nn.Linear(2, 3))) == {"weight"}
 
@@ -211,7 +230,8 @@ def test_a_step_is_the_update_formula_where_owned_and_nothing_elsewhere():
     lambda p: nn.AdamW(p, 0.01, weight_decay=0.1),
 ], ids=["sgd", "nesterov", "rmsprop", "adam", "adamw"])
 def test_no_optimizer_moves_frozen_weights(make):
-    """All parameters of the model handed to an ordinary optimizer, biases, norms and old heads included."""
+    """All parameters of the model handed to an ordinary optimizer, biases, norms and old heads
+    included."""
     net = small_network(["a", "b"])
     packnet = PackNet(net)
     packnet.train_task("a", batches(1), epochs=1)
@@ -294,7 +314,9 @@ def test_batch_norm_of_the_first_task_trains_and_then_stands_still():
     assert (first["trunk.norm.running_mean"] != 0).any() and (first["trunk.norm.weight"] != 1).any()
     assert net.trunk.norm.is_train
     packnet.train_task("b", batches(2), epochs=1)
-    assert not net.trunk.norm.is_train and net.trunk.is_train  # b trains with the statistics it is tested with
+    assert (
+        not net.trunk.norm.is_train and net.trunk.is_train
+    )  # b trains with the statistics it is tested with
     second = snapshot(net)
     for name in first:
         if ".norm." in name or name.endswith("bias") and name.startswith("trunk"):
@@ -311,7 +333,10 @@ def test_each_task_trains_its_head_whenever_that_was_added():
         packnet.prune(task)
         for name, value in snapshot(net).items():
             if name.startswith("heads."):
-                assert (value != before[name]).any() == name.startswith(f"heads.{task}."), (task, name)
+                assert (value != before[name]).any() == name.startswith(f"heads.{task}."), (
+                    task,
+                    name,
+                )
 
 
 @pytest.mark.parametrize("way", ["train_task fails first", "start_task first", "by hand"])
@@ -375,13 +400,24 @@ def test_a_new_packnet_of_the_same_network_starts_anew():
     before = snapshot(net)
     PackNet(net).train_task("a", batches(1), epochs=1)
     after = snapshot(net)
-    for name in ("trunk.conv.weight", "trunk.norm.weight", "trunk.norm.running_mean", "trunk.hidden.bias", "heads.a.weight"):
+    for name in (
+        "trunk.conv.weight",
+        "trunk.norm.weight",
+        "trunk.norm.running_mean",
+        "trunk.hidden.bias",
+        "heads.a.weight",
+    ):
         assert (after[name] != before[name]).any(), name
 
 
-@pytest.mark.parametrize("make", [lambda p: nn.SGD(p, 0.01, momentum=0.9), lambda p: nn.Adam(p, 0.01)], ids=["SGD", "Adam"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: nn.SGD(p, 0.01, momentum=0.9), lambda p: nn.Adam(p, 0.01)],
+    ids=["SGD", "Adam"],
+)
 def test_fixed_parameters_pile_nothing_up_in_jittors_graph(make):
-    """Their steps are asked for by nobody. Left uncomputed, they make Jittor compile one kernel of thousands of operators."""
+    """Their steps are asked for by nobody. Left uncomputed, they make Jittor compile one kernel of
+    thousands of operators."""
     net = small_network("abc")
     packnet = PackNet(net)
     images, labels = batches(0)[0]
@@ -426,7 +462,9 @@ def test_a_new_task_starts_from_zero_on_all_free_weights():
     free = {name: owner.numpy() == 0 for name, owner in packnet.owners.items()}
     packnet.start_task("b")
     for name, owner in packnet.owners.items():
-        assert ((owner.numpy() == 2) == free[name]).all() and (packnet.weights[name].numpy()[free[name]] == 0).all()
+        assert ((owner.numpy() == 2) == free[name]).all() and (
+            packnet.weights[name].numpy()[free[name]] == 0
+        ).all()
 
 
 def test_task_view_hides_later_tasks_and_restores_to_the_bit():
@@ -501,17 +539,22 @@ def test_capacity_counts_what_is_owned():
     for row, used in zip(packnet.capacity(), (0.25, 0.1875, 0.140625)):
         assert row["used"] == used and abs(row["measured_used"] - used) < 1e-4
     total = sum(owner.numel() for owner in packnet.owners.values())
-    owned = [sum(int((owner.numpy() == k).sum()) for owner in packnet.owners.values()) for k in (1, 2, 3)]
+    owned = [
+        sum(int((owner.numpy() == k).sum()) for owner in packnet.owners.values()) for k in (1, 2, 3)
+    ]
     left = [total, total - owned[0], total - owned[0] - owned[1]]
-    assert [row["measured_available"] for row in packnet.capacity()] == [free / total for free in left]
+    assert [row["measured_available"] for row in packnet.capacity()] == [
+        free / total for free in left
+    ]
     counted = sum(int((owner.numpy() == 2).sum()) for owner in packnet.owners.values())
     assert packnet.capacity()[1]["owned_weights"] == counted
 
 
 @pytest.mark.parametrize("idle", [0.0, 0.8])
 def test_equal_shares_are_equal_but_for_weights_that_never_moved(idle):
-    """`equal` for three tasks prunes by 2/3, 1/2 and not at all. Weights that the second leaves at 0,
-    `idle` of its own, are ties at the cut-off: it keeps those that moved, the third gets the rest."""
+    """`equal` for three tasks prunes by 2/3, 1/2 and not at all. Weights that the second leaves at
+    0, `idle` of its own, are ties at the cut-off: it keeps those that moved, the third gets the
+    rest."""
     from settings.config import Config
     ratios = Config(task_list=["a", "b", "c"], pruning_ratios=["equal"]).ratios()
     packnet = PackNet(nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)))
@@ -523,7 +566,10 @@ def test_equal_shares_are_equal_but_for_weights_that_never_moved(idle):
             mine = packnet.owners[name].numpy() == k
             new = rng.uniform(0.1, 1, weight.shape).astype(np.float32)
             if task == "b":
-                new[np.where(mine)[0][:round(idle * mine.sum())], np.where(mine)[1][:round(idle * mine.sum())]] = 0
+                new[
+                    np.where(mine)[0][: round(idle * mine.sum())],
+                    np.where(mine)[1][: round(idle * mine.sum())],
+                ] = 0
             weight.assign(jt.array(np.where(mine, new, weight.numpy())))
         if ratio:
             packnet.prune(task, ratio)

@@ -1,4 +1,5 @@
-"""The two documents the project starts from: their snippets, as written, and the algorithm carried out with them."""
+"""The two documents the project starts from: their snippets, as written, and the algorithm carried
+out with them."""
 import numpy as np
 from conftest import jt
 
@@ -22,7 +23,9 @@ def test_first_document_data_loader(image_root, monkeypatch):
 
 def test_first_document_pruning():
     model = networks.VGG(networks.ARCHITECTURES["vgg-slim"])
-    previous_task_masks = previous_masks = PackNetPruning.prune_model(model=model, pruning_ratio=0.75)
+    previous_task_masks = previous_masks = PackNetPruning.prune_model(
+        model=model, pruning_ratio=0.75
+    )
     # 对模型进行剪枝
     new_mask = PackNetPruning.prune_model(
         model=model,
@@ -39,11 +42,16 @@ def test_first_document_settings():
     self = Config()
     assert self.initial_lr == 0.001 and self.batch_size == 32 and self.num_epochs_finetune == 10
     assert self.num_epochs_per_task == 20  # the seed's log and the authors; its README says 50
-    assert self.task_list == ['cubs', 'cars', 'flowers'] and self.pruning_ratios == [0.75, 0.75, 0.75]
+    assert self.task_list == ["cubs", "cars", "flowers"] and self.pruning_ratios == [
+        0.75,
+        0.75,
+        0.75,
+    ]
 
 
 def separable(seed, count=3):
-    """A task that a small network learns: the class is the sign pattern of two random directions."""
+    """A task that a small network learns: the class is the sign pattern of two random
+    directions."""
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(2, 10))
     x = rng.normal(size=(count, 32, 10)).astype(np.float32)
@@ -52,9 +60,12 @@ def separable(seed, count=3):
 
 
 def test_second_document():
-    """PackNet(model, prune_ratio): train, prune, re-train, freeze, free; every task as it was when it was frozen."""
+    """PackNet(model, prune_ratio): train, prune, re-train, freeze, free; every task as it was when
+    it was frozen."""
     nn = jt.nn
-    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    model = nn.Sequential(
+        nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)
+    )
     packnet = PackNet(model, prune_ratio=0.75)
     accuracy = {}
     for task_id in (1, 2, 3):
@@ -66,5 +77,8 @@ def test_second_document():
     assert list(packnet.masks) == [1, 2, 3]
     for task_id, before in accuracy.items():
         assert before > 80 and packnet.evaluate_task(task_id, separable(task_id)) == before
-    shares = [np.mean([mask.numpy().mean() for mask in masks.values()]) for masks in packnet.masks.values()]
+    shares = [
+        np.mean([mask.numpy().mean() for mask in masks.values()])
+        for masks in packnet.masks.values()
+    ]
     assert np.allclose(shares, [0.25, 0.1875, 0.1406], atol=0.02)
