@@ -288,10 +288,10 @@ def refuse_requires_grad(module: nn.Module, way: Way) -> None:
 
 def refuse_dropout(module: nn.Module, way: Way) -> None:
     """Of a module that Jittor does not see."""
-    if isinstance(module, DROPOUTS):
+    if isinstance(module, DROPOUTS) and module.p > 0:
         raise ValueError(f"{way.name} would never drop anything: Jittor does not see it there, in "
-                         "a plain list or dictionary, and a new dropout is off until it is put in "
-                         "training mode. Use nn.ModuleList.")
+                         "a plain list or dictionary, or beside the layers of a Sequential, and a "
+                         "new dropout is off until it is put in training mode. Use nn.ModuleList.")
 
 
 # ------------------------------------------------------------------------ its kind

@@ -221,6 +221,17 @@ def test_a_dropout_where_jittor_does_not_see_it_is_refused():
         PackNet(with_heads(Listed("drops", list)))
     with pytest.raises(ValueError, match=r"trunk\.drops\.x would never"):
         PackNet(with_heads(Listed("drops", lambda layers: {"x": layers[0]})))
+
+    class Beside(nn.Sequential):
+        """As the layers of Jittor's DenseNet, whose rate is 0."""
+
+        def __init__(self, rate):
+            super().__init__(nn.Flatten(), nn.Linear(48, 6))
+            self.drop = nn.Dropout(rate)
+
+    with pytest.raises(ValueError, match=r"trunk\.drop would never .* beside the layers"):
+        PackNet(with_heads(Beside(0.5)))
+    PackNet(with_heads(Beside(0)))
     PackNet(with_heads(Listed("drops", nn.ModuleList)))
     PackNet(with_heads(Listed("_teachers_drops", list)))  # hidden on purpose
 
