@@ -227,9 +227,9 @@ class Results:
                          f"kept {kept[name]:>11,}")
             asked = sum(round(ratio * (kept[name] + freed[name])) for name in packnet.owners)
             if packnet.pruned_units == "weights" and freed["all"] > asked:
-                self.log(f"  {freed['all'] - asked:,} of them beyond {100 * ratio:g} %: as small as "
-                         "the largest that goes, as all weights that training has left at exactly 0; "
-                         "later tasks get them")
+                self.log(f"  {freed['all'] - asked:,} of them beyond {100 * ratio:g} %: as small "
+                         "as the largest that goes, as all weights that training has left at "
+                         "exactly 0; later tasks get them")
             if before is not None:
                 after = self.judge(packnet, task)
                 self.log(f"{task}: {before:.2f} % before the prune, {after:.2f} % after it")
