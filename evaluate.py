@@ -26,13 +26,13 @@ from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
 from runs.folder import check_free
 from settings.archs import ARCHS, own, source_of
-from settings.command_line import complain
 from settings.config import Config, ConfigError
 from storage.checkpoint import WeightsError, write_tensors, writing
 from storage.packed import Packed, load_packed, other_content
 from storage.release import read_release
 from storage.seals import recomputed
 from storage.torch_file import write_torch_file
+from system.errors import complain
 from system.files import CHECKPOINT
 
 if TYPE_CHECKING:  # starts Jittor

@@ -13,6 +13,7 @@
 message, before anything is written. What a run does: training.py.
 """
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,15 +21,19 @@ import toolchain
 from runs.addition import Earlier, completed, opened
 from runs.folder import check_folders, check_source, resumed
 from settings.archs import own, source_of
-from settings.command_line import add_settings, complain
-from settings.config import Config, ConfigError
+from settings.command_line import add_settings
+from settings.config import Config, ConfigError, flag_of
 from settings.effort import hours, load_rates, rounded
 from settings.experiments import DEMO, EXPERIMENTS, listed, runs_of
-from storage.checkpoint import WeightsError
 from system import processes
-from system.files import STATE
+from system.errors import UserError, complain, reason, run_cli
+from system.files import LOG, RESULTS, STATE
+from system.screen import screen_may_go
 
-FLAGS = ("demo", "resume", "experiment", "experiments", "seeds", "dry_run")  # of the command line, beside the settings
+# Of the command line, beside the settings.
+FLAGS = ("demo", "resume", "experiment", "experiments", "seeds", "dry_run")
+# Settings in which the runs of an experiment differ.
+SET_BY_EXPERIMENT = ("seed", "task_list", "pruning_ratios", "arch", "add_to", "prune_last")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]:
@@ -37,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]
     parser.add_argument("--demo", action="store_true", help="draw small data sets and pack them with a slim network; "
                         "other options still apply")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output directory where it stopped, "
-                        "with its settings; start it if there is none")
+                        "with its settings; where there is none, start it with the settings that are given")
     parser.add_argument("--experiment", choices=EXPERIMENTS, metavar="NAME", help="carry out all runs of a named experiment "
                         f"(settings/experiments.py), into checkpoints/NAME/ (or --output-dir/NAME/): {', '.join(EXPERIMENTS)}")
     parser.add_argument("--experiments", action="store_true",
@@ -50,40 +55,64 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]
     return flags, {name: value for name, value in vars(flags).items() if name not in FLAGS}
 
 
+@run_cli
 def main(arguments: list[str] | None = None) -> int:
     flags, given = parse(arguments)
     if flags.experiments:
         print(listed())
         return 0
-    if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
-        return complain(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; one run's is --seed")
-    if flags.demo and "add_to" in given:
-        return complain("--add-to: everything but the new task's settings comes from the packed network; leave --demo out")
-    if flags.dry_run and flags.experiment:
-        return complain("--dry-run: is for one network; an --experiment has several. Name one with --arch.")
-    if flags.dry_run and flags.resume:
-        return complain("--dry-run: is for a network that is named, not for a run to go on with; leave --resume out")
+    check_flags(flags, given)
     if flags.dry_run:
         return describe((DEMO if flags.demo else {}) | given)
-    if not flags.experiment:
+    with screen_may_go():
+        if flags.experiment:
+            return run_experiment(flags, given)
         code = run((DEMO if flags.demo else {}) | given, flags.resume, flags.demo)
         if flags.demo and not code and not processes.RANK:
-            root, output = (given.get(name, DEMO[name]) for name in ("data_root", "output_dir"))
-            print(f"To add a folder of your own, {root}/my_birds/{{train,test}}/<class>/*.jpg, to this network:\n"
-                  f"python main.py --add-to {output} --task-list my_birds --output-dir {Path(output).parent}/with_birds")
+            print_way_on(given)
         return code
-    for name in {"seed", "task_list", "pruning_ratios", "arch", "add_to", "prune_last"} & given.keys():
-        return complain(f"--{name.replace('_', '-')}: --experiment {flags.experiment} sets this itself")
-    parent = f"{given.pop('output_dir', 'checkpoints')}/{'demo-' if flags.demo else ''}{flags.experiment}"
-    todo = runs_of(flags.experiment, flags.demo, flags.seeds)
-    if (rates := load_rates()) and not flags.demo and not processes.RANK:
-        if estimate := hours(flags.experiment, rates, flags.seeds, **given):
-            print(f"==== {flags.experiment}: about {rounded(estimate)} h in all, from what `python report.py --measure` has timed here")
+
+
+def check_flags(flags: argparse.Namespace, given: dict) -> None:
+    """Raise ConfigError for flags that do not go together."""
+    if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
+        raise ConfigError(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; "
+                          "one run's is --seed")
+    if flags.demo and "add_to" in given:
+        raise ConfigError("--add-to: everything but the new task's settings comes from the packed network; "
+                          "leave --demo out")
+    if flags.dry_run and flags.experiment:
+        raise ConfigError("--dry-run: is for one network; an --experiment has several. Name one with --arch.")
+    if flags.dry_run and flags.resume:
+        raise ConfigError("--dry-run: is for a network that is named, not for a run to go on with; "
+                          "leave --resume out")
+    own_settings = [flag_of(name) for name in given if name in SET_BY_EXPERIMENT]
+    if flags.experiment and own_settings:
+        raise ConfigError(f"{', '.join(own_settings)}: --experiment {flags.experiment} sets this itself")
+
+
+def print_way_on(given: dict) -> None:
+    """What to do after the demo: the command that adds a folder of the user's own to its network."""
+    root, output = (given.get(name, DEMO[name]) for name in ("data_root", "output_dir"))
+    print(f"To add a folder of your own, {root}/my_birds/{{train,test}}/<class>/*.jpg, to this network:\n"
+          f"python main.py --add-to {output} --task-list my_birds --output-dir {Path(output).parent}/with_birds")
+
+
+def run_experiment(flags: argparse.Namespace, given: dict) -> int:
+    """All runs of an experiment, one after another. Returns the exit code of the last."""
+    name = flags.experiment
+    parent = f"{given.pop('output_dir', 'checkpoints')}/{'demo-' if flags.demo else ''}{name}"
+    todo = [(label, settings | given | dict(output_dir=f"{parent}/{label}"))
+            for label, settings in runs_of(name, flags.demo, flags.seeds)]
+    for _, settings in todo:
+        Config(**settings).check_values()
+    if not flags.demo and not processes.RANK:
+        print_hours(name, flags.seeds, given)
+    drawn = flags.demo or EXPERIMENTS[name].drawn
     for number, (label, settings) in enumerate(todo, start=1):
         if not processes.RANK:
-            print(f"==== {flags.experiment}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
-        drawn = flags.demo or EXPERIMENTS[flags.experiment].drawn
-        code = run(settings | given | dict(output_dir=f"{parent}/{label}"), resume=True, demo=drawn)
+            print(f"==== {name}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
+        code = run(settings, resume=True, demo=drawn)
         if code:
             return code
     if not processes.RANK:
@@ -91,51 +120,56 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def print_hours(experiment: str, seeds: int | None, given: dict) -> None:
+    """How long an experiment will take, where that is known for this machine."""
+    rates = load_rates()
+    estimate = rates and hours(experiment, rates, seeds, **given)
+    if estimate:
+        print(f"==== {experiment}: about {rounded(estimate)} h in all, from what `python report.py --measure` "
+              "has timed here")
+
+
 def run(given: dict, resume: bool, demo: bool) -> int:
-    """One run with these settings, or the rest of it. Returns the exit code."""
-    try:
-        config, before = Config(**given), None
-        if resume:
-            config, before = resumed(config, given)
-        if config.add_to and not before:
-            config = Config(**completed(given))
-        config.check_values()
-        if processes.in_mpi():
-            agree(config, before)
-        if before and before["finished"]:
-            if not processes.RANK:
-                (Path(config.output_dir) / STATE).unlink(missing_ok=True)  # it was killed just before it did that itself
-                print(f"The run in {config.output_dir} is finished; nothing is changed. Its results: {config.output_dir}/log.txt")
-            return 0
-        prepare(config, resume, demo)
-        earlier = opened(config) if config.add_to and not (Path(config.output_dir) / STATE).exists() else None
-        start_jittor(config, before)
-    except (ConfigError, WeightsError, RuntimeError) as error:
-        return complain(error)
-    except OSError as error:  # the demo's data, the folders
-        return complain(f"{error.filename}: {error.strerror}")
+    """One run with these settings, or the rest of it. Returns the exit code. Raises UserError and OSError."""
+    config, before = Config(**given), None
+    if resume:
+        config, before = resumed(config, given)
+    if config.add_to and not before:
+        config = Config(**completed(given))
+    config.check_values()
+    if processes.in_mpi():
+        agree(config, before)
+    if before and before["finished"]:
+        if not processes.RANK:
+            # Where it is there still, the run was killed just before it removed it.
+            (Path(config.output_dir) / STATE).unlink(missing_ok=True)
+            print(f"The run in {config.output_dir} is finished; nothing is changed. "
+                  f"Its results: {config.output_dir}/log.txt")
+        return 0
+    prepare(config, resume, demo)
+    earlier = None
+    if config.add_to and not (Path(config.output_dir) / STATE).exists():
+        earlier = opened(config)
+    start_jittor(config, before)
     return pack(config, earlier)
 
 
 def describe(given: dict) -> int:
-    """Print the table of the parameters of the network that a run with these settings would have, with heads for the tasks whose data
-    are there. Returns the exit code."""
-    try:
-        config = Config(**completed(given) if given.get("add_to") else given)
-        config.check_values(weights=False)
-        if own(config.arch):
-            check_source(config)
-        toolchain.start(config.device, config.precision, config.convolution)
-        from networks import build
-        from runs.network import packed_network
-        net = build(**config.network())
-        for task in (config.base_task, *config.task_list):
-            if classes := [*config.folder(task).glob("train/[!.]*/")]:
-                net.add_head(task, len(classes))
-        print(packed_network(net, config).describe())
-        print(f"\nEach task adds a head: {net.num_features:,} features to its classes.")
-    except (ConfigError, WeightsError, RuntimeError) as error:
-        return complain(error)
+    """Print the table of the parameters of the network that a run with these settings would have, with heads
+    for the tasks whose data are there. Returns the exit code. Raises UserError."""
+    config = Config(**completed(given) if given.get("add_to") else given)
+    config.check_values(weights=False)
+    if own(config.arch):
+        check_source(config)
+    toolchain.start(config.device, config.precision, config.convolution)
+    from networks import build
+    from runs.network import packed_network
+    net = build(**config.network())
+    for task in (config.base_task, *config.task_list):
+        if classes := [*config.folder(task).glob("train/[!.]*/")]:
+            net.add_head(task, len(classes))
+    print(packed_network(net, config).describe())
+    print(f"\nEach task adds a head: {net.num_features:,} features to its classes.")
     return 0
 
 
@@ -177,28 +211,35 @@ def start_jittor(config: Config, before: dict | None) -> None:
 
 
 def pack(config: Config, earlier: Earlier | None) -> int:
-    """PackNet, and the baselines that were asked for, from where it was stopped to the end; `earlier`: the packed network that a new
-    run adds to. Returns the exit code."""
-    from images.folders import DataError
+    """PackNet, and the baselines that were asked for, from where it was stopped to the end; `earlier`:
+    the packed network that a new run adds to. Returns the exit code. Raises UserError."""
     from runs.carry_out import carry_out
     from runs.run import Run
-    from training import TrainingError, take
-    go_on = f"`python main.py --resume --output-dir {config.output_dir}` goes on"
+    from training import take
     try:
         carry_out(Run(config, earlier), take)
-    except (ConfigError, DataError, WeightsError) as error:
-        return complain(error)
-    except TrainingError as error:
-        complain(error)
-        return 1
     except OSError as error:
-        complain(f"{error.filename or config.output_dir}: {error.strerror}" if error.strerror else error)
-        print(f"What was saved before is kept; {go_on} from there.", file=sys.stderr)
-        return 1
+        complain(reason(error, config.output_dir))
+        print(way_to_go_on(config), file=sys.stderr)
+        return 1 if (Path(config.output_dir) / RESULTS).exists() else UserError.code
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {go_on} after the last finished epoch.", file=sys.stderr)
+        print(f"\nInterrupted. {way_to_go_on(config)}", file=sys.stderr)
         return 130
     return 0
+
+
+def way_to_go_on(config: Config) -> str:
+    """What has been saved of a run that ended too early, and the command that goes on with it."""
+    folder = Path(config.output_dir)
+    if not (folder / RESULTS).exists():
+        again = "the same command with --resume" if (folder / LOG).exists() else "the same command"
+        return f"Nothing was saved yet; {again} begins anew."
+    command = f"python main.py --resume --output-dir {shlex.quote(config.output_dir)}"
+    if own(config.arch):
+        command += f" --arch {shlex.quote(config.arch)}"
+    if not (folder / STATE).exists():
+        return f"`{command}` begins it anew, with its settings."
+    return f"`{command}` goes on after the last finished epoch."
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageOps
 from images.archives import ArchiveError, DamagedArchive, find, members, small_files
 from images.arrays import read_cifar100, read_mnist
 from images.folders import CIFAR100, MNIST, OFFICIAL, dataset_folder
-from settings.command_line import complain
+from system.errors import complain
 from system.files import replacing
 from system.processes import cores
 from system.progress import Progress

@@ -10,15 +10,17 @@ was made. The HTML needs no other file. The CSV has a row for each
 run, task and method.
 """
 import argparse
-import sys
 from pathlib import Path
 
 import toolchain
-from reporting.page import write_page
-from settings.command_line import complain
+from reporting.page import check_free, write_page
+from settings.config import ConfigError
 from settings.effort import save_rates
+from system import processes
+from system.errors import run_cli
 
 
+@run_cli
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--runs", default="checkpoints", help="folder with the runs (default: %(default)s)")
@@ -28,20 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=toolchain.DEVICES, help="of --measure (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not Path(options.runs).is_dir():
-        return complain(f"--runs {options.runs}: no such folder")
+        raise ConfigError(f"--runs {options.runs}: no such folder")
+    out = Path(options.out or options.runs)
+    check_free(out)
     if options.measure:
-        try:
-            toolchain.start(options.device)
-            from runs.rate import measured
-            print(f"Written: {save_rates(measured())}")
-        except toolchain.ToolchainError as error:
-            return complain(error)
-        except OSError as error:
-            return complain(f"{error.filename}: {error.strerror}")
-    for path in write_page(Path(options.runs), Path(options.out or options.runs)):
+        toolchain.start(options.device)
+        from runs.rate import measured
+        print(f"Written: {save_rates(measured())}")
+    for path in write_page(Path(options.runs), out):
         print(f"Written: {path}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.leave(main())

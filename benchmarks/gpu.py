@@ -29,6 +29,7 @@ import common
 import numpy as np
 
 from images.folders import OFFICIAL
+from settings.experiments import TASKS
 from toolchain.base import output
 
 SIDES = ("ours", "torch", "torch-best")
@@ -302,7 +303,7 @@ def multiplications(arch: str) -> int:
 def sequence_seconds(train: float, evaluate: float, row: dict) -> float:
     """The paper's sequence as main.py runs it, decoding not counted: epochs, an evaluation after each, those around prunes
     and after each task, prunes, and states (at most 5 % of the time)."""
-    sizes = list(OFFICIAL.values())
+    sizes = [OFFICIAL[task] for task in TASKS]
     seconds = 4 * row["prune_seconds"] + 4 * row["save_seconds"]
     for number, (_, images, tests) in enumerate(sizes):
         earlier = sum(test for _, _, test in sizes[:number + 1])

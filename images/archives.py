@@ -7,8 +7,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from system.errors import UserError
 
-class ArchiveError(Exception):
+
+class ArchiveError(UserError):
     """An archive cannot be used. The message names it and says what is wrong."""
 
 

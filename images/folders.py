@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from system.errors import UserError
+
 FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
 LARGE = ("imagenet", "places")  # their test split is called val, and their training split is decoded as it is needed
 # CIFAR-100's superclasses in alphabetical order; one of them is called flowers, as Oxford's.
@@ -28,7 +30,7 @@ PERMUTED = re.compile(r"(.+)_permuted_(\d+)")  # X_permuted_N: the images of X, 
 IGNORED = ("Thumbs.db", "desktop.ini")  # and names that begin with a dot
 
 
-class DataError(Exception):
+class DataError(UserError):
     """The data are not as they must be. The message names the file or folder and says what to do."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reporting.published import OTHER_BASE
+from reporting.shape import missing
 from settings.config import MAY_MOVE
 from settings.experiments import EXPERIMENTS
 from system.files import RESULTS
@@ -22,14 +23,15 @@ def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:
     for path in sorted(folder.rglob(RESULTS)):
         try:
             results = json.loads(path.read_text(encoding="utf8"))
+            if what := missing(results):
+                raise ValueError(what)
             if not results["finished"]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
-            results["storage"], results["continual"], results["tasks"][0]["still_zero"], results["config"]["seed"]
             if results["base_retrained"] is False:
                 print(f"{path.parent}: {results['base']['name']} was not re-trained after its prune. {OTHER_BASE}", file=sys.stderr)
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            print(f"{path}: not the results of a run of this version, left out", file=sys.stderr)
+        except (OSError, ValueError, RecursionError) as error:
+            print(f"{path}: not the results of a run of this version, left out ({error})", file=sys.stderr)
             continue
         label, _, seed = path.parent.name.rpartition("-seed")
         name = path.parent.parent.name

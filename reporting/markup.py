@@ -6,6 +6,7 @@ from pathlib import Path
 
 from system import files
 
+PAGES = ("report.md", "report.html")
 FIGURE = re.compile(r"[-+≈\d].{,24}")  # a cell that is not broken, and stands to the right
 
 
@@ -60,7 +61,7 @@ class Document:
         page = ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
                 f"<title>PackNet in Jittor: report</title><style>{style}</style></head><body>\n" + "\n".join(self.html)
                 + "\n</body></html>\n")
-        paths = [self.folder / "report.md", self.folder / "report.html"]
+        paths = [self.folder / name for name in PAGES]
         files.write(paths[0], ("\n\n".join(self.markdown) + "\n").encode())
         files.write(paths[1], page.encode())
         return paths

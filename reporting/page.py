@@ -6,14 +6,18 @@ from pathlib import Path
 
 from reporting import plots
 from reporting.gather import Runs, errors, find_runs, grouped, spread, tasks_of
-from reporting.markup import Document
+from reporting.markup import PAGES, Document
 from reporting.overview import ORDERS, beside, overview
 from reporting.published import ABOUT, METHODS, OTHER_BASE, PUBLISHED, TOP5, About, printed
 from reporting.summary import KEPT_EPOCH, ON_VALIDATION, judged
 from reporting.table import write_table
+from settings.config import ConfigError
 from settings.effort import load_rates
 from settings.experiments import EXPERIMENTS
 
+TITLE = "PackNet in Jittor: what was run"
+FIRST_LINE = f"# {TITLE}\n".encode()  # of report.md
+TABLE = "report.csv"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
 HALFWAY = 12  # of a long sequence the mean of so many tasks stands beside the mean of all
 
@@ -85,11 +89,26 @@ def continual_table(page: Document, labels: dict) -> None:
     page.table([*(["run"] if len(labels) > 1 else []), "method", "average accuracy", "backward transfer", "gap to individual"], rows)
 
 
+def check_free(out: Path) -> None:
+    """Raise ConfigError where the page would take the place of a file that is not this program's. The files of a page are, where
+    report.md, which is written first, begins like one."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file, and must be the folder for {PAGES[0]}, {PAGES[1]} and {TABLE}")
+    if (out / PAGES[0]).exists():
+        with open(out / PAGES[0], "rb") as file:
+            if file.read(len(FIRST_LINE)) == FIRST_LINE:
+                return
+    for name in (*PAGES, TABLE):
+        if (out / name).exists():
+            raise ConfigError(f"--out {out}: holds a {name}, and no {PAGES[0]} that this program has written. Nothing is overwritten: "
+                              f"choose another folder, or move {name} away.")
+
+
 def write_page(runs_folder: Path, out: Path) -> list[Path]:
     """report.md, report.html and report.csv in `out`, of the runs below `runs_folder`. Returns their paths."""
     found = find_runs(runs_folder)
     page = Document(out)
-    page.heading("PackNet in Jittor: what was run", 1)
+    page.heading(TITLE, 1)
     page.text("Top-1 errors in percent, on the test split where no other is named, after the last epoch where no other is said to be kept, "
               "beside the published ones. ± is the standard deviation over seeds. \"logit change\" is the largest change of a frozen "
               "task's test logits by all later tasks: PackNet's promise is 0.")
@@ -98,7 +117,7 @@ def write_page(runs_folder: Path, out: Path) -> list[Path]:
         experiment_section(page, name, labels)
     twin_section(page)
     published_section(page)
-    return [*page.write(), write_table(found, out / "report.csv")]
+    return [*page.write(), write_table(found, out / TABLE)]
 
 
 def experiment_section(page: Document, name: str, labels: dict) -> None:

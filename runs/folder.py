@@ -9,6 +9,9 @@ from settings.archs import own, source_of
 from settings.config import MAY_MOVE, Config, ConfigError, shown
 from system.files import CHECKPOINT, LOG, RESULTS, STATE
 
+# Settings that do not say which run is meant: where things are, and what it computes on.
+PLACES = {*MAY_MOVE, "device", "precision", "convolution"}
+
 
 def check_folders(config: Config, resume: bool = False) -> None:
     """Raise ConfigError where a file or folder is missing or in the way. Writes nothing."""
@@ -51,13 +54,17 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
     nothing to go on with.
 
     `given` are the settings the user named; they must be those of the run, but for where things are. Raises
-    ConfigError, where there is a packed network or a state without results too: a run writes its results first.
+    ConfigError, where there is a packed network or a state without results too: a run writes its results first; and
+    where there is nothing to go on with and no setting says what to start.
     """
     path = Path(config.output_dir) / RESULTS
     if not path.exists():
         for name in (CHECKPOINT, STATE):
             config.need(not path.with_name(name).exists(), "output_dir", f"holds {name} and no {RESULTS}: no run that --resume can go on "
                         "with, and never overwritten. Choose another folder, or move this one away.")
+        if not given.keys() - PLACES:
+            raise ConfigError(f"--resume: there is no run in {config.output_dir} to go on with (no {RESULTS}). "
+                              "Leave --resume out to start one, with its settings, or name another --output-dir.")
         return config, None
     try:
         results = json.loads(path.read_text(encoding="utf8"))

@@ -34,7 +34,7 @@ class Log:
         if not self.file:
             return
         say(line)
-        self.file.write(f"{line}\n".encode())
+        self.file.write(f"{line}\n".encode(errors="backslashreplace"))  # a path may be no UTF-8
         self.file.flush()
 
     @property

@@ -17,12 +17,9 @@ from settings.archs import source_of
 from settings.config import Config
 from storage import seals
 from storage.packed import Packed
+from system.errors import TrainingError
 
 Loaders = dict[tuple[str, str], Loader]  # by data set and split
-
-
-class TrainingError(Exception):
-    """Training cannot go on. The message names task, phase and epoch."""
 
 
 def base_retrained(config: Config) -> bool:

@@ -1,16 +1,15 @@
-"""The settings as flags of a command line, and the one way to say what is wrong with the input."""
+"""The settings as flags of a command line."""
 import argparse
 import dataclasses
-import sys
 import typing
 
-from settings.config import Config
+from settings.config import Config, flag_of
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """A flag for every field of Config; one that is not given leaves no attribute behind."""
     for field in dataclasses.fields(Config):
-        flag = "--" + field.name.replace("_", "-")
+        flag = flag_of(field.name)
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
         text = field.metadata["text"].replace("%", "%%")
         if "(default" not in text:
@@ -23,9 +22,3 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         else:
             how = dict(type=kind)
         parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **how)
-
-
-def complain(error: Exception | str) -> int:
-    """Say what is wrong with the input; the exit code for it."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2

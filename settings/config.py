@@ -15,6 +15,7 @@ from images.crops import CROPS
 from images.folders import dataset_folder
 from methods import BASELINES
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
+from system.errors import UserError
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 PACK = ("all", "conv", "fc")
@@ -26,7 +27,7 @@ DECAYED = ("all", "packed")
 MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained", "add_to")  # settings that a resumed run may change
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A setting cannot be used. The message names it and says what is allowed."""
 
 
@@ -193,7 +194,7 @@ class Config(WhatIsPacked):
     def need(self, good: bool, name: str, rule: str) -> None:
         """Raise ConfigError for the setting `name` unless it is good."""
         if not good:
-            raise ConfigError(f"--{name.replace('_', '-')} {shown(getattr(self, name))}: {rule}")
+            raise ConfigError(f"{flag_of(name)} {shown(getattr(self, name))}: {rule}")
 
     def ratios(self) -> list[float | str]:
         """The pruning ratio of each task: a number, or "auto". Of equal ones, each keeps one share of what the shares to come divide."""
@@ -217,6 +218,11 @@ class Config(WhatIsPacked):
         """The options of the run's pruning.PackNet."""
         return dict(train_biases=self.train_biases, train_bn=self.train_bn,
                     free_weights=self.free_weights, packed_layers=self.pack, pruned_units=self.prune)
+
+
+def flag_of(name: str) -> str:
+    """The flag of the command line that sets the setting `name`."""
+    return "--" + name.replace("_", "-")
 
 
 def shown(value) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from system.errors import UserError
 from system.files import replacing
 
 Tensors = dict[str, np.ndarray]
@@ -20,7 +21,7 @@ Tensors = dict[str, np.ndarray]
 CHECKPOINT_FORMAT = "packnet-jittor 3"  # change it when the content of the packed file changes
 
 
-class WeightsError(Exception):
+class WeightsError(UserError):
     """A weight file cannot be used. The message names the file, what is wrong with it, and what to do."""
 
 

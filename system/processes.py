@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 
+from system.errors import silence_if_gone
+
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
 LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
 LOCAL_SIZE = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))  # how many there are on this machine
@@ -66,7 +68,8 @@ def leave(code: int) -> None:
     """End the program. One that fails ends at once: under mpirun it must not wait for the others, nor they for it, and what was
     interrupted in the middle of a computation can crash when Jittor tidies up, which would hide the code."""
     if code:
-        sys.stdout.flush(), sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            silence_if_gone(stream)
         os._exit(code)
     sys.exit(code)
 

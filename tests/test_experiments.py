@@ -6,8 +6,11 @@ import dataclasses
 import html
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -438,6 +441,38 @@ def test_seeds_that_mean_nothing_are_refused(arguments, capsys):
 def test_an_experiment_sets_its_own_tasks(capsys):
     assert main.main(["--experiment", "seed", "--task-list", "cubs"]) == 2
     assert "--task-list: --experiment seed sets this itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "2", "3"])
+def test_all_flags_that_an_experiment_sets_itself_are_named_in_their_order(hash_seed):
+    command = ["main.py", "--experiment", "seed", "--arch", "vgg16", "--task-list", "cubs", "--seed", "3"]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                          env=os.environ | {"PYTHONHASHSEED": hash_seed})
+    message = "error: --arch, --task-list, --seed: --experiment seed sets this itself\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+@pytest.mark.parametrize("name, wrong, message", [
+    ("mnist-5", ["--tasks-to-come", "-1"], "--tasks-to-come -1: must not be negative"),
+    ("seed", ["--num-epochs-per-task", "-5"], "--num-epochs-per-task -5: must not be negative")])
+def test_settings_are_checked_before_hours_are_estimated(name, wrong, message, tmp_path, monkeypatch, capsys):
+    rates = Rates("This CPU", {"vgg16 224": (2.0, 0.5), "mlp 28": (2.0, 0.5)})
+    monkeypatch.setattr(main, "load_rates", lambda: rates)
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["--experiment", name, *wrong]) == 2
+    out, error = capsys.readouterr()
+    assert message in error and out == "" and not list(tmp_path.iterdir())
+
+
+def test_the_papers_sequence_is_three_data_sets_long(monkeypatch):
+    """By hand, at 100 images per second to train and to test: 30 epochs and a test after each, two tests around a
+    prune, and one of all so far."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu
+    train, test = 5994 + 8144 + 2040, (5794, 8041, 6149)
+    images = 30 * train + 32 * sum(test) + test[0] + sum(test[:2]) + sum(test)
+    seconds = gpu.sequence_seconds(100.0, 100.0, dict(prune_seconds=2.0, save_seconds=1.0))
+    assert seconds == pytest.approx(1.05 * (images / 100 + 4 * 3))
 
 
 # ---- the page (after the experiments: it gathers their runs)

@@ -94,6 +94,64 @@ def test_runs_of_no_experiment_are_told_apart_by_their_place(tmp_path):
     assert [*gather.find_runs(tmp_path / "a/packnet")] == ["packnet"]
 
 
+# ---- files that are not as they must be
+
+def keys_of(value, place=()):
+    """The place of every key in it."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in pairs:
+        if isinstance(value, dict):
+            yield (*place, key)
+        yield from keys_of(part, (*place, key))
+
+
+@pytest.mark.parametrize("change", ["removed", "of another kind"])
+def test_results_that_lack_one_key_leave_the_page_of_the_others(tmp_path, capsys, monkeypatch, change):
+    monkeypatch.setattr("reporting.plots.draw_by_order", lambda *_: None)
+    whole = save(tmp_path / "main-table/bad-seed0", dict(cubs=50.0), 70.0, dict(lwf=dict(imagenet=69.0, cubs=49.0)))
+    save(tmp_path / "main-table/good-seed0", dict(cubs=77.0), initial_pruning_ratio=0.5)
+    needed = []
+    for place in keys_of(whole):
+        results = json.loads(json.dumps(whole))
+        owner = results
+        for key in place[:-1]:
+            owner = owner[key]
+        if change == "removed":
+            del owner[place[-1]]
+        else:
+            owner[place[-1]] = {"another": "kind"}
+        (tmp_path / "main-table/bad-seed0/results.json").write_text(json.dumps(results))
+        markdown, error = page_of(tmp_path), capsys.readouterr().err
+        assert "| cubs | " in markdown and "23.00" in markdown, place
+        if "left out" in error:
+            needed.append(place)
+            assert f"{place[-1]}" in error and "bad-seed0/results.json" in error
+    assert {("storage", "packed_file"), ("tasks", 0, "owned_fraction"), ("toolchain",), ("config", "keep"),
+            ("baselines", "lwf", "tasks")} <= {*needed}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "{}", "[" * 100_000, '{"finished": "no"}'])
+def test_what_is_no_results_at_all_is_left_out(tmp_path, content, capsys):
+    save(tmp_path / "good", dict(cubs=77.0))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/results.json").write_text(content)
+    assert "23.00" in page_of(tmp_path) and "bad/results.json: not the results of a run" in capsys.readouterr().err
+
+
+def test_a_page_never_takes_the_place_of_a_file_that_is_none_of_ours(tmp_path, capsys):
+    save(tmp_path / "runs", dict(cubs=77.0))
+    (tmp_path / "README.md").write_text("mine")
+    assert report.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "README.md")]) == 2
+    assert "README.md: is a file" in capsys.readouterr().err
+    for name in ("report.md", "report.html", "report.csv"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        assert report.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / name)]) == 2
+        assert f"holds a {name}" in capsys.readouterr().err
+        assert {path.name: path.read_text() for path in (tmp_path / name).iterdir()} == {name: "mine"}
+    assert page_of(tmp_path / "runs") == page_of(tmp_path / "runs")  # its own place it takes again
+
+
 # ---- what stands beside what
 
 def test_every_published_column_is_of_something_that_an_experiment_runs():

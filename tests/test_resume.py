@@ -318,6 +318,35 @@ def test_a_packed_network_or_state_alone_is_never_overwritten(tmp_path, name, mo
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the only copy"]
 
 
+# ---- nothing to go on with
+
+@pytest.mark.parametrize("more", [[], ["--data-root", "elsewhere"], ["--device", "cpu", "--cache-dir", "c"]])
+def test_nothing_is_started_where_no_setting_says_what(tmp_path, monkeypatch, more, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["--resume", "--output-dir", "out", *more]) == 2
+    error = capsys.readouterr().err
+    assert "there is no run in out to go on with" in error and "Leave --resume out" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind, code", [(KeyboardInterrupt, 130), (OSError, 2)])
+def test_no_resume_is_advised_before_anything_is_saved(data, tmp_path, monkeypatch, kind, code, capsys):
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("runs.run.open_loaders", lambda *_: (_ for _ in ()).throw(kind()))
+        assert main.main(command(data)) == code
+    error = capsys.readouterr().err
+    assert "Nothing was saved yet; the same command begins anew." in error and "--resume" not in error
+    with monkeypatch.context() as patch:  # a little later there is a log
+        patch.setattr("runs.results.Results.opened", lambda *_: (_ for _ in ()).throw(kind()))
+        assert main.main(command(data)) == code
+    assert "the same command with --resume begins anew" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # and then results, but no state
+        patch.setattr(training, "start", lambda *_: (_ for _ in ()).throw(kind()))
+        assert main.main(command(data, "--resume")) == (code if code == 130 else 1)
+    assert "`python main.py --resume --output-dir out` begins it anew, with its settings" in capsys.readouterr().err
+
+
 def test_memory_does_not_grow():
     """1,000 steps of a tiny network with frozen weights: resident memory is flat after warm-up."""
     import networks

@@ -4,10 +4,12 @@ import os
 import subprocess
 from pathlib import Path
 
+from system.errors import UserError
+
 NEEDS_HOME = "set HOME (and XDG_CACHE_HOME, if you use it) to a folder you can write to; JITTOR_HOME alone does not do"
 
 
-class ToolchainError(RuntimeError):
+class ToolchainError(UserError):
     """Something Jittor needs is missing. The message is one or two lines that say what to do."""
 
 

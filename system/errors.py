@@ -1,0 +1,91 @@
+"""What a user can mend, as an exception; and the one way in which a program of ours ends."""
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+SCREEN_GONE = (errno.EPIPE, errno.EIO)  # `| head` has read enough; the terminal was closed
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message is one or two lines that say what is wrong, where,
+    and what to do.
+
+    `code`: the exit code of a program that it ends.
+    """
+    code = 2
+
+
+class TrainingError(UserError):
+    """Training cannot go on. The message names task, phase and epoch."""
+    code = 1
+
+
+def complain(error: Exception | str) -> int:
+    """Say what is wrong with the input; the exit code for it."""
+    print(f"error: {error}", file=sys.stderr)
+    return UserError.code
+
+
+def run_cli(main: Callable[..., int]) -> Callable[..., int]:
+    """`main`, a program that takes its arguments and returns its exit code, with one way out for
+    whatever ends it early: a UserError is one message and its code; so is a file that cannot be read
+    or written (2), and Ctrl-C (130). A bug of ours keeps its traceback. Where nobody reads the output
+    any more, the program ends in silence, as if by the signal SIGPIPE (141)."""
+    @functools.wraps(main)
+    def program(arguments: list[str] | None = None) -> int:
+        prepare_streams()
+        try:
+            code = main(arguments)
+            sys.stdout.flush()
+            return code
+        except UserError as error:
+            complain(error)
+            return error.code
+        except OSError as error:
+            silence_if_gone(sys.stdout)
+            if not error.filename and error.errno in SCREEN_GONE:
+                return 141
+            return complain(reason(error))
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
+            return 130
+    return program
+
+
+def reason(error: OSError, place: str | None = None) -> str:
+    """The file, or else the `place`, and what is wrong there."""
+    place = error.filename or place
+    text = error.strerror or str(error)
+    return f"{place}: {text}" if place else text
+
+
+def prepare_streams() -> None:
+    """What a terminal or a log cannot show (Chinese names where it knows ASCII only) is shown as
+    \\u82b1; streams that were closed (`>&-`) take everything and keep nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence_if_gone(stream) -> None:
+    """Where a stream cannot be written any more, what it still holds must not fail once more at the
+    program's end."""
+    try:
+        stream.flush()
+    except OSError:
+        silence(stream)
+
+
+def silence(stream) -> None:
+    """Let what is written to this stream from now on vanish, with what it still holds."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):  # no file is behind it
+        pass
