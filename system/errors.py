@@ -55,10 +55,11 @@ def run_cli(main: Callable[..., int]) -> Callable[..., int]:
 
 
 def reason(error: OSError, place: str | None = None) -> str:
-    """The file, or else the `place`, and what is wrong there."""
+    """The file, or else the `place`, and what is wrong there; of an error of ours, its message."""
+    if not error.strerror:
+        return str(error)
     place = error.filename or place
-    text = error.strerror or str(error)
-    return f"{place}: {text}" if place else text
+    return f"{place}: {error.strerror}" if place else error.strerror
 
 
 def prepare_streams() -> None:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import jt, write_images
+from conftest import ROOT, jt, write_images
 from test_storage import pretrained_tensors, torch_zip
 
 import evaluate

@@ -329,7 +329,8 @@ def test_nothing_is_started_where_no_setting_says_what(tmp_path, monkeypatch, mo
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind, code", [(KeyboardInterrupt, 130), (OSError, 2)])
+@pytest.mark.parametrize("kind, code", [
+    (KeyboardInterrupt, 130), (lambda: OSError(5, "Input/output error"), 2)])
 def test_no_resume_is_advised_before_anything_is_saved(data, tmp_path, monkeypatch, kind, code, capsys):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
