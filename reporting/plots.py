@@ -6,19 +6,14 @@ import math
 import statistics
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt
+from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
+from reporting.fonts import style
 from reporting.summary import judged
 
 COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3", "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
 FREE_COLOUR = "#E6E6E6"
-
-STYLE = {"figure.dpi": 150, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False,
-         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False}
 
 
 def draw(results: dict, folder: str | Path) -> list[Path]:
@@ -36,7 +31,8 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     if "lwf" in results["baselines"]:
         pictures["change_as_tasks_are_added.png"] = (change_as_tasks_are_added, results)
     paths = []
-    with plt.rc_context(STYLE):
+    names = [stage["name"] for stage in stages]
+    with style([*names, *results["owners_by_layer"]]):
         for name, (function, *arguments) in pictures.items():
             figure = function(*arguments)
             figure.savefig(folder / name)
@@ -50,7 +46,7 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
     position; a line for each fraction, the mean over seeds."""
     panels = (("top1_final", 1, "top-1 accuracy (%)"), ("still_zero", 100, "still 0 at its prune (%)"),
               ("owned_fraction", 100, "owned (%)"))
-    with plt.rc_context(STYLE):
+    with style([]):
         figure, axes = plt.subplots(1, 3, figsize=(11, 3))
         for panel, (key, scale, title) in zip(axes, panels):
             for number, (label, results) in enumerate(runs.items()):
@@ -65,7 +61,7 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
 
 def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None:
     """{task: {its position in the order: errors in percent}}: a line for each task through the means, a dot for each run."""
-    with plt.rc_context(STYLE):
+    with style(errors):
         figure, axes = plt.subplots(figsize=(6, 4))
         for number, (task, by_position) in enumerate(errors.items()):
             positions, colour = sorted(by_position), COLOURS[1 + number % (len(COLOURS) - 1)]  # the first is the base task's
@@ -83,7 +79,7 @@ def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None
 def draw_by_ratio(errors: dict[str, dict[float, list[float]]], path: Path) -> None:
     """{moment: {pruning ratio: errors in percent}}: a line for each moment (before the prune, right after it, re-trained) through the
     means, with the deviation over seeds."""
-    with plt.rc_context(STYLE):
+    with style([]):
         figure, axes = plt.subplots(figsize=(6, 4))
         looks = (dict(color="0.45", ls=":", marker="o", mfc="none"), dict(color=COLOURS[3], ls="--", marker="v"),
                  dict(color=COLOURS[0], marker="s"))
@@ -246,10 +242,10 @@ def forgetting(results: dict) -> plt.Figure:
     for empty in panels[len(names):]:
         empty.remove()
     for number, (name, axes) in enumerate(zip(names, panels)):
-        for matrix, label, style in ((results["accuracy_matrix"], "PackNet", dict(color=COLOURS[0], marker="s")),
+        for matrix, label, look in ((results["accuracy_matrix"], "PackNet", dict(color=COLOURS[0], marker="s")),
                                      (finetuned, "sequential fine-tuning",
                                       dict(color=COLOURS[3], marker="x", ls="--"))):
-            axes.plot(range(number, len(names)), [row[number] for row in matrix[number:]], label=label, **style)
+            axes.plot(range(number, len(names)), [row[number] for row in matrix[number:]], label=label, **look)
         axes.axhline(100 / results["tasks"][number]["num_classes"], color="0.5", lw=1, ls=":")
         axes.text(-0.15, 100 / results["tasks"][number]["num_classes"] - 1, "chance", va="top", fontsize=8, color="0.4")
         axes.set_title(name, loc="left", fontweight="bold")
