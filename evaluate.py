@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from system import processes  # first: it says in one sentence which package is missing
+
+# isort: split
 import numpy as np
 
 import toolchain
@@ -317,4 +320,4 @@ def export_tensors(net: "MultiHead", task: str, about: dict[str, str], out: str)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.leave(main())

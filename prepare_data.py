@@ -17,13 +17,15 @@ quality 100 without chroma subsampling, see docs/data.md for why. Wrong archives
 import argparse
 import io
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
+from system import processes  # first: it says in one sentence which package is missing
+
+# isort: split
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
@@ -344,4 +346,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.leave(main())

@@ -6,11 +6,13 @@ are no error. Changes no file. pytest collects it too.
 """
 import argparse
 import os
-import sys
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from system import processes  # first: it says in one sentence which package is missing
+
+# isort: split
 import numpy as np
 
 import toolchain
@@ -136,4 +138,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.leave(main())

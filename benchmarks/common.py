@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import system  # noqa: F401  (first: it says in one sentence which package is missing)
+
+# isort: split
 import numpy as np
 
 SHORTEST = 0.5  # seconds of one side's turn
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 
 def installed(package: str) -> bool:

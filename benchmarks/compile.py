@@ -12,6 +12,8 @@ from pathlib import Path
 
 import common
 
+from system import processes
+
 STEPS = """
 import sys, time
 start = time.perf_counter()
@@ -59,3 +61,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

@@ -30,6 +30,7 @@ import numpy as np
 
 from images.folders import OFFICIAL
 from settings.experiments import TASKS
+from system import processes
 from toolchain.base import output
 
 SIDES = ("ours", "torch", "torch-best")
@@ -416,3 +417,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

@@ -14,6 +14,8 @@ import common
 import matplotlib
 import numpy as np
 
+from system import processes
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -109,3 +111,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

@@ -21,6 +21,7 @@ from images.cache import StreamedImages
 from images.crops import CROPS
 from images.folders import read_split
 from images.preprocess import preparation, preprocess
+from system import processes
 from system.processes import cores
 
 
@@ -70,3 +71,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

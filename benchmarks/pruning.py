@@ -15,6 +15,8 @@ from pathlib import Path
 import common
 import numpy as np
 
+from system import processes
+
 RATIO = 0.75
 
 
@@ -97,3 +99,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

@@ -12,6 +12,8 @@ import sys
 
 import common
 
+from system import processes
+
 DEFAULT = 300_000  # libgomp, where neither GOMP_SPINCOUNT nor OMP_WAIT_POLICY is set: about 3 ms
 STEPS = """
 import json, sys, time
@@ -71,3 +73,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

@@ -15,6 +15,8 @@ from functools import partial
 
 import common
 
+from system import processes
+
 PAPER = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
 NAMES = dict(torch="PyTorch with the authors' masks", direct="direct convolutions", plain="nothing frozen")
 WARM_UP = 3
@@ -109,3 +111,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

@@ -28,6 +28,7 @@ from runs.run import seed
 from settings.config import Config
 from settings.experiments import DEMO
 from settings.plan import plan
+from system import processes
 from toolchain.cpu import cpu_name
 
 jt = toolchain.start("cpu")
@@ -215,3 +216,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)

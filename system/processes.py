@@ -2,11 +2,12 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 
 import numpy as np
 
-from system.errors import silence_if_gone
+from system.errors import SCREEN_GONE, silence
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
 LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
@@ -37,7 +38,7 @@ def share_cores() -> None:
 
 def cores() -> int:
     """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def mpirun_cores() -> set[int]:
@@ -65,13 +66,29 @@ def all_agree(value) -> bool:
 
 
 def leave(code: int) -> None:
-    """End the program. One that fails ends at once: under mpirun it must not wait for the others, nor they for it, and what was
-    interrupted in the middle of a computation can crash when Jittor tidies up, which would hide the code."""
-    if code:
-        for stream in (sys.stdout, sys.stderr):
-            silence_if_gone(stream)
-        os._exit(code)
-    sys.exit(code)
+    """End the program at once, with all that was printed and no process of ours left behind.
+
+    Nothing is tidied up in memory: what was interrupted in the middle of a computation can crash
+    there, or wait for ever for a thread, which would hide the code; and one of mpirun's processes
+    that fails must not wait for the others. Only one that ends well has to take its leave from MPI.
+    What could not be printed, on a full disk say, makes of code 0 a 1; that a terminal is gone does
+    not.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            silence(stream)
+            code = code or int(error.errno not in SCREEN_GONE)
+    if in_mpi() and not code:
+        sys.exit(0)
+    if "multiprocessing" in sys.modules:
+        import multiprocessing
+        # Jittor's own ends a process whose child is killed, with a line and another code.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in multiprocessing.active_children():  # those that compiled Jittor wait for more
+            child.kill()
+    os._exit(code)
 
 
 def fail(*error) -> None:

@@ -1,6 +1,7 @@
 """What several tests share. Importing toolchain first lets Jittor compile with its progress bar visible."""
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,20 @@ def prunable_weights(model) -> dict:
 @pytest.fixture(autouse=True)
 def _seed():
     jt.set_global_seed(0)
+
+
+TIME_LIMIT = 900.0  # seconds: far more than any process of ours takes, compiling included
+
+
+@pytest.fixture(autouse=True)
+def _time_limit(monkeypatch):
+    """No process that a test starts is waited for without end: subprocess.TimeoutExpired says which one did not, and for how long."""
+
+    def limited(function):
+        return lambda *a, timeout=None, **options: function(*a, timeout=timeout or TIME_LIMIT, **options)
+
+    for holder, name in ((subprocess, "run"), (subprocess.Popen, "communicate"), (subprocess.Popen, "wait")):
+        monkeypatch.setattr(holder, name, limited(getattr(holder, name)))
 
 
 WHOLE_RUNS = {"test_main.py", "test_any_network.py", "test_resume.py", "test_mpi.py", "test_experiments.py", "test_twin.py",

@@ -336,9 +336,24 @@ def test_a_wrong_last_layer_is_said(tmp_path):
         Config(arch="vgg16", last="out").check_values()
 
 
+def own_files(root):
+    """Every Python file of a checkout, but for those of an environment inside it."""
+    environments = {path.parent for path in root.glob("*/pyvenv.cfg")}
+    return [path for path in root.glob("**/*.py") if not environments & set(path.parents)]
+
+
+def test_an_environment_inside_the_checkout_is_not_the_projects(tmp_path):
+    for name in ("main.py", "room/a.py", ".venv/lib/python3.11/site-packages/pip/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".venv/pyvenv.cfg").touch()
+    assert {path.name for path in own_files(tmp_path)} == {"main.py", "a.py"}
+    assert ROOT / "main.py" in own_files(ROOT) and ROOT / "toolchain/cpu.py" in own_files(ROOT)
+
+
 def test_only_the_loader_of_files_imports_by_path():
     """Nothing else can run a user's file."""
-    for path in ROOT.glob("**/*.py"):
+    for path in own_files(ROOT):
         if "tests" not in path.parts and path.name != "own.py":
             names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
             assert not names & {"spec_from_file_location", "exec_module", "run_path"} or "toolchain" in path.parts, path

@@ -85,6 +85,18 @@ def test_no_module_global_is_written_after_import():
     assert assignments == set()
 
 
+def test_every_program_ends_by_leave():
+    """Nothing that is tidied up at the end can hang it, or hide its code."""
+    programs = []
+    for path in [*FILES, *(ROOT / "benchmarks").glob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+                programs.append(path.name)
+                assert ast.unparse(node.body[-1]).startswith("processes.leave(") or path.name == "crops.py", path
+    assert {"main.py", "evaluate.py", "report.py", "prepare_data.py", "test_basic.py", "step.py"} <= set(programs)
+    assert (ROOT / "toolchain/__main__.py").read_text().endswith("\nprocesses.leave(main())\n")
+
+
 LIGHT = ["main", "evaluate", "report", "prepare_data", "test_basic", "images.drawings", "images.cache", "settings.experiments",
          "storage.packed", "storage.state", "storage.seals", "storage.pretrained", "storage.release", "reporting.page",
          "reporting.overview", "reporting.plots", "reporting.table", "settings.effort", "settings.plan", "methods",

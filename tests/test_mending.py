@@ -1,6 +1,8 @@
 """Jittor 1.3.11.0 on this year's Python and NumPy: its sources are mended on their way in, and the package stays as it is."""
 import hashlib
 import importlib.util
+import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -8,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, jt
+from conftest import ROOT, executable, jt
 
-from toolchain import ToolchainError, mending
+from toolchain import ToolchainError, base, cpu, mending
 
 PACKAGE = Path(importlib.util.find_spec("jittor").origin).parent
 
@@ -63,8 +65,68 @@ def test_another_version_of_jittor_is_left_alone(monkeypatch):
     assert sys.meta_path == [] and mending.numpy_flags("2.1.0") == ""
 
 
+@pytest.mark.parametrize("said, version", [
+    ("g++ (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.", 12),
+    ("g++ (Debian 16.2.0-4) 16.2.0\nCopyright (C) 2026 Free Software Foundation, Inc.", 16),
+    ("g++ (GCC) 8.5.0 20210514 (Red Hat 8.5.0-26)\nCopyright (C) 2018 Free Software Foundation, Inc.", 8),
+    ("Debian clang version 19.1.7 (3)", 0), ("", 0)])
+def test_the_compilers_version_decides_what_it_is_given(tmp_path, monkeypatch, said, version):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a cache"))
+    monkeypatch.setenv("cc_path", str(executable(tmp_path / "g++", f"echo '{said}'")))
+    assert base.gcc_version() == version
+    if version < 15:
+        assert mending.gcc_flags() == ""
+    else:
+        header = Path(shlex.split(mending.gcc_flags())[1])
+        (tmp_path / "a.cc").write_text("uint8_t a = sizeof(int64_t); int main() { return a - 8; }")
+        subprocess.run(["/usr/bin/env", "g++", "-include", header, tmp_path / "a.cc", "-o", tmp_path / "a"], check=True)
+        assert subprocess.run([tmp_path / "a"]).returncode == 0
+    if 0 < version < 9:
+        with pytest.raises(ToolchainError, match="is GCC 8, and Jittor's sources want 9 or newer"):
+            cpu.check_compiler()
+
+
+def test_a_free_threaded_python_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: 1)
+    with pytest.raises(ToolchainError, match="is a free-threaded Python"):
+        cpu.check_compiler()
+
+
 def test_numpy_1_needs_nothing():
     assert mending.numpy_flags("1.26.4") == ""
+
+
+THREADS = """
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <iostream>
+#include <mutex>
+#include <thread>
+#define S(x) std::to_string(x)
+#define LOGe std::cerr
+static thread_local std::string name;
+std::string& get_thread_name() { return name; }
+%s
+int main() {
+    std::atomic<int> sum(0);
+    for (int i = 0; i < 300; i++) {
+        { SimpleThread thread(i); }
+        SimpleThread thread(i);
+        thread.launch_one([&](int id) { sum += id == i; });
+        while (sum <= i) std::this_thread::yield();
+    }
+    std::cout << sum;
+}
+"""
+
+
+def test_a_thread_that_is_told_to_stop_before_it_listens_stops(tmp_path):
+    """Jittor's threads that compile kernels, by themselves: made and at once ended, and each task done once."""
+    text = Path(os.environ["packnet_mended"], "src/parallel_compiler.cc").read_text()
+    (tmp_path / "threads.cc").write_text(THREADS % text[text.index("struct SimpleThread {"):text.index("struct SimpleThreads;")])
+    subprocess.run(["g++", "-pthread", tmp_path / "threads.cc", "-o", tmp_path / "threads"], check=True)
+    assert subprocess.run([tmp_path / "threads"], capture_output=True, text=True, timeout=60).stdout == "300"
 
 
 OFFSETS = """

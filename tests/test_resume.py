@@ -35,8 +35,10 @@ def command(data, *more):
 
 
 def start(folder, arguments, before=""):
-    """main.py in a process of its own, in `folder`; `before` is code that runs first."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, signal\n{before}\nimport main; main.processes.leave(main.main())"
+    """main.py in a process of its own, in `folder`; `before` is code that runs first. It listens to Ctrl-C, though jobs in the
+    background (`nohup`, a CI's `&`), which the tests may be, are started so that they do not."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, signal\n" \
+           f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}\nimport main; main.processes.leave(main.main())"
     return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE)
 
@@ -188,6 +190,7 @@ def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(data, tmp
     """C code that calls Python may drop what it raises."""
     monkeypatch.chdir(tmp_path)
     train_epoch = training.train_epoch
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job it is ignored
 
     def lost(*arguments):
         with contextlib.suppress(KeyboardInterrupt):

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 
+import conftest
 import pytest
 from conftest import ROOT
 
-from system import files
+import system
+from system import files, processes
 
 
 def dead_process() -> int:
@@ -105,6 +108,73 @@ def test_on_a_terminal_the_bar_is_gone_before_the_next_line():
     shown = [part for part in text.decode().replace("\r\n", "\n").split("\n") if part]
     last = shown[-1].split("\r")
     assert "cubs, train" in text.decode() and last[-1] == "next line" and not any(part.strip() for part in last[-2:-1])
+
+
+@pytest.mark.parametrize("wait", [lambda command: subprocess.run(command), lambda command: subprocess.Popen(command).wait()])
+def test_a_process_of_the_tests_that_hangs_is_named(monkeypatch, wait):
+    monkeypatch.setattr(conftest, "TIME_LIMIT", 0.2)
+    with pytest.raises(subprocess.TimeoutExpired, match="'sleep', '3'.* timed out after"):
+        wait(["sleep", "3"])
+
+
+LEAVE = """
+import atexit, multiprocessing, os, sys
+from system import processes
+atexit.register(os.abort)  # as Jittor's own tidying up at times ends
+pool = multiprocessing.get_context("fork").Pool(2)
+print(*(process.pid for process in multiprocessing.active_children()), end="")
+processes.leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_program_leaves_with_its_output_and_without_children(code):
+    done = subprocess.run([sys.executable, "-c", LEAVE, str(code)], cwd=ROOT, capture_output=True, text=True)
+    children = [int(word) for word in done.stdout.split()]
+    assert done.returncode == code and len(children) == 2 and done.stderr == ""
+    for child in children:
+        for _ in range(200):
+            if not os.path.exists(f"/proc/{child}") or " Z " in open(f"/proc/{child}/stat").read():
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError(f"process {child} is left behind")
+
+
+def test_what_could_not_be_printed_is_no_success():
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", "from system import processes; print(1); processes.leave(0)"], cwd=ROOT,
+                              stdout=full).returncode == 1
+
+
+# Without the packages: -S leaves site-packages out.
+@pytest.mark.parametrize("program", ["-m toolchain", "main.py --demo", "evaluate.py", "report.py", "prepare_data.py", "test_basic.py",
+                                     "benchmarks/step.py", "benchmarks/gpu.py"])
+def test_a_python_without_the_requirements_is_told_so_in_one_sentence(program):
+    done = subprocess.run([sys.executable, "-S", *program.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: numpy, pillow, tqdm, matplotlib, scipy, safetensors: not installed in this Python (")
+    assert "pip install -r requirements.txt" in done.stderr
+
+
+def test_every_requirement_is_looked_for():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = {re.match(r"[\w-]+", line)[0] for line in lines if line and not line.startswith("#")}
+    assert required - set(system.PACKAGES.values()) == {"jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp"}  # cpu.py, compiling.py
+
+
+def test_windows_and_old_pythons_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(system.os, "name", "nt")
+    said = system.problem()
+    monkeypatch.undo()
+    assert "Linux x86-64" in said and "WSL" in said
+    monkeypatch.setattr(system.sys, "version_info", (3, 9, 18))
+    assert system.problem().endswith("is too old: this project needs 3.10 or newer")
+
+
+def test_cores_are_counted_where_the_system_cannot_say_which(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert processes.cores() == os.cpu_count()
 
 
 def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,94 @@ def test_start_gives_one_module_and_refuses_another_device():
         toolchain.start("cuda")
     with pytest.raises(ToolchainError, match="'gpu' is unknown"):
         toolchain.start("gpu")
+
+
+def test_a_cache_that_was_made_with_other_flags_is_made_anew_and_the_program_goes_on():
+    """Of all the compiled code only Jittor's helper is made stale here: its key, the command line that made it, is changed."""
+    keys = [*Path(jt.flags.cache_path).parent.glob("**/jit_utils_core*.so.key")]
+    assert len(keys) >= 1
+    for key in keys:
+        key.write_text(key.read_text().replace(" ", " -DOTHER ", 1))
+    done = python("import toolchain; jt = toolchain.start('cpu'); print((jt.ones(3) * 2).sum().item())")
+    assert done.returncode == 0 and done.stdout == "6.0\n", done.stderr
+    assert not any("-DOTHER" in key.read_text() for key in keys)
+
+
+def test_a_jittor_that_ends_the_process_is_an_error(monkeypatch):
+    original = __import__
+
+    def ends(name, *rest):
+        if name == "jittor_utils":
+            raise SystemExit(0)
+        return original(name, *rest)
+
+    monkeypatch.setattr("builtins.__import__", ends)
+    with pytest.raises(ToolchainError, match="has ended the process as it was imported .exit code 0.: run the command again"):
+        compiling.import_jittor()
+
+
+def test_a_compiler_that_fails_at_once_is_told_in_a_sentence(tmp_path):
+    compiler = executable(tmp_path / "g++", 'case "$1" in --version) echo "g++ 12.2.0";; *) echo "x.h:1:2: error: no luck"; exit 1;; esac')
+    home = dict(HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path), JITTOR_HOME=str(tmp_path), cc_path=str(compiler))
+    done = python(SAY.format("cpu"), **home)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "SAID the compiler could not make cache_compile.cc of Jittor: x.h:1:2: error: no luck"
+    assert said[1].startswith(f"All that it said: {tmp_path}/packnet-jittor/compiler-output.txt. `python -m toolchain`") and len(said) == 2
+    assert "x.h:1:2: error: no luck" in (tmp_path / "packnet-jittor/compiler-output.txt").read_text()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_kernel_that_cannot_be_compiled_in_the_middle_of_a_run(tmp_path, count):
+    """One kernel is compiled by the main thread's call, several by threads of their own."""
+    compiler = executable(tmp_path / "g++", 'echo "k.cc:7:7: \033[1merror: \033[mno luck"; echo more; exit 1')
+    code = (f"import toolchain, random; jt = toolchain.start('cpu'); print('saved', flush=True); jt.flags.cc_path = {str(compiler)!r}\n"
+            f"jt.sync([jt.code([1], 'int32', [], cpu_src=f'out0_p[0] = {{random.random()}};') for i in range({count})])")
+    done = python(code)
+    assert done.returncode == 2 and done.stdout == "saved\n" and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-2].startswith("error: the compiler could not make ")
+    assert done.stderr.splitlines()[-2].endswith("of Jittor: k.cc:7:7: error: no luck")
+    assert done.stderr.splitlines()[-1].startswith(f"All that it said: {base.cache_folder()}/compiler-output.txt.")
+
+
+# ---- other backends
+
+def test_rocm_is_off_unless_it_is_asked_for(tmp_path):
+    hipcc = executable(tmp_path / "bin/hipcc", "echo 'HIP version: 5.4.22801-aaa1e3d8'")
+    paths = dict(PATH=f"{hipcc.parent}:{os.environ['PATH']}")
+    code = "import toolchain; toolchain.start('cpu')\nfrom jittor.extern.rocm import rocm_compiler as r; print([r.hipcc_path])"
+    done = python(code, hipcc_path=None, **paths)
+    assert done.stdout == "['']\n" and done.stderr == "", done.stderr
+    asked = "import toolchain; toolchain._prepare('cpu', 'fp32'); import os; print(os.environ['hipcc_path'])"
+    assert python(asked, hipcc_path=str(hipcc), **paths).stdout == f"{hipcc}\n"
+    doctor = python("from toolchain import doctor; doctor.main([])", hipcc_path=None, **paths).stdout
+    assert f"ROCm, DCU                {hipcc} is not used: `export hipcc_path={hipcc}` asks for it" in doctor
+
+
+# ---- paths
+
+def test_a_path_with_a_space_reaches_jittor_whole(tmp_path):
+    """Its question for Python's headers, which it puts on each command line, answered by a script of our cache."""
+    code = ("import toolchain; toolchain._prepare('cpu', 'fp32'); import jittor_utils as u\n"
+            "print(u.get_py3_include_path(), u.get_py3_extension_suffix())")
+    done = python(code, XDG_CACHE_HOME=str(tmp_path / "my cache 我的"), cc_flags="")
+    include = sysconfig.get_path("include")
+    assert done.stdout == f"-I{include} -I{include} {sysconfig.get_config_var('EXT_SUFFIX')}\n", done.stderr
+
+
+def test_python_headers_below_a_folder_with_a_space_are_quoted(monkeypatch, tmp_path):
+    (tmp_path / "my python").mkdir()
+    (tmp_path / "my python/Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "my python"))
+    said = subprocess.run([cpu.python_config(), "--includes"], capture_output=True, text=True).stdout
+    assert shlex.split(said) == [f"-I{tmp_path}/my python"] * 2
+
+
+@pytest.mark.parametrize("character", [*cpu.UNUSABLE])
+def test_a_path_that_no_command_line_takes_is_refused(monkeypatch, tmp_path, character):
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}/a{character}b")
+    with pytest.raises(ToolchainError, match="(?s)this project's cache: .* set XDG_CACHE_HOME to another"):
+        cpu.check_paths()
 
 
 # ---- the precompiled header
@@ -134,7 +223,6 @@ def test_onednn_links_are_made_and_mended(monkeypatch, tmp_path):
 
 
 def test_the_python_config_answers_for_this_interpreter():
-    import sysconfig
     script = os.environ["python_config_path"]
     def ask(question):
         return subprocess.run([script, question], capture_output=True, text=True)
@@ -176,6 +264,13 @@ def test_the_doctor_says_which_python_was_not_tried(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "UNTRIED", sys.version_info[:2])
     assert doctor.main([]) == 0
     assert f"Python                   {sys.version.split()[0]} (not tried) with headers in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version, remark", [("12.2.0", ""), ("16.2.0", ""), ("11.4.0", " (not tried)"), ("17.1.0", " (not tried)")])
+def test_the_doctor_says_which_compiler_was_not_tried(capsys, monkeypatch, tmp_path, version, remark):
+    monkeypatch.setenv("cc_path", str(executable(tmp_path / "g++", f"echo 'g++ {version}\nFree Software Foundation'")))
+    assert doctor.main([]) == 0
+    assert f"C++ compiler             g++ {version}{remark}\n" in capsys.readouterr().out
 
 
 def test_the_doctor_names_what_is_missing(capsys, monkeypatch):

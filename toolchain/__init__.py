@@ -10,6 +10,7 @@ a few things that are easy to miss. `start` looks for them first and says in one
   on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
   each has a compile cache of its own. Which toolkit: cuda.py; put together from wheels: cuda_folder.py.
+* No other backend of Jittor's (ROCm, Ascend) unless it is asked for: backends.py.
 * A faster CPU: kernels/, which `start` puts in. Compilation with a progress bar and in half the time: compiling.py. This year's
   Python and NumPy: mending.py.
   Several processes, and several runs on one machine: system/processes.py.
@@ -29,7 +30,7 @@ from types import ModuleType
 
 import kernels
 from system import processes
-from toolchain import compiling, cpu, cuda, gpu, mending
+from toolchain import backends, compiling, cpu, cuda, gpu, mending
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -69,10 +70,9 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         toolkit = _prepare(wanted or "auto", precision)
     except OSError as error:
         raise ToolchainError(f"{error.filename}: {error.strerror}; {NEEDS_HOME}") from error
-    if processes.in_mpi():
-        sys.excepthook = processes.fail
     handler = signal.getsignal(signal.SIGINT)
     jittor = compiling.import_jittor()
+    sys.excepthook = compiling.excepthook
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process before anyone can react
     device, why = "cuda" if toolkit.nvcc else "cpu", toolkit.why
@@ -92,13 +92,17 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     """Everything that Jittor's import reads from the environment. Returns what was chosen. Raises ToolchainError, OSError."""
     toolkit = cuda.for_device(wanted)
     cpu.check_compiler()
+    cpu.check_paths()
     nvcc = os.environ["nvcc_path"] = toolkit.nvcc
     if "python_config_path" not in os.environ:
         os.environ["python_config_path"] = str(cpu.python_config())
-    flags = mending.numpy_flags()
-    os.environ.setdefault("cache_name", f"packnet-{'cuda' if nvcc else 'cpu'}{'-numpy2' * bool(flags)}")
+    numpy = mending.numpy_flags()
+    cache = f"packnet-{'cuda' if nvcc else 'cpu'}{'-numpy2' * bool(numpy)}"
+    os.environ.setdefault("cache_name", cache)
     os.environ.setdefault("log_silent", "1")
     os.environ.setdefault("FIX_TORCH_ERROR", "0")  # 1: where PyTorch is installed Jittor imports it, two seconds at every start
+    for backend in backends.BACKENDS:
+        os.environ.setdefault(backend.variable, "")
     if nvcc:
         cuda.set_environment(toolkit, precision)
     if not processes.in_mpi():
@@ -111,7 +115,10 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     given = os.environ.get("cc_flags")  # by the user, or by a process of ours that has started this one
     if given is None:
         given = "" if nvcc else compiling.precompiled_header()
-    os.environ["cc_flags"] = given if flags in given else f"{flags} {given}"
+    for flags in (numpy, mending.gcc_flags()):
+        if flags not in given:
+            given += f" {flags}"  # behind: a precompiled header counts only where it is the first
+    os.environ["cc_flags"] = given
     processes.share_cores()
     mending.mend_imports()
     return toolkit

@@ -1,6 +1,5 @@
 """The doctor: python -m toolchain [--check]."""
-import sys
-
+from system import processes
 from toolchain.doctor import main
 
-sys.exit(main())
+processes.leave(main())

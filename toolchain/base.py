@@ -1,6 +1,7 @@
 """What every room of the toolchain uses: its error, its folders, the output of a program."""
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def make_folder(folder: Path) -> None:
 def compiler() -> str:
     """The C++ compiler that Jittor will call."""
     return os.environ.get("cc_path") or "g++"
+
+
+def gcc_version() -> int:
+    """The compiler's major version, as in 12; 0 where it is not GCC's g++, or does not say."""
+    said = output([compiler(), "--version"])
+    found = re.search(r"\b(\d+)\.\d+\.\d+", said) if "Free Software Foundation" in said else None
+    return int(found[1]) if found else 0
 
 
 def output(command: list[str]) -> str:

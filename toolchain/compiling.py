@@ -1,9 +1,11 @@
 """Jittor's compilation, made shorter and visible: a precompiled header, one progress bar, and the import itself."""
+import contextlib
 import glob
 import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +13,20 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+from system import processes
+from system.files import write
 from system.progress import Progress
 from toolchain import mending
-from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder, compiler, home, jittor_home, output
+from toolchain.base import (
+    NEEDS_HOME,
+    ToolchainError,
+    cache_folder,
+    compiler,
+    gcc_version,
+    home,
+    jittor_home,
+    output,
+)
 from toolchain.cpu import cpu_name, flush_denormals
 
 
@@ -27,7 +40,8 @@ def precompiled_header() -> str:
     if not mending.is_known() or "Free Software Foundation" not in version:  # g++ crashes on one that was made with other flags
         return ""
     source = Path(importlib.util.find_spec("jittor").origin).parent / "src"
-    text = "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
+    text = mending.GCC_15 * (gcc_version() >= 15)
+    text += "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
                                                        "string", "unordered_map", "vector")) + '#include "var.h"\n'
     language = ["-std=c++14", "-fPIC", "-march=native"]
     # As Jittor and toolchain/mending.py have them; made with -g, it serves the kernels that are compiled without, too.
@@ -65,16 +79,50 @@ class CompileBar:
             self.bar.close()
 
 
+def failure(error: BaseException) -> ToolchainError | None:
+    """What is said of an error of Jittor's that a compiler caused, None of any other. All that the
+    compiler said is in a file."""
+    command, _, said = str(error).partition("Run cmd failed:")[2].strip().partition("\n")
+    if not command:
+        return None
+    said = re.sub("\x1b\\[[0-9;]*[mK]", "", said)
+    words = re.findall(r'[^\s"\']+', command)
+    source = next((word for word in words if word.endswith((".cc", ".cpp", ".cu"))), command)
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
+    mistakes = [line for line in lines if re.search("error|undefined reference", line, re.I)]
+    file = cache_folder() / "compiler-output.txt"
+    with contextlib.suppress(OSError):
+        write(file, f"{command}\n{said}\n".encode())
+    return ToolchainError(
+        f"the compiler could not make {Path(source).name} of Jittor: {[*mistakes, *lines][0]}\n"
+        f"All that it said: {file}. `python -m toolchain` says which compilers were tried; another is "
+        "named in cc_path (`export cc_path=g++-12`).")
+
+
+def excepthook(kind: type, error: BaseException, trace) -> None:
+    """sys.excepthook: of a kernel that could not be compiled, two lines and code 2; else as ever."""
+    if failed := failure(error):
+        print(f"error: {failed}", file=sys.stderr)
+        processes.leave(2)
+    hook = processes.fail if processes.in_mpi() else sys.__excepthook__
+    hook(kind, error, trace)
+
+
 def import_jittor() -> ModuleType:
     """The import, once everything it needs is there. Raises ToolchainError."""
     flush_denormals()
     try:
         import jittor_utils
         jittor_utils.DelayProgress = CompileBar
-        if not glob.glob(os.path.join(jittor_utils.cache_path, "**", "jittor_core*.so"), recursive=True):
+        if not glob.glob("**/jittor_core*.so", root_dir=jittor_utils.cache_path, recursive=True):
             print("First start in this environment: Jittor compiles itself, once. "
                   "This takes one to two minutes on two cores.", file=sys.stderr, flush=True)
         import jittor
+    except SystemExit as error:  # nothing was done yet, and that must not look like success
+        raise ToolchainError(
+            f"Jittor has ended the process as it was imported (exit code {error.code}): run the command "
+            f"again; if that does not help, delete {jittor_home()}/.cache/jittor, where its compiled "
+            "code is") from error
     except ModuleNotFoundError as error:
         raise ToolchainError(f"the package {error.name} is not installed: "
                              "run `pip install -r requirements.txt`") from error
@@ -86,4 +134,8 @@ def import_jittor() -> ModuleType:
     except OSError as error:
         raise ToolchainError(f"Jittor cannot start: {error}; its cache is in {jittor_home()}/.cache/jittor, its settings in "
                              f"{home()}/.cache/jittor: {NEEDS_HOME}") from error
+    except Exception as error:
+        if failed := failure(error):
+            raise failed from error
+        raise
     return jittor

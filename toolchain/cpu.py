@@ -2,6 +2,7 @@
 import ctypes
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -12,10 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from system.files import replacing
-from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, make_folder
+from toolchain.base import (
+    ToolchainError,
+    cache_folder,
+    compiler,
+    gcc_version,
+    jittor_home,
+    make_folder,
+)
 
 # Where Jittor 1.3.11 looks before it downloads oneDNN (jittor/compile_extern.py, install_mkl).
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
+
+
+OLDEST_GCC = 9
 
 
 def cpu_name() -> str:
@@ -33,6 +44,35 @@ def check_compiler() -> None:
     if not shutil.which(compiler()):
         raise ToolchainError(f"the C++ compiler {compiler()} was not found: install it with "
                              "`sudo apt install g++` (Debian, Ubuntu) or `sudo dnf install gcc-c++` (Fedora, RHEL)")
+    if 0 < gcc_version() < OLDEST_GCC:
+        raise ToolchainError(
+            f"the C++ compiler {compiler()} is GCC {gcc_version()}, and Jittor's sources want "
+            f"{OLDEST_GCC} or newer: install one, and name it in cc_path (`export cc_path=g++-12`)")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise ToolchainError(
+            f"{sys.executable} is a free-threaded Python, for which Jittor is not made: use the "
+            f"ordinary Python {sys.version_info.major}.{sys.version_info.minor}")
+
+
+# What the shell, the linker's list of folders (-Wl,-rpath,) or Jittor's own parser of a quoted path
+# would take for something else.
+UNUSABLE = "\"'$`\\,:\n\t"
+
+
+def check_paths() -> None:
+    """Raise ToolchainError where the path of something that Jittor compiles with, or into, is none
+    for its command lines. A space is no harm, nor are Chinese characters."""
+    jittor = importlib.util.find_spec("jittor")
+    for what, path, advice in (
+            ("this project's cache", cache_folder(), "set XDG_CACHE_HOME to another folder"),
+            ("Jittor's cache", jittor_home(), "set JITTOR_HOME to another folder"),
+            ("this Python", sys.executable, "make its environment in another folder"),
+            ("Jittor", jittor and jittor.origin, "make its environment in another folder"),
+            ("Python's headers", sysconfig.get_path("include"), "use a Python in another folder"),
+            ("the C++ compiler", compiler(), "name one in another folder in cc_path")):
+        if bad := [repr(character) for character in UNUSABLE if character in str(path)]:
+            raise ToolchainError(f"{what}: the path {path} has a character ({' '.join(bad)}) that "
+                                 f"Jittor's command lines cannot take: {advice}")
 
 
 def python_config() -> Path:
@@ -45,9 +85,11 @@ def python_config() -> Path:
         v = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ToolchainError(f"Python's headers were not found (no Python.h in {include}): install them with "
                              f"`sudo apt install python{v}-dev` (Debian, Ubuntu) or `sudo dnf install python{v}-devel`")
+    folders = [f'"{folder}"' if " " in folder else folder
+               for folder in (include, sysconfig.get_path("platinclude"))]
     text = (f'#!/bin/sh\n# Written by toolchain/{os.path.basename(__file__)}: stands in for python-config of {sys.executable}\n'
             'case "$1" in\n'
-            f'--includes) echo "-I{include} -I{sysconfig.get_path("platinclude")}" ;;\n'
+            f"--includes) echo '-I{folders[0]} -I{folders[1]}' ;;\n"
             f'--extension-suffix) echo "{sysconfig.get_config_var("EXT_SUFFIX")}" ;;\n'
             '*) echo "not known here: $1" >&2; exit 1 ;;\nesac\n')
     script = cache_folder() / f"python-config-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -15,11 +15,12 @@ import numpy as np
 
 import toolchain
 from system.processes import cores
-from toolchain import cuda, gpu
-from toolchain.base import ToolchainError, cache_folder, compiler, jittor_home, output
-from toolchain.cpu import check_compiler, cpu_name, python_config
+from toolchain import backends, cuda, gpu
+from toolchain.base import ToolchainError, cache_folder, compiler, gcc_version, jittor_home, output
+from toolchain.cpu import check_compiler, check_paths, cpu_name, python_config
 
-UNTRIED = (3, 14)  # this Python and those after it
+TRIED = range(12, 17)  # GCC
+UNTRIED = (3, 15)  # this Python and those after it; the oldest that works: system.OLDEST
 
 
 def diagnose() -> list[tuple[str, str, str]]:
@@ -32,9 +33,11 @@ def diagnose() -> list[tuple[str, str, str]]:
         return what, found, ""
 
     rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {cores()} cores", ""),
-            attempt("C++ compiler", output([compiler(), "--version"]).partition("\n")[0], check_compiler),
+            attempt("C++ compiler", output([compiler(), "--version"]).partition("\n")[0]
+                    + " (not tried)" * (gcc_version() not in TRIED), check_compiler),
             attempt("Python", f"{platform.python_version()}{' (not tried)' * (sys.version_info >= UNTRIED)} with headers in "
                     f"{sysconfig.get_path('include')}", python_config)]
+    rows.append(attempt("paths", "without a character that Jittor cannot take", check_paths))
     for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp"):
         try:
             rows.append((package, importlib.metadata.version(package), ""))
@@ -50,6 +53,7 @@ def diagnose() -> list[tuple[str, str, str]]:
     rows.append(("cuDNN", cuda.cudnn(toolkit) if toolkit.nvcc else "none", ""))
     nccl = toolkit.nvcc and cuda.nccl(toolkit)
     rows.append(("several GPUs", f"NCCL in {nccl[1]}" if nccl else "no NCCL", ""))
+    rows += [(backend.name, backend.found(), "") for backend in backends.BACKENDS]
     rows.append(("several processes", shutil.which("mpicc") or "no mpicc (`sudo apt install openmpi-bin libopenmpi-dev`)", ""))
     rows.append(("compiled code", f"{jittor_home()}/.cache/jittor", ""))
     rows.append(("our cache", str(cache_folder()), ""))

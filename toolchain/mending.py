@@ -3,7 +3,19 @@
 Nothing is written into the installed package, which several users may share; any other version of Jittor is left as it is.
 
 * Python 3.13: exec no longer writes into a function's locals(), from which Jittor takes the modules it has compiled.
-* NumPy 2: its array descriptor has another layout than the one that Jittor's header knows (numpy/ndarraytypes.h).
+* NumPy 2: its array descriptor has another layout than the one that Jittor's header knows
+  (numpy/ndarraytypes.h), and the function that copies an array which is not contiguous has another
+  place in NumPy's table.
+* Where the compiler's flags are others than those its cache was made with, Jittor ended the process
+  with code 0, to be started again by hand. It goes on now: its helper is compiled anew while the old
+  one is loaded, as in every first start.
+* A thread that compiles kernels could miss the word to stop, given before it listened, and the
+  process hung for ever at its end.
+* GCC 15: no other header brings <cstdint> along any more, which Jittor's types.h takes for granted,
+  and a mistake in a template that nobody uses (stack_vector.h) is an error.
+* What a compiler that fails has said goes with the error (compiling.py makes a sentence of it) and no
+  longer to the screen.
+* Paths with a space: Jittor quotes most of them on its command lines, and now all.
 * Kernels that are compiled while a run goes on report themselves on stderr in lines of their own, in a log too: now on a
   terminal only, in one line that is gone afterwards.
 * The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests and an example of oneDNN's are
@@ -20,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from system.files import write
-from toolchain.base import ToolchainError, cache_folder
+from toolchain.base import ToolchainError, cache_folder, gcc_version
 
 JITTOR = "1.3.11.0"
 # {module: [(text that is there once, what takes its place), ...]}
@@ -41,11 +53,23 @@ SOURCES = {
         ("""        run_cmd(fix_cl_flags(f"\\"{cc_path}\\" {dflags} -include \\"{vdp}\\" \\"{data_s_path}\\" -c -o \\"{data_o_path}\\""))
         os.remove(data_s_path)
 """, ""),
-        ("    files.append(data_o_path)\n", "    files.append(os.path.join(cache_path, 'data.cc'))\n")],
+        ("    files.append(data_o_path)\n", "    files.append(os.path.join(cache_path, 'data.cc'))\n"),
+        ("""    if recompile and jit_utils.cc:
+        LOG.e("jit_utils updated, please rerun your command.")
+        sys.exit(0)
+""", ""),
+        ("            run_cmd(cmd)\n", "            run_cmd(cmd, print_error=False)\n"),
+        (""""src/utils/log.cc",""", """os.environ['packnet_mended'] + '/src/utils/log.cc',"""),
+        ("log_v=0 {sys.executable} -m", """log_v=0 '{sys.executable}' -m""")],
     "jittor.compile_extern": [
         ("for name in os.listdir(mkl_op_dir)]",
          "for name in os.listdir(mkl_op_dir) if not name.startswith(('cpu_cnn_inference', 'mkl_test'))]")],
-    "jittor_utils": [("mod = locals()[hash]", "mod = sys.modules[hash]")]}
+    "jittor_utils": [
+        ("mod = locals()[hash]", "mod = sys.modules[hash]"),
+        ("        run_cmd(cmd)\n        return True", "        run_cmd(cmd, print_error=False)\n        return True"),
+        ("""run_cmd(get_py3_config_path()+" --includes")""", """run_cmd(f"'{get_py3_config_path()}' --includes")"""),
+        ("""run_cmd(get_py3_config_path()+" --extension-suffix")""",
+         """run_cmd(f"'{get_py3_config_path()}' --extension-suffix")""")]}
 # The same for source files of the core, by their path in the package.
 CORE = {
     "src/parallel_compiler.cc": [
@@ -53,10 +77,34 @@ CORE = {
         ("if (diff > 2e9) {", "if (diff > 2e9 && isatty(2)) {"),
         ("""                std::cerr << "\\n";\n""", ""),
         ("""<< "Compiling Operators(" << i << '/' << n << ")"\n""", """<< "\\r\\033[KCompiling kernels: " << i << '/' << n\n"""),
-        ("        std::cerr << std::endl;\n", '        std::cerr << "\\r\\033[K" << std::flush;\n')],
+        ("        std::cerr << std::endl;\n", '        std::cerr << "\\r\\033[K" << std::flush;\n'),
+        ("    std::condition_variable cv;\n", "    std::condition_variable cv;\n    bool launched = false;\n"),
+        ("        this->func = func;\n", "        this->func = func;\n        launched = true;\n"),
+        ("""            if (func)
+                func(id);
+            while (true) {
+                cv.wait(lck);
+""", """            while (true) {
+                cv.wait(lck, [this] { return launched; });
+                launched = false;
+""")],
     "src/jit_compiler.cc": [
         ("""        cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""",
-         """        if (src.find("@begin") != string::npos) cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""")]}
+         """        if (src.find("@begin") != string::npos) cmd = "'"+python_path+"' '"+jittor_path+"/utils/asm_tuner.py' \"""")],
+    "src/utils/log.cc": [
+        ("""#else
+int system_popen(""", """#else
+static thread_local string output_of_failure;
+int system_popen("""),
+        ("""    if (ret && !log_v)
+        std::cerr << output;
+""", "    if (ret) output_of_failure = output;\n"),
+        ("""CHECKop(ret,==,0) << "Run cmd failed:" << cmd;""",
+         """CHECKop(ret,==,0) << "Run cmd failed:" << cmd >> "\\n" >> output_of_failure;""")],
+    "src/pyjt/numpy.cc": [("fill(PyArray_CopyInto, 82);", "fill(PyArray_CopyInto, (PyArray_API[82] ? 82 : 50));")]}
+GCC_15 = """#include <cstdint>
+#pragma GCC diagnostic ignored "-Wtemplate-body"
+"""
 NUMPY_1 = """    char flags;
     int type_num;
     int elsize;
@@ -125,6 +173,17 @@ def _mended(name: str, replacements: list[tuple[str, str]]) -> Path:
     if not (folder / name).exists() or (folder / name).read_text() != text:
         write(folder / name, text.encode())
     return folder
+
+
+def gcc_flags() -> str:
+    """Compiler flags with which a g++ of today reads Jittor's sources, "" for one that needs none.
+    Raises ToolchainError and OSError."""
+    if gcc_version() < 15 or not is_known():
+        return ""
+    header = cache_folder() / f"jittor-{JITTOR}" / "gcc15.h"
+    if not header.exists() or header.read_text() != GCC_15:
+        write(header, GCC_15.encode())
+    return f'-include "{header}"'
 
 
 def numpy_flags(version: str = np.__version__) -> str:
