@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 import toolchain
+from system.errors import run_cli
 from system.processes import cores
 from toolchain import backends, cuda, gpu
 from toolchain.base import ToolchainError, cache_folder, compiler, gcc_version, jittor_home, output
@@ -90,6 +91,7 @@ def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
     return np.einsum("bchwij,ocij->bohw", windows(images), kernels.astype(np.float64))
 
 
+@run_cli
 def main(arguments: list[str] | None = None) -> int:
     """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is missing."""
     parser = argparse.ArgumentParser("python -m toolchain", description="What Jittor needs and what this machine has.", allow_abbrev=False)
