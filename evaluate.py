@@ -187,7 +187,8 @@ def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) ->
             continue
         score = Score.of(*packnet.predict(name, test_loader(tasks[name], metadata, options)))
         beside = f"{100 - score.top1:9.2f} {published.get(name, '-'):>10}" if published else ""
-        print(f"{name:14} {score.top1:8.2f} {score.top5:8.2f} {recorded}{beside}")
+        top5 = f"{score.top5:8.2f}" if score.top5_tells else f"{'-':>8}"
+        print(f"{name:14} {score.top1:8.2f} {top5} {recorded}{beside}")
 
 
 def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:

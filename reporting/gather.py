@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reporting.published import OTHER_BASE
 from reporting.shape import missing
+from reporting.summary import top5_tells
 from settings.config import MAY_MOVE
 from settings.experiments import EXPERIMENTS
 from system.files import RESULTS
@@ -72,15 +73,20 @@ def shown(value) -> str:
 
 
 def errors(runs: Runs, task: str, method: str = "packnet", key: str = "top1") -> list[float]:
-    """The errors in percent of a task at the end of each run that has measured it with the method; `key`: top1 or top5."""
+    """The errors in percent of a task at the end of each run that has measured it with the method.
+    `key`: top1, or top5, of which a task with five classes or fewer has none."""
     found = []
     for _, results in runs:
-        if method == "packnet":
-            figures = [stage[f"{key}_final"] for stage in (results["base"], *results["tasks"]) if stage["name"] == task]
-        else:
-            of_method = results["baselines"].get(method, dict(tasks=[]))
-            figures = [of_method[f"{key}_by_stage"][-1][of_method["tasks"].index(task)]] if task in of_method["tasks"] else []
-        found += [100 - figure for figure in figures if figure is not None]
+        stages = {stage["name"]: stage for stage in (results["base"], *results["tasks"])}
+        of_method = results["baselines"].get(method, dict(tasks=[]))
+        figure = None
+        if method == "packnet" and task in stages:
+            figure = stages[task][f"{key}_final"]
+        elif task in of_method["tasks"]:
+            figure = of_method[f"{key}_by_stage"][-1][of_method["tasks"].index(task)]
+        tells = key == "top1" or task in stages and top5_tells(stages[task]["num_classes"])
+        if figure is not None and tells:
+            found.append(100 - figure)
     return found
 
 

@@ -49,6 +49,11 @@ def summary(results: dict) -> list[str]:
     return lines
 
 
+def top5_tells(num_classes: int) -> bool:
+    """Whether a task's top-5 accuracy says anything: of five classes or fewer it is always 100 %."""
+    return num_classes > 5
+
+
 def judged(results: dict) -> str:
     """For the name of a figure from around a prune: the split that it is of, where that is not the test split."""
     return " (validation)" * bool(results["config"]["validation"])

@@ -9,7 +9,7 @@ from dataset import Loader
 from images.preprocess import input_settings
 from pruning import PackNet
 from reporting.published import OTHER_BASE
-from reporting.summary import KEPT_EPOCH
+from reporting.summary import KEPT_EPOCH, top5_tells
 from runs.addition import Earlier
 from runs.log import Log
 from runs.stage import Stage
@@ -46,6 +46,10 @@ class Score:
         order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
         hits = order == labels[:, None]
         return cls(100 * float(hits[:, 0].mean()), 100 * float(hits.any(1).mean()), logits)
+
+    @property
+    def top5_tells(self) -> bool:
+        return top5_tells(self.logits.shape[1])
 
 
 def still_zero(packnet: PackNet, task: str) -> float:
@@ -258,9 +262,10 @@ class Results:
                   and (record["task"], record["phase"]) == (task, last_phase)]
         stage.top1_after_finetune = stage.top1_final
         stage.top1_best_epoch = max(tested, default=stage.top1_final)
-        shown = [f"{name} {score.top1:.2f} % ({score.top5:.2f} %)"
+        shown = [f"{name} {score.top1:.2f} %" + (f" ({score.top5:.2f} %)" if score.top5_tells else "")
                  for name, score in scores.items()]
-        self.log(f"{task} is frozen. Top-1 (top-5) now: {', '.join(shown)}")
+        top5 = " (top-5)" if any(score.top5_tells for score in scores.values()) else ""
+        self.log(f"{task} is frozen. Top-1{top5} now: {', '.join(shown)}")
 
     def sealed(self, packed: Packed) -> None:
         """The entry of the task that was frozen last, with its seal; and whether those of the

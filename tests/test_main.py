@@ -74,6 +74,7 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     assert "24.95" not in log  # the paper's VGG-16 is no match for a slim one
     assert any("24.95" in line and line.startswith("cubs") for line in summary(results | dict(arch="vgg16")))
     assert len(re.findall(r"trunk\.\S+ +owned .* freed .* kept", log)) == 6 * 4
+    assert "top-5" not in log and "cubs is frozen. Top-1 now: cubs " in log  # of three classes
     assert sorted(path.name for path in (output / "plots").iterdir()) == [
         "capacity.png", "error_as_tasks_are_added.png", "training_cars.png", "training_cubs.png", "training_flowers.png"]
     assert sorted(path.name for path in output.iterdir()) == ["log.txt", "packnet.safetensors", "plots", "results.json"]
@@ -84,6 +85,7 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     for task in results["tasks"]:
         assert table[task["name"]][0] == table[task["name"]][2] == f"{task['top1_final']:.2f}"
+        assert table[task["name"]][1] == "-"  # top-5 of three classes
     assert evaluate.main(["--output-dir", str(output), "--cache-dir", str(tmp_path / "elsewhere")]) == 0
     capsys.readouterr()
     assert len(list((tmp_path / "elsewhere").iterdir())) == 3
@@ -166,6 +168,8 @@ def test_a_small_demo(tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["base"]["name"] == "demo_base" and results["base"]["max_logit_change"] == 0.0
     assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
+    log = (tmp_path / "out/log.txt").read_text()  # of more than five classes
+    assert re.search(r"Top-1 \(top-5\) now: demo_base [\d.]+ % \([\d.]+ %\), demo_birds", log)
     line = capsys.readouterr().out.splitlines()[-1].split()
     assert line[:2] == ["python", "main.py"] and f"{tmp_path}/with_birds" in line
     for split in ("train", "test"):

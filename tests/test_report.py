@@ -235,6 +235,21 @@ def test_top5_stands_where_it_is_published(tmp_path):
     assert row[1:5] == [f"{published:.2f} (authors' release, VGG-16; 4 tasks)", "20.50", f"{20.5 - published:+.2f}", "1"]
 
 
+def test_top5_of_five_classes_is_left_out(tmp_path):
+    for classes in (5, 6):
+        results = save(tmp_path / f"{classes}/release-vgg16/packnet-seed0", dict(cubs=77.0, cars=80.0, flowers=90.0), 71.0,
+                       dict(lwf=dict(imagenet=70.0, cubs=60.0, cars=50.0, flowers=40.0)), initial_pruning_ratio=0.5)
+        for task in (results["base"], *results["tasks"]):
+            task["num_classes"] = classes
+        path = tmp_path / f"{classes}/release-vgg16/packnet-seed0/results.json"
+        path.write_text(json.dumps(results))
+        assert ("| imagenet | 29.00 (24.00) | " in page_of(tmp_path / str(classes))) == (classes > 5)
+        with open(tmp_path / str(classes) / "report.csv", newline="") as f:
+            top5 = [row["top5"] for row in csv.DictReader(f)]
+        shown = ["76.0", "82.0", "85.0", "95.0", "73.0", "63.0", "53.0", "43.0"]
+        assert top5 == (shown if classes > 5 else [""] * 8)
+
+
 def test_the_ratios_on_a_base_that_stays(tmp_path):
     assert {Config(**settings).initial_pruning_ratio for _, settings in runs_of("ratios")} == {0.5}
     for ratio, top1 in ((0.25, 80.0), (0.75, 70.0)):
