@@ -1,31 +1,140 @@
-"""The plain loops of a library user: some epochs of SGD, and a pass over test images."""
-from collections.abc import Iterable
+"""The loops: an epoch of SGD, for a run and for a program of one's own alike; a pass over test
+images."""
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 import toolchain
+from system.errors import TrainingError, UserError
 from system.progress import Progress
 
 jt = toolchain.start()
 from jittor import nn
 
+# Steps between two looks at the loss. On a GPU a look waits for all that is under way.
+CHECK_EVERY = 20 if toolchain.device == "cuda" else 1
+
+# (network, images, labels) -> (loss, logits)
+Loss = Callable[[nn.Module, jt.Var, jt.Var], tuple[jt.Var, jt.Var]]
+
 
 def train(model: nn.Module, parameters: list[jt.Var], loader: Iterable, epochs: int, title: str,
           *, lr: float, momentum: float, weight_decay: float) -> None:
     """`epochs` passes of SGD over `loader`, which yields (images float32 [B, ...], labels int [B]).
-    Raises ValueError for a batch of one image from which a batch norm can compute nothing."""
+    Raises ValueError for a batch of one image from which a batch norm can compute nothing, and
+    TrainingError as train_epoch."""
     optimizer = nn.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
-        bar = Progress(loader, f"{title}: epoch {epoch + 1}/{epochs}", unit="batch")
-        for images, labels in bar:
-            if name := starved_norm(model, images, part_of(loader)):
-                raise ValueError(f"{title}: of a batch of one image the batch norm {name} sees one "
-                                 "value per channel, which has no variance to learn from. Take "
-                                 "another batch size, or leave that batch out.")
-            if hasattr(model, "share_batch"):
-                model.share_batch(*part_of(loader))
-            optimizer.step(nn.cross_entropy_loss(model(images), labels))
+        its = f"{title}: epoch {epoch + 1}/{epochs}"
+        train_epoch(model, cross_entropy, Learnable(loader, model, its), optimizer, its)
     jt.sync_all()
+
+
+def cross_entropy(net: nn.Module, images: jt.Var, labels: jt.Var) -> tuple[jt.Var, jt.Var]:
+    """(loss, logits) of the network, with the head that is selected."""
+    logits = net(images)
+    return nn.cross_entropy_loss(logits, labels), logits
+
+
+def train_epoch(net: nn.Module, loss_of: Loss, loader: Iterable, optimizer: nn.Optimizer,
+                title: str) -> tuple[float, float]:
+    """One epoch. Returns the mean loss per image and the top-1 accuracy in percent, both as seen
+    while training.
+
+    Under mpirun every process computes its part of a batch (dataset.Loader). Raises TrainingError
+    when the loss, or after the epoch a weight, is NaN or infinite.
+    """
+    loss_sum, hits = jt.zeros(1), jt.zeros(1)
+    seen = 0
+    bar = Progress(loader, title, unit="batch")
+    for step, (images, labels) in enumerate(bar):
+        part, parts = part_of(loader)
+        if hasattr(net, "share_batch"):
+            net.share_batch(part, parts)
+        loss, logits = loss_of(net, images, labels)
+        optimizer.step(loss)
+        # 1, or what this process counts for where all have the whole batch
+        share = parts / jt.world_size
+        loss_sum = (loss_sum + loss.detach() * (len(labels) * share)).stop_grad()
+        hits = (hits + (logits.argmax(1)[0] == labels).sum() * share).stop_grad()
+        jt.sync_all()
+        seen += len(labels) * parts
+        if step % CHECK_EVERY == 0:
+            mean = mean_loss(loss_sum, seen, title, optimizer)
+            bar.set_postfix(loss=f"{mean:.3f}", refresh=False)  # shown with the bar's next turn
+    if not seen:
+        raise UserError(f"{title}: there is no batch to train on.")
+    mean = mean_loss(loss_sum, seen, title, optimizer)
+    moved = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    if not all(map(finite, moved)):
+        raise TrainingError(f"{title}: weights are NaN or infinite at learning rate "
+                            f"{optimizer.lr:g}.")
+    return mean, 100 * over_processes(hits) / seen
+
+
+def mean_loss(loss_sum: jt.Var, seen: int, title: str, optimizer: nn.Optimizer) -> float:
+    """The mean over the images seen so far. Raises TrainingError where it is no number."""
+    mean = over_processes(loss_sum) / seen
+    if not math.isfinite(mean):
+        raise TrainingError(f"{title}: the loss is {mean} at learning rate {optimizer.lr:g}.")
+    return mean
+
+
+def finite(parameter: jt.Var) -> bool:
+    """Whether all its values are numbers. The loss alone does not tell: ReLU turns NaN into 0 here,
+    and its kernels know no NaN."""
+    return bool(np.isfinite((parameter.data.min(), parameter.data.max())).all())
+
+
+def over_processes(value: jt.Var) -> float:
+    """The sum of a one-element Var over all processes."""
+    return (value.mpi_all_reduce("add") if jt.in_mpi else value).item()
+
+
+class Learnable:
+    """The batches of `loader` from which `net` can learn: all but those of one image of which a
+    batch norm would see one value per channel; `tell` is told which norm. Without `tell` such a
+    batch is refused: ValueError.
+
+    Raises UserError at the end of an epoch of which nothing is left.
+    """
+
+    def __init__(self, loader: Iterable, net: nn.Module, title: str,
+                 tell: Callable[[str], None] | None = None) -> None:
+        self.loader = loader
+        self.net = net
+        self.title = title
+        self.tell = tell
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[jt.Var, jt.Var]]:
+        left, starved = 0, None
+        for images, labels in self.loader:
+            name = starved_norm(self.net, images, part_of(self.loader))
+            if name and not self.tell:
+                raise ValueError(f"{self.title}: of a batch of one image the batch norm {name} "
+                                 "sees one value per channel, which has no variance to learn from. "
+                                 "Take another batch size, or leave that batch out.")
+            if name:
+                starved = name
+            else:
+                left += 1
+                yield images, labels
+        if starved and not left:
+            raise UserError(f"{self.title}: every batch is one image, of which the batch norm "
+                            f"{starved} sees one value per channel: nothing can be learned. Take "
+                            "larger batches (--batch-size), or larger images (--image-size).")
+        if starved:
+            self.tell(f"{self.title}: the last batch of an epoch is one image, of which the batch "
+                      f"norm {starved} sees one value per channel; it is left out, another image "
+                      "in each epoch.")
 
 
 def part_of(loader: Iterable) -> tuple[int, int]:

@@ -338,10 +338,11 @@ def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, t
     # Where no kernel writes a weight, an owner or a count, it is what lay there: a pixel, say, that makes the weight NaN.
     unchecked = """import sys, toolchain
 toolchain.start("cuda")
-import main, training
+import main
+from packing import loops
 from reporting import plots
 from storage import seals
-training.finite, seals.broken, plots.draw = lambda parameter: True, lambda packed, entries: [], lambda results, folder: []
+loops.finite, seals.broken, plots.draw = lambda parameter: True, lambda packed, entries: [], lambda results, folder: []
 sys.exit(main.main())"""
     done = subprocess.run([sys.executable, "tests/fake_gpu.py", tmp_path / "gpu", sys.executable, "-c", unchecked, "--demo",
                            "--device", "cuda", "--data-root", tmp_path / "data", "--output-dir", tmp_path / "run",

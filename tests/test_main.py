@@ -310,7 +310,7 @@ def test_a_loss_that_diverges_is_named(image_root, tmp_path, pretrained, capsys)
 
 def test_a_loss_that_is_no_number_ends_the_epoch():
     import networks
-    from training import TrainingError, cross_entropy, train_epoch
+    from packing.loops import TrainingError, cross_entropy, train_epoch
     jt = networks.jt
     net = networks.build("vgg-slim")
     net.add_head("a", 2), net.select("a")
@@ -323,7 +323,7 @@ def test_a_loss_that_is_no_number_ends_the_epoch():
 def test_a_weight_that_is_no_number_ends_the_epoch_though_the_loss_is_one():
     """ReLU hides it from the loss."""
     import networks
-    from training import TrainingError, cross_entropy, train_epoch
+    from packing.loops import TrainingError, cross_entropy, train_epoch
     jt = networks.jt
     net = networks.build("vgg-slim")
     net.add_head("a", 2), net.select("a")
