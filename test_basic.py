@@ -18,6 +18,7 @@ import numpy as np
 import toolchain
 from images.folders import LARGE, OFFICIAL, dataset_folder, found_datasets, read_split
 from images.preprocess import open_rgb, upright_size
+from system.errors import run_cli
 from system.processes import cores
 from system.progress import Progress
 
@@ -116,6 +117,7 @@ def test_data() -> None:
         raise unittest.SkipTest("no data set in data/")
 
 
+@run_cli
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--data-root", default="data", help="folder of the data sets (default: %(default)s)")

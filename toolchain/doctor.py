@@ -99,22 +99,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=toolchain.DEVICES, default="auto", help="for --check (default: auto)")
     parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32", help="for --check on a GPU (default: fp32)")
     flags = parser.parse_args(arguments)
-    try:
-        rows = diagnose()
-    except ToolchainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows = diagnose()
     for what, found, problem in rows:
         print(f"{what:24} {found if not problem else f'MISSING: {problem}'}")
     if any(problem for what, _, problem in rows if what != "CUDA toolkit"):
         return 2
     if not flags.check:
         return 0
-    try:
-        jt = toolchain.start(flags.device, flags.precision)
-    except ToolchainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    jt = toolchain.start(flags.device, flags.precision)
     print(f"\n{toolchain.describe()}")
     limit = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3}[flags.precision]
     errors = check(jt)
