@@ -1,5 +1,5 @@
-"""Learning without Forgetting (Li & Hoiem, ECCV 2016): one network fine-tuned on the tasks one after
-another, held back by what it gave before.
+"""Learning without Forgetting (Li & Hoiem, ECCV 2016): one network fine-tuned on the tasks one
+after another, held back by what it gave before.
 
 On the new task's images it must go on giving what the network before gave for the old tasks. In the
 first quarter of the epochs only the new head learns (the authors' release: 5 of 20); one optimizer

@@ -1,6 +1,6 @@
 """PackNet: train a task on the free weights, prune it, re-train what it keeps, freeze it.
 
-    base task:  load pretrained weights, or train from scratch -> prune -> re-train where it has data
+    base task:  load pretrained weights, or train from scratch -> prune -> re-train (with data)
     each task:  train on the free weights -> prune -> re-train -> test every task so far, save
 
 An addition (--add-to) has a packed network instead of the base task: a later task is added to it as

@@ -1,4 +1,4 @@
-"""What a run consists of, as plain data: its steps, and the phases of training that epochs belong to."""
+"""What a run consists of, as plain data: its steps, and the phases that epochs belong to."""
 import dataclasses
 import json
 from dataclasses import dataclass

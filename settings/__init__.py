@@ -1,1 +1,2 @@
-"""What can be set: a run's settings, the named experiments, their flags. Nothing here needs Jittor."""
+"""What can be set: a run's settings, the named experiments, their flags. Nothing here needs Jittor.
+"""
