@@ -11,6 +11,7 @@ from methods.method import Method
 from methods.steps import Phase, Step
 from networks import assign
 from packing.loops import Learnable, cross_entropy, train_epoch
+from runs import damage
 from runs.network import contents
 from runs.run import Run
 from system.errors import TrainingError
@@ -103,8 +104,13 @@ def prune(run: Run, step: Step) -> None:
         for line in search.table(task, trials, c.max_drop, trained):
             run.log(line)
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same mask
+    if ratio and run.prunes_base(task):
+        run.kept["whole"] = damage.outputs(run)
     freed = packnet.prune(task, ratio) if ratio else {}
     after = run.results.pruned(packnet, task, ratio, freed, before)
+    if "whole" in run.kept:
+        figures = damage.compared(run.kept["whole"], damage.outputs(run))
+        run.results.damaged("after its prune", figures)
     if freed and after is not None:
         run.keep_if_best(after)  # the release: these stay unless an epoch of re-training is better
 
@@ -112,6 +118,9 @@ def prune(run: Run, step: Step) -> None:
 def finish(run: Run, step: Step) -> None:
     """The task is learnt."""
     run.take_best()
+    if whole := run.kept.pop("whole", None):
+        figures = damage.compared(whole, damage.outputs(run))
+        run.results.damaged("as it is frozen", figures, last=True)
     METHODS[step.method].finish(run, step.task)
 
 

@@ -10,6 +10,7 @@ from images.preprocess import input_settings
 from pruning import PackNet
 from reporting.published import OTHER_BASE
 from reporting.summary import KEPT_EPOCH, top5_tells
+from runs import damage
 from runs.addition import Earlier
 from runs.log import Log
 from runs.stage import Stage
@@ -239,6 +240,15 @@ class Results:
         stage.top1_before_prune = before
         stage.top1_after_prune = after
         return after
+
+    def damaged(self, when: str, figures: dict[str, float], last: bool = False) -> None:
+        """What is left of the base network after its prune (runs/damage.py); `last`: as it is
+        frozen."""
+        stage = self.stages[-1]
+        stage.left_of_base["frozen" if last else "pruned"] = figures
+        folder = str(self.config.folder(stage.name))
+        for line in damage.lines(stage.name, when, figures, folder, last):
+            self.log(line)
 
     def frozen(self, packnet: PackNet, task: str) -> None:
         """Keep the logits of the task, and test every task so far."""

@@ -75,6 +75,10 @@ class Run:
         """Whether the base task is one of the run's own, and has data."""
         return not self.config.add_to and (self.config.base_task, "train") in self.loaders
 
+    def prunes_base(self, task: str) -> bool:
+        """Whether a prune of `task` is the first, that of the base network."""
+        return not self.config.add_to and task == self.config.base_task
+
     @property
     def tasks_with_data(self) -> list[str]:
         """The run's own tasks, in the order they are learnt."""

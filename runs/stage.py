@@ -16,7 +16,9 @@ class Stage:
     `max_logit_change`: the largest change of a test logit since it was frozen. `still_zero`: of the
     weights it owned before its prune, the fraction that was exactly 0. `tried`: what the search for
     its ratio found (methods/search.py). `top1_dense`: of the base task, before its prune, on the
-    test split. `stored`: it was packed before the run, and there are no data to measure it again.
+    test split. `left_of_base`: of the base task, what was left of its network after its prune
+    ("pruned") and after the re-training ("frozen"), as runs/damage.py compares. `stored`: it was
+    packed before the run, and there are no data to measure it again.
     """
     name: str
     num_classes: int
@@ -35,6 +37,7 @@ class Stage:
     owned_fraction: float | None = None
     tried: list[dict] = field(default_factory=list)
     top1_dense: float | None = None
+    left_of_base: dict[str, dict] = field(default_factory=dict)
     seal: str | None = None
     stored: bool = False
 
