@@ -10,6 +10,7 @@
     python evaluate.py --import-release csf_....pt --output-dir DIR            # a packed network that the authors have published
 """
 import argparse
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -167,8 +168,7 @@ def unpack(packed: Packed, metadata: dict, network: dict, path: Path) -> "PackNe
     """The PackNet of a packed file, ready to evaluate. Raises WeightsError."""
     from runs.network import rebuild
     try:
-        heads = {task["name"]: task["num_classes"] for task in metadata["tasks"]}
-        return rebuild(network, heads, packed, Config(**metadata["config"]).packnet_options(), path, list(heads))
+        return rebuild(packed, dataclasses.replace(Config(**metadata["config"]), **network))
     except (KeyError, TypeError, ValueError) as error:
         raise other_content(path, error) from error
 

@@ -1,4 +1,5 @@
 """A packed network of the authors' release (storage/release.py) as a packed file of ours."""
+
 import dataclasses
 from pathlib import Path
 
@@ -16,21 +17,34 @@ from system.files import CHECKPOINT
 
 
 def write_imported(release: Release, source: Path, config: Config) -> list[dict]:
-    """Write it into config.output_dir, sealed, and return the metadata of its tasks. A task's classes are those of its folder of the
-    data root, where that is there: the release has numbered them in the order of their names, as we do. Raises WeightsError where the
-    network does not fit its architecture or the data, DataError, OSError."""
+    """Write it into config.output_dir, sealed, and return the metadata of its tasks. A task's
+    classes are those of its folder of the data root, where that is there: the release has numbered
+    them in the order of their names, as we do. Raises WeightsError where the network does not fit
+    its architecture or the data, DataError, OSError."""
     (base, *added), ratios = release.tasks, release.ratios()
-    config = dataclasses.replace(config, arch=release.arch, train_biases=release.own_biases, base_task=base, task_list=added,
-                                 initial_pruning_ratio=ratios[base], pruning_ratios=[ratios[task] for task in added])
+    config = dataclasses.replace(
+        config,
+        arch=release.arch,
+        train_biases=release.own_biases,
+        base_task=base,
+        task_list=added,
+        initial_pruning_ratio=ratios[base],
+        pruning_ratios=[ratios[task] for task in added],
+    )
     entries = [entry(release, config, task, ratios[task]) for task in release.tasks]
     for number, about in enumerate(entries):
         about["seal"] = seals.of_task(release.packed, entries, number)
     try:
-        rebuild(config.network(), release.tasks, release.packed, config.packnet_options(), source, [*release.tasks])
+        rebuild(release.packed, config)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}") from error
-    metadata = dict(arch=config.arch, image_size=config.image_size, tasks=entries, imported=source.name,
-                    config={name: value for name, value in config.asdict().items() if name not in NOT_PACKED})
+    metadata = dict(
+        arch=config.arch,
+        image_size=config.image_size,
+        tasks=entries,
+        imported=source.name,
+        config={name: value for name, value in config.asdict().items() if name not in NOT_PACKED},
+    )
     save_packed(Path(config.output_dir) / CHECKPOINT, release.packed, metadata)
     return entries
 
@@ -41,8 +55,11 @@ def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
     if config.has_data(task):
         classes = read_split(task, config.data_root, "test").classes
         if len(classes) != release.tasks[task]:
-            raise WeightsError(f"{config.folder(task)}: has {len(classes)} classes, the network {release.tasks[task]}: they must be the "
-                               "same. Choose another folder with --data-root, or move this one away.")
+            raise WeightsError(
+                f"{config.folder(task)}: has {len(classes)} classes, the network "
+                f"{release.tasks[task]}: they must be the same. Choose another folder with "
+                "--data-root, or move this one away."
+            )
     stage = Stage(task, release.tasks[task], pruning_ratio=ratio)
     if last:
         stage.top1_final = release.top1

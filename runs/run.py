@@ -202,11 +202,9 @@ class Run:
             return
         momentum = {name: value.numpy() for name, value in self._momentum().items()} or self.stopped_momentum
         step = self.steps[self.position].plain() if self.position < len(self.steps) else None
-        values = dict(position=self.position, step=step, best=self.best, seconds=time.monotonic() - self.started, data=self._data(),
-                      log_length=self.log.length,
-                      heads={task: self.net.num_classes(task) for task in self.net.heads.keys()},
-                      packed_tasks=self.packnet.tasks, ratios=self.packnet.ratios,
-                      results=self.results.figures())
+        values = dict(position=self.position, step=step, best=self.best,
+                      seconds=time.monotonic() - self.started, data=self._data(),
+                      log_length=self.log.length, results=self.results.figures())
         kept = dict(reference=self.results.reference) | self.kept
         State(contents(self.packnet), kept, momentum, values).save(self.folder / STATE)
 
@@ -227,9 +225,7 @@ class Run:
             step = self.steps[self.position].plain() if self.position < len(self.steps) else None
             if step != saved["step"]:
                 raise ValueError(f"its next step is {saved['step']}, here it would be {step}")
-            self.packnet = rebuild(self.config.network(), saved["heads"], state.packed,
-                                   self.config.packnet_options(), path,
-                                   saved["packed_tasks"], saved["ratios"])
+            self.packnet = rebuild(state.packed, self.config)
             reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
             self.log = Log(self.folder / LOG, saved["log_length"])  # last: it cuts off what was logged after the state
             self.results = Results(self.config, self.loaders, self.log, saved["results"], reference)

@@ -69,8 +69,10 @@ class WhatIsPacked:
     arch: str = setting("vgg16", f"network: {', '.join(ARCHS)}; or one of your own, path/to/my_net.py:build, a function that returns it")
     last: str | None = setting(None, "of a network of your own, the linear layer that each task replaces by a head of its own, or none "
                                "where it gives features (default: the one that it ends with)")
-    pretrained: str | None = setting(None, "file with the pretrained weights: torchvision's .pth or Jittor's .pkl "
-                                     "(default: Jittor's own download)")
+    pretrained: str | None = setting(None, "file with the pretrained weights, torchvision's or timm's: .pth, .safetensors "
+                                     "or Jittor's .pkl; a checkpoint that holds them, or an exported network "
+                                     "of this project, will do (default: what torch.hub or Hugging Face "
+                                     "have in their caches, or Jittor's own download)")
     image_size: int = setting(224, "side of the network's input in pixels")
     crop: str = setting("resized", f"how training images are cropped that are not cropped to boxes: {', '.join(CROPS)}; resized is the "
                                    "authors' release's (8 to 100 % of the area), plain the first Jittor implementation's (any "

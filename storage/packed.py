@@ -1,12 +1,15 @@
 """A packed network on disk: packnet.safetensors.
 
-Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the number of tasks needs;
-`private.<task>.<parameter name>`, what each task but the last has of its own. Metadata: arch, image_size, config (the settings)
-and tasks, an entry each (runs/stage.py): what was known of a task when it was frozen, its seal (seals.py) among it. Of a network of
-the user's own also `network`: its file, function, SHA-256 and last layer; of an imported one `imported`, the file that it came from.
+Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the
+number of tasks needs; `private.<task>.<parameter name>`, what each task but the last has of its
+own. Metadata: arch, image_size, config (the settings) and tasks, an entry each (runs/stage.py):
+what was known of a task when it was frozen, its seal (seals.py) among it. Of a network of the
+user's own also `network`: its file, function, SHA-256 and last layer; of an imported one
+`imported`, the file that it came from.
 """
+
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,65 +21,116 @@ from storage.checkpoint import Tensors, WeightsError, load_checkpoint, save_chec
 class Packed:
     """A packed network as arrays.
 
-    `parameters` and `owners` (uint8, in the weight's shape) by parameter name; `private`: {task: {parameter name: array}} of
-    all tasks but the last, whose are among the parameters.
+    `parameters` and `owners` (uint8, in the weight's shape) by parameter name; `private`: {task:
+    {parameter name: array}} of all tasks but the last, whose are among the parameters. `tasks`:
+    those that have weights, in the order they were added; `ratios`: what each was pruned with,
+    where that is known; `source`: the file it is from, for messages.
     """
+
     parameters: Tensors
     owners: Tensors
     private: dict[str, Tensors]
+    tasks: list[str] = field(default_factory=list)
+    ratios: dict[str, float] | None = None
+    source: str = "the packed network"
+
+    def heads(self) -> dict[str, int]:
+        """{task: number of classes} of every head, of tasks that have no weights yet too."""
+        found = [name.split(".")[1] for name in self.parameters if name.startswith("heads.")]
+        return {
+            task: len(self.parameters[f"heads.{task}.weight"])
+            for task in dict.fromkeys([*self.tasks, *found])
+        }
 
     def tensors(self) -> Tensors:
         """All of it under one name each."""
-        return (self.parameters | {f"owner.{name}": owner for name, owner in self.owners.items()}
-                | {f"private.{task}.{name}": value for task, values in self.private.items() for name, value in values.items()})
+        return (
+            self.parameters
+            | {f"owner.{name}": owner for name, owner in self.owners.items()}
+            | {
+                f"private.{task}.{name}": value
+                for task, values in self.private.items()
+                for name, value in values.items()
+            }
+        )
 
     @classmethod
-    def of(cls, tensors: Tensors, tasks: list[str]) -> "Packed":
-        """The reverse of `tensors`; `tasks` in the order they were added. Takes its own out of the dictionary."""
-        owners, private = take(tensors, "owner."), {task: take(tensors, f"private.{task}.") for task in tasks[:-1]}
-        return cls(tensors, owners, private)
+    def of(cls, tensors: Tensors, tasks: list[str], **about) -> "Packed":
+        """The reverse of `tensors`. Takes its own out of the dictionary."""
+        owners = take(tensors, "owner.")
+        private = {task: take(tensors, f"private.{task}.") for task in tasks[:-1]}
+        return cls(tensors, owners, private, tasks, **about)
 
 
 def take(tensors: Tensors, prefix: str) -> Tensors:
     """Take what is named `prefix`... out of `tensors`; without the prefix."""
-    return {name[len(prefix):]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
+    }
 
 
 def save_packed(path: str | Path, packed: Packed, metadata: dict) -> dict[str, int]:
-    """Write it in one step. `metadata["tasks"]`: a list of dictionaries with the `name` of each task, in order. Returns bytes:
-    of the file, of the owner maps in it, and of the tasks as networks of their own. Raises OSError."""
+    """Write it in one step. `metadata["tasks"]`: a list of dictionaries with the `name` of each
+    task, in order. Returns bytes: of the file, of the owner maps in it, and of the tasks as
+    networks of their own. Raises OSError."""
     tasks = metadata["tasks"]
     owners = {name: pack_owners(owner, len(tasks)) for name, owner in packed.owners.items()}
     save_checkpoint(path, dataclasses.replace(packed, owners=owners).tensors(), metadata)
-    heads = sum(array.nbytes for name, array in packed.parameters.items() if name.startswith("heads."))
-    shared = sum(array.nbytes for name, array in packed.parameters.items() if name.startswith("trunk."))
-    return dict(packed_file=Path(path).stat().st_size, owner_maps=sum(array.nbytes for array in owners.values()),
-                separate_networks=len(tasks) * shared + heads)
+    heads = sum(
+        array.nbytes for name, array in packed.parameters.items() if name.startswith("heads.")
+    )
+    shared = sum(
+        array.nbytes for name, array in packed.parameters.items() if name.startswith("trunk.")
+    )
+    return dict(
+        packed_file=Path(path).stat().st_size,
+        owner_maps=sum(array.nbytes for array in owners.values()),
+        separate_networks=len(tasks) * shared + heads,
+    )
 
 
 def load_packed(path: str | Path, verify: bool = True) -> tuple[Packed, dict]:
-    """(what save_packed wrote, its metadata); `verify` as of load_checkpoint. Raises WeightsError."""
+    """(what save_packed wrote, its metadata); `verify` as of load_checkpoint. Raises
+    WeightsError."""
     tensors, metadata = load_checkpoint(path, verify)
     try:
-        packed = Packed.of(tensors, [task["name"] for task in metadata["tasks"]])
-        packed.owners = {name: unpack_owners(owner, packed.parameters[name].shape) for name, owner in packed.owners.items()}
+        tasks = [task["name"] for task in metadata["tasks"]]
+        ratios = {
+            task["name"]: task["pruning_ratio"]
+            for task in metadata["tasks"]
+            if task.get("pruning_ratio") is not None
+        }
+        packed = Packed.of(tensors, tasks, ratios=ratios, source=str(path))
+        packed.owners = {
+            name: unpack_owners(owner, packed.parameters[name].shape)
+            for name, owner in packed.owners.items()
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise other_content(path, error) from error
     return packed, metadata
 
 
 def other_content(path: str | Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path}: not a checkpoint of this version ({type(error).__name__}: {error})")
+    return WeightsError(
+        f"{path}: not a checkpoint of this version ({type(error).__name__}: {error})"
+    )
 
 
 def pack_owners(owner: np.ndarray, largest: int) -> np.ndarray:
-    """An owner map (uint8, any shape) in as few bits as owners up to `largest` need: uint8 [bits, ceil(n / 8)]."""
-    return np.stack([np.packbits(owner.ravel() >> bit & 1) for bit in range(max(1, largest.bit_length()))])
+    """An owner map (uint8, any shape) in as few bits as owners up to `largest` need: uint8 [bits,
+    ceil(n / 8)]."""
+    return np.stack(
+        [np.packbits(owner.ravel() >> bit & 1) for bit in range(max(1, largest.bit_length()))]
+    )
 
 
 def unpack_owners(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The uint8 owner map of pack_owners. Raises ValueError where it does not fit the shape."""
     count = int(np.prod(shape))
     if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-count // 8):
-        raise ValueError(f"an owner map of {list(packed.shape)} does not fit weights of {list(shape)}")
-    return sum(np.unpackbits(plane, count=count) << bit for bit, plane in enumerate(packed)).reshape(shape)
+        raise ValueError(
+            f"an owner map of {list(packed.shape)} does not fit weights of {list(shape)}"
+        )
+    return sum(
+        np.unpackbits(plane, count=count) << bit for bit, plane in enumerate(packed)
+    ).reshape(shape)

@@ -51,7 +51,7 @@ def reading(path: str | Path, read: Callable[[BinaryIO], object]):
     except Exception as error:  # a broken file can make the readers raise anything
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
-            f"{path}: not a readable .pth or .pkl file; it may be truncated ({text})"
+            f"{path}: not a readable weight file; it may be truncated ({text})"
         ) from error
 
 

@@ -1,14 +1,17 @@
-"""The seal of a task: a SHA-256 over exactly what its forward pass uses, stored when the task is frozen.
+"""The seal of a task: a SHA-256 over exactly what its forward pass uses, stored when it is frozen.
 
-It proves without data, without Jittor and on any machine that a task is what it was. The canonical form that is hashed:
+Without data, without Jittor and on any machine it proves that a task is what it was. Hashed are:
 
-1. the line json.dumps({"classes": ..., "input": ...}, sort_keys=True), its class names (a list, or null) and how its images
-   become the network's input, both as the task's entry in the metadata of the packed file has them;
-2. for every parameter, sorted by name: the line "<name> <dtype> <sides>", and the array's bytes, little-endian, in C order.
+1. the line json.dumps({"classes": ..., "input": ...}, sort_keys=True): its class names (a list or
+   null) and how its images become the network's input, both as the task's entry in the metadata of the
+   packed file has them;
+2. for every parameter, sorted by name: the line "<name> <dtype> <sides>", and the array's bytes,
+   little-endian, in C order.
 
-A line ends with a newline. The parameters are those of the packed file below `trunk.`, and the task's head as `head.weight` and
-`head.bias`. What a task has of its own (`private.<task>.<name>`) stands in for the shared parameter; of a weight that has an owner map,
-entries whose owner is 0 or a later task are 0. In NumPy, of an exported network, which has all this done already:
+A line ends with a newline. The parameters are those of the packed file below `trunk.`, and the task's
+head as `head.weight` and `head.bias`. What a task has of its own (`private.<task>.<name>`) stands in
+for the shared parameter; of a weight that has an owner map, entries whose owner is 0 or a later task
+are 0. In NumPy, of an exported network, which has all this done already:
 
     import hashlib, json
     from safetensors import safe_open
@@ -23,6 +26,7 @@ entries whose owner is 0 or a later task are 0. In NumPy, of an exported network
                 seal.update(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\\n".encode() + array.tobytes())
     assert seal.hexdigest() == about["seal"]
 """
+
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -37,8 +41,10 @@ Parameters = Iterable[tuple[str, np.ndarray]]  # sorted by name
 
 
 def of_view(parameters: Parameters, entry: dict) -> str:
-    """The seal, 64 hexadecimal digits. `entry`: the metadata of the task, of which its classes and input count."""
-    digest = hashlib.sha256((json.dumps({key: entry[key] for key in ("classes", "input")}, sort_keys=True) + "\n").encode())
+    """The seal, 64 hexadecimal digits. `entry`: the metadata of the task, of which its classes and
+    input count."""
+    about = json.dumps({key: entry[key] for key in ("classes", "input")}, sort_keys=True)
+    digest = hashlib.sha256(f"{about}\n".encode())
     for name, array in parameters:
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         digest.update(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\n".encode())
@@ -47,23 +53,36 @@ def of_view(parameters: Parameters, entry: dict) -> str:
 
 
 def of_task(packed: Packed, entries: list[dict], number: int) -> str:
-    """The seal of the task entries[number]; `entries`: the metadata of all tasks, in the order they were added."""
+    """The seal of the task entries[number]; `entries`: the metadata of all tasks, in the order they
+    were added."""
     return of_view(view(packed, entries[number]["name"], number + 1), entries[number])
 
 
 def view(packed: Packed, task: str, owner: int) -> Iterator[tuple[str, np.ndarray]]:
-    """What the forward pass of `task`, whose weights have the number `owner`, uses: (name, array) in the order of the names."""
+    """What the forward pass of `task`, whose weights have the number `owner`, uses: (name, array) in
+    the order of the names."""
     head, own = f"heads.{task}.", packed.private.get(task, {})
-    names = {f"head.{name.removeprefix(head)}" if name.startswith(head) else name: name
-             for name in packed.parameters if name.startswith(head) or not name.startswith("heads.")}
+    names = {
+        f"head.{name.removeprefix(head)}" if name.startswith(head) else name: name
+        for name in packed.parameters
+        if name.startswith(head) or not name.startswith("heads.")
+    }
     for canonical, name in sorted(names.items()):
         array, owners = own.get(name, packed.parameters[name]), packed.owners.get(name)
-        yield canonical, array if owners is None else np.where((owners > 0) & (owners <= owner), array, array.dtype.type(0))
+        yield (
+            canonical,
+            array
+            if owners is None
+            else np.where((owners > 0) & (owners <= owner), array, array.dtype.type(0)),
+        )
 
 
 def compared(packed: Packed, entries: list[dict]) -> list[tuple[str, str, str]]:
     """(task, stored seal, seal of what is there now) for each task."""
-    return [(entry["name"], entry["seal"], of_task(packed, entries, number)) for number, entry in enumerate(entries)]
+    return [
+        (entry["name"], entry["seal"], of_task(packed, entries, number))
+        for number, entry in enumerate(entries)
+    ]
 
 
 def broken(packed: Packed, entries: list[dict]) -> list[str]:
@@ -74,8 +93,9 @@ def broken(packed: Packed, entries: list[dict]) -> list[str]:
 def recomputed(path: str | Path) -> list[tuple[str, str, str]]:
     """What `compared` gives for each task of a packed file, or for the one of an exported network.
 
-    A file whose tensors are damaged is read all the same: to say which tasks the damage touches is what this is for. Raises
-    WeightsError for a file of another kind, and where even its header is damaged.
+    A file whose tensors are damaged is read all the same: to say which tasks the damage touches is
+    what this is for. Raises WeightsError for a file of another kind, and where even its header is
+    damaged.
     """
     exported = _exported(Path(path))
     if exported:
@@ -89,6 +109,7 @@ def recomputed(path: str | Path) -> list[tuple[str, str, str]]:
 
 def _exported(path: Path) -> tuple[str, str, str] | None:
     from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as f:
             about = f.metadata() or {}
@@ -96,11 +117,22 @@ def _exported(path: Path) -> tuple[str, str, str] | None:
                 return None
             head = about["head"] + "."
             theirs, ours = json.loads(about["renamed"])
-            names = {f"head.{name.removeprefix(head)}" if name.startswith(head) else f"trunk.{name.replace(theirs, ours)}": name
-                     for name in f.keys() if not name.endswith("num_batches_tracked")}
+            names = {
+                f"head.{name.removeprefix(head)}"
+                if name.startswith(head)
+                else f"trunk.{name.replace(theirs, ours)}": name
+                for name in f.keys()
+                if not name.endswith("num_batches_tracked")
+            }
             entry = {key: json.loads(about[key]) for key in ("classes", "input")}
-            return about["task"], about["seal"], of_view(((name, f.get_tensor(names[name])) for name in sorted(names)), entry)
+            return (
+                about["task"],
+                about["seal"],
+                of_view(((name, f.get_tensor(names[name])) for name in sorted(names)), entry),
+            )
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: not a readable network of this program; it may be truncated ({error})") from error
+        raise WeightsError(
+            f"{path}: not a readable network of this program; it may be truncated ({error})"
+        ) from error
