@@ -259,8 +259,6 @@ def _read_torch_zip(f: BinaryIO):
             raise WeightsError("a zip file, but not one of torch.save (no data.pkl)")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise WeightsError("a compressed zip file, which torch.save does not write")
-        if sum(entry.file_size for entry in archive.infolist()) > os.fstat(f.fileno()).st_size:
-            raise WeightsError("refused: its parts claim to be larger than the file")
         folder = pickles[0][: -len("data.pkl")]
         storages: dict[tuple, np.ndarray] = {}
 
