@@ -1,13 +1,12 @@
 """What a finished run is good for, from its checkpoint alone.
 
-    python evaluate.py --output-dir checkpoints/packnet [--task cubs]          # every task's accuracy again; needs the data
-    python evaluate.py --task cubs --predict bird.jpg another.jpg              # the five likeliest classes of an image
-    python evaluate.py --predict something.jpg                                 # the task is found too
-    python evaluate.py --task-agnostic                                         # how often it is; needs the data
-    python evaluate.py --export cubs cubs.safetensors                          # one task's plain network, torchvision's names; also
-                                                                               # .pth for PyTorch, .onnx for any runtime
-    python evaluate.py --seals [cubs.safetensors]                              # whether each task is what it was; needs nothing
-    python evaluate.py --import-release csf_....pt --output-dir DIR            # a packed network that the authors have published
+    python evaluate.py --output-dir DIR [--task cubs]             # every task's accuracy again
+    python evaluate.py --task cubs --predict bird.jpg other.jpg   # the likeliest classes of images
+    python evaluate.py --predict something.jpg                    # the task is found too
+    python evaluate.py --task-agnostic                            # how often it is found
+    python evaluate.py --export cubs cubs.safetensors             # one task's network; .pth, .onnx
+    python evaluate.py --seals [cubs.safetensors]                 # is each task what it was?
+    python evaluate.py --import-release csf.pt --output-dir DIR   # a packed network of the authors
 """
 import argparse
 import dataclasses
@@ -46,69 +45,100 @@ if TYPE_CHECKING:  # starts Jittor
 
 
 EXPORTS = (".safetensors", ".pth", ".onnx")
-WHAT = ("predict", "task_agnostic", "export", "seals", "import_release")  # what is asked for; none of them: to measure every task
+# What is asked for; without any of them, to measure every task.
+WHAT = ("predict", "task_agnostic", "export", "seals", "import_release")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--output-dir", default="checkpoints/packnet", help="folder of the run (default: %(default)s)")
-    parser.add_argument("--task", help="only this task (default: all)")
-    parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="print the five likeliest classes of these images, for --task; "
-                        "without --task, the class by the task whose view is surest")
-    parser.add_argument("--task-agnostic", action="store_true", help="how often the right task is found on the test splits, and the "
-                        "accuracy then, beside that with the task known")
-    parser.add_argument("--export", nargs=2, metavar=("TASK", "FILE"), help="write the network of one task into FILE, for use without "
-                        "this project: .safetensors or .pth with torchvision's names (PyTorch loads both), .onnx with the network's graph")
-    parser.add_argument("--arch", metavar="FILE:FUNCTION", help="of a run with a network of your own: where its file is now")
-    parser.add_argument("--seals", nargs="?", const="", metavar="FILE", help="recompute the seal of every task of the run, or of a packed "
-                        "or exported FILE, and compare; needs neither data nor Jittor")
-    parser.add_argument("--import-release", metavar="FILE", help="write a packed network of the authors' release (.pt) into the folder; "
-                        "nothing in the file is executed")
-    parser.add_argument("--data-root", help="folder of the data sets (default: the run's)")
-    parser.add_argument("--cache-dir", help="folder for decoded images (default: the run's, or <data root>/.cache)")
-    parser.add_argument("--batch-size", type=int, help="images per step (default: the run's)")
-    parser.add_argument("--device", default="auto", choices=toolchain.DEVICES)
-    options = parser.parse_args(arguments)
-    asked = [f"--{name.replace('_', '-')}" for name in WHAT if getattr(options, name) not in (None, False)]
-    if len(asked) > 1:
-        return complain(f"{' and '.join(asked)}: one at a time")
-    if options.task and asked not in ([], ["--predict"]):
-        return complain(f"--task {options.task}: goes with --predict or alone, not with {asked[0]}")
-    if options.batch_size is not None and options.batch_size < 1:
-        return complain(f"--batch-size {options.batch_size}: must be at least 1")
+    options = command_line().parse_args(arguments)
     try:
-        if options.seals is not None:
-            return compare_seals(options.seals or Path(options.output_dir) / CHECKPOINT)
-        if options.import_release:
-            import_release(options)
-            return 0
-        packed, metadata = load_packed(Path(options.output_dir) / CHECKPOINT)
-        tasks = [task["name"] for task in metadata["tasks"]]
-        for name in filter(None, (options.task, options.export and options.export[0])):
-            if name not in tasks:
-                raise WeightsError(f"{'--task' if name == options.task else '--export'} {name}: the checkpoint holds {', '.join(tasks)}")
-        if options.export:
-            check_export(*options.export)
-        network = network_of(metadata, options.arch, Path(options.output_dir) / CHECKPOINT)
-        toolchain.start(options.device, metadata["config"]["precision"], metadata["config"]["convolution"])
-        packnet = unpack(packed, metadata, network, Path(options.output_dir) / CHECKPOINT)
-        del packed  # Jittor has copied it
-        batch_size = options.batch_size or metadata["config"]["batch_size"]
-        if options.export:
-            export(packnet, metadata, *options.export)
-        elif options.predict and options.task:
-            predict_images(packnet, metadata, options.task, options.predict, batch_size)
-        elif options.predict:
-            predict_with_task(packnet, metadata, options.predict, batch_size)
-        elif options.task_agnostic:
-            find_tasks(packnet, metadata, options)
-        else:
-            evaluate(packnet, metadata, options)
+        check(options)
+        return carry_out(options)
     except (ConfigError, DataError, WeightsError, toolchain.ToolchainError) as error:
         return complain(error)
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--output-dir", default="checkpoints/packnet",
+        help="folder of the run (default: %(default)s)")
+    add("--task", help="only this task (default: all)")
+    add("--predict", nargs="+", metavar="IMAGE",
+        help="print the five likeliest classes of these images, for --task; without --task, the "
+             "class by the task whose view is surest")
+    add("--task-agnostic", action="store_true",
+        help="how often the right task is found on the test splits, and the accuracy then, beside "
+             "that with the task known")
+    add("--export", nargs=2, metavar=("TASK", "FILE"),
+        help="write the network of one task into FILE, for use without this project: .safetensors "
+             "or .pth with torchvision's names (PyTorch loads both), .onnx with its graph")
+    add("--arch", metavar="FILE:FUNCTION",
+        help="of a run with a network of your own: where its file is now")
+    add("--seals", nargs="?", const="", metavar="FILE",
+        help="recompute the seal of every task of the run, or of a packed or exported FILE, and "
+             "compare; needs neither data nor Jittor")
+    add("--import-release", metavar="FILE",
+        help="write a packed network of the authors' release (.pt) into the folder; nothing in the "
+             "file is executed")
+    add("--data-root", help="folder of the data sets (default: the run's)")
+    add("--cache-dir",
+        help="folder for decoded images (default: the run's, or <data root>/.cache)")
+    add("--batch-size", type=int, help="images per step (default: the run's)")
+    add("--device", default="auto", choices=toolchain.DEVICES)
+    return parser
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for flags that cannot be used, or not together."""
+    asked = [f"--{name.replace('_', '-')}" for name in WHAT
+             if getattr(options, name) not in (None, False)]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)}: one at a time")
+    if options.task and asked not in ([], ["--predict"]):
+        raise ConfigError(f"--task {options.task}: goes with --predict or alone, "
+                          f"not with {asked[0]}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size}: must be at least 1")
+
+
+def carry_out(options: argparse.Namespace) -> int:
+    """Do what is asked for; the exit code. Raises ConfigError, DataError, WeightsError,
+    ToolchainError and OSError."""
+    path = Path(options.output_dir) / CHECKPOINT
+    if options.seals is not None:
+        return compare_seals(options.seals or path)
+    if options.import_release:
+        import_release(options)
+        return 0
+    packed, metadata = load_packed(path)
+    check_task("--task", options.task, packed)
+    if options.export:
+        check_task("--export", options.export[0], packed)
+        check_export(*options.export)
+    network, config = network_of(metadata, options.arch, path), metadata["config"]
+    toolchain.start(options.device, config["precision"], config["convolution"])
+    packnet = unpack(packed, metadata, network, path)
+    del packed  # Jittor has copied it
+    batch_size = options.batch_size or config["batch_size"]
+    if options.export:
+        export(packnet, metadata, *options.export)
+    elif options.predict and options.task:
+        predict_images(packnet, metadata, options.task, options.predict, batch_size)
+    elif options.predict:
+        predict_with_task(packnet, metadata, options.predict, batch_size)
+    elif options.task_agnostic:
+        find_tasks(packnet, metadata, options)
+    else:
+        evaluate(packnet, metadata, options)
     return 0
+
+
+def check_task(flag: str, task: str | None, packed: Packed) -> None:
+    if task and task not in packed.tasks:
+        raise WeightsError(f"{flag} {task}: the checkpoint holds {', '.join(packed.tasks)}")
 
 
 def compare_seals(path: str | Path) -> int:
@@ -117,14 +147,20 @@ def compare_seals(path: str | Path) -> int:
     for task, stored, now in rows:
         print(f"{task:14} {stored}  {'unchanged' if now == stored else f'BROKEN: is {now}'}")
     broken = [task for task, stored, now in rows if now != stored]
-    print(f"{len(rows)} task{'s' * (len(rows) > 1)}: " + (f"{len(broken)} not what they were: {', '.join(broken)}" if broken else
-                                                      "seals unchanged"))
+    result = "seals unchanged"
+    if broken:
+        result = f"{len(broken)} not what they were: {', '.join(broken)}"
+    print(f"{counted(rows)}: {result}")
     return 1 if broken else 0
 
 
+def counted(tasks: list) -> str:
+    return f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}"
+
+
 def import_release(options: argparse.Namespace) -> None:
-    """Write the packed network of the authors' release into the output folder, and print what is in it. Raises ConfigError, DataError,
-    WeightsError and OSError."""
+    """Write the packed network of the authors' release into the output folder, and print what is
+    in it. Raises ConfigError, DataError, WeightsError and OSError."""
     config = Config(output_dir=options.output_dir)
     config.data_root = options.data_root or config.data_root
     check_free(config)
@@ -132,35 +168,44 @@ def import_release(options: argparse.Namespace) -> None:
     toolchain.start(options.device)
     from runs.imported import write_imported
     entries = write_imported(release, Path(options.import_release), config)
-    print(f"{options.import_release}: {release.arch}, {len(entries)} task{'s' * (len(entries) > 1)}" + ", each with biases of its own" *
-          release.own_biases)
+    biases = ", each with biases of its own" if release.own_biases else ""
+    print(f"{options.import_release}: {release.arch}, {counted(entries)}{biases}")
     for entry in entries:
         names = "their names from the data" if entry["classes"] else "without names"
-        print(f"  {entry['name']:14} pruned by {100 * entry['pruning_ratio']:g} %, {entry['num_classes']} classes, {names}")
+        print(f"  {entry['name']:14} pruned by {100 * entry['pruning_ratio']:g} %, "
+              f"{entry['num_classes']} classes, {names}")
     for remark in release.remarks:
         print(f"warning: {options.import_release}: {remark}", file=sys.stderr)
-    print(f"Written: {Path(options.output_dir) / CHECKPOINT}. `python evaluate.py --output-dir {options.output_dir}` measures it; "
-          f"`python main.py --add-to {options.output_dir} --task-list my_birds --output-dir DIR` goes on with it.")
+    folder = options.output_dir
+    print(f"Written: {Path(folder) / CHECKPOINT}. `python evaluate.py --output-dir {folder}` "
+          f"measures it; `python main.py --add-to {folder} --task-list my_birds --output-dir DIR` "
+          "goes on with it.")
 
 
 def network_of(metadata: dict, arch: str | None, path: Path) -> dict:
-    """What networks.build needs for the network of a packed file. The code of a network of the user's own is only ever that which
-    `arch`, from the command line, names. Raises ConfigError and WeightsError."""
+    """What networks.build needs for the network of a packed file. The code of a network of the
+    user's own is only ever that which `arch`, from the command line, names. Raises ConfigError and
+    WeightsError."""
     size, source = metadata["image_size"], metadata.get("network")
     if not source:
         if metadata["arch"] not in ARCHS:
             raise other_content(path, ValueError(f"unknown network {metadata['arch']}"))
         if arch not in (None, metadata["arch"]):
-            raise ConfigError(f"--arch {arch}: {path} holds a {metadata['arch']}, which needs no file")
+            raise ConfigError(
+                f"--arch {arch}: {path} holds a {metadata['arch']}, which needs no file")
         return dict(arch=metadata["arch"], image_size=size)
     if arch is None:
-        raise ConfigError(f"{path}: its network is built by the function {source['function']} of a file {source['file']} (SHA-256 "
-                          f"{source['sha256']}). Say where that is now: --arch path/to/{source['file']}:{source['function']}")
+        raise ConfigError(
+            f"{path}: its network is built by the function {source['function']} of a file "
+            f"{source['file']} (SHA-256 {source['sha256']}). Say where that is now: "
+            f"--arch path/to/{source['file']}:{source['function']}")
     if not own(arch):
-        raise ConfigError(f"--arch {arch}: must be path/to/{source['file']}:{source['function']}")
+        raise ConfigError(
+            f"--arch {arch}: must be path/to/{source['file']}:{source['function']}")
     if source_of(arch)["sha256"] != source["sha256"]:
-        print(f"warning: --arch {arch}: the file is not the one that the run was made with; if it builds another network whose parameters "
-              "have the same shapes, the results are not those of the run.", file=sys.stderr)
+        print(f"warning: --arch {arch}: the file is not the one that the run was made with; if it "
+              "builds another network whose parameters have the same shapes, the results are not "
+              "those of the run.", file=sys.stderr)
     return dict(arch=arch, last=source["last"], image_size=size)
 
 
@@ -174,14 +219,17 @@ def unpack(packed: Packed, metadata: dict, network: dict, path: Path) -> "PackNe
 
 
 def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
-    """Print every task's accuracy on its test split beside the one the run recorded; of an imported network, its error beside the one
-    that the authors have published too."""
+    """Print every task's accuracy on its test split beside the one the run recorded; of an
+    imported network, its error beside the one that the authors have published too."""
     from runs.results import Score
     tasks = {task["name"]: task for task in metadata["tasks"]}
     published = of_the_release(metadata["arch"]) if "imported" in metadata else None
-    print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}" + (f"{'error %':>9} {'published':>10}" if published else ""))
+    beside = f"{'error %':>9} {'published':>10}" if published else ""
+    print(f"{'task':14} {'top-1 %':>8} {'top-5 %':>8} {'recorded':>9}{beside}")
     for name in [options.task] if options.task else tasks:
-        recorded = f"{tasks[name]['top1']:9.2f}" if tasks[name]["top1"] is not None else f"{'-':>9}"
+        recorded = f"{'-':>9}"
+        if tasks[name]["top1"] is not None:
+            recorded = f"{tasks[name]['top1']:9.2f}"
         if not options.task and not there(tasks[name], metadata, options):
             print(f"{name:14} {'-':>8} {'-':>8} {recorded}  (no data)")
             continue
@@ -196,33 +244,44 @@ def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
     root = options.data_root or metadata["config"]["data_root"]
     found = [other for other in metadata["tasks"] if dataset_folder(other["name"], root).is_dir()]
     if not found:
-        raise DataError(f"--data-root {root}: holds none of the tasks {', '.join(other['name'] for other in metadata['tasks'])}")
+        names = ", ".join(other["name"] for other in metadata["tasks"])
+        raise DataError(f"--data-root {root}: holds none of the tasks {names}")
     return entry in found
 
 
-def test_loader(entry: dict, metadata: dict, options: argparse.Namespace, like: dict | None = None) -> "Loader":
-    """The test split of the task `entry`, prepared as the task `like` prepares its own (default: `entry`). Raises DataError."""
+def test_loader(entry: dict, metadata: dict, options: argparse.Namespace,
+                like: dict | None = None) -> "Loader":
+    """The test split of the task `entry`, prepared as the task `like` prepares its own (default:
+    `entry`). Raises DataError."""
     from dataset import create_dataloader
     config, name = metadata["config"], entry["name"]
-    loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test", options.batch_size or config["batch_size"],
-                                  image_size=metadata["image_size"], like=(like or entry)["input"],
-                                  cache_dir=options.cache_dir or (None if options.data_root else config["cache_dir"]))
-    if entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes):
+    cache_dir = options.cache_dir
+    if cache_dir is None and not options.data_root:
+        cache_dir = config["cache_dir"]
+    loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
+                                  options.batch_size or config["batch_size"],
+                                  image_size=metadata["image_size"],
+                                  like=(like or entry)["input"], cache_dir=cache_dir)
+    same_names = entry["classes"] in (None, loader.classes)
+    if not same_names or entry["num_classes"] != len(loader.classes):
         raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
                         f"({len(loader.classes)} against {entry['num_classes']})")
     return loader
 
 
 def logits_of(packnet: "PackNet", entry: dict, paths: list[str], batch_size: int) -> np.ndarray:
-    """float32 [images, classes] of a task, the images preprocessed as its test images are, `batch_size` of them at a time."""
+    """float32 [images, classes] of a task, the images preprocessed as its test images are,
+    `batch_size` of them at a time."""
     from dataset import affine, to_input
     how = entry["input"]
 
     def batches() -> Iterator[tuple]:
         for start in range(0, len(paths), batch_size):
-            planes = [preprocess(path, how["prepared"], how["size"]) for path in paths[start:start + batch_size]]
+            planes = [preprocess(path, how["prepared"], how["size"])
+                      for path in paths[start:start + batch_size]]
             images = permuted(np.stack(planes), how)
-            yield to_input(images, np.zeros(len(images), np.uint8), affine(how)), np.zeros(len(images), np.int32)
+            flips, labels = np.zeros(len(images), np.uint8), np.zeros(len(images), np.int32)
+            yield to_input(images, flips, affine(how)), labels
 
     return packnet.predict(entry["name"], batches())[0]
 
@@ -231,7 +290,8 @@ def class_name(entry: dict, label: int) -> str:
     return entry["classes"][label] if entry["classes"] else f"class {label}"
 
 
-def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str], batch_size: int) -> None:
+def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[str],
+                   batch_size: int) -> None:
     """Print the five likeliest classes of each image with their probabilities."""
     entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
     logits = logits_of(packnet, entry, paths, batch_size)
@@ -241,19 +301,22 @@ def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[st
             print(f"  {100 * shares[label]:6.2f} %  {class_name(entry, label)}")
 
 
-def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str], batch_size: int) -> None:
-    """Print for each image the task whose view is surest of it, its likeliest class there, and that class's probability."""
+def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str],
+                      batch_size: int) -> None:
+    """Print for each image the task whose view is surest of it, its likeliest class there, and
+    that class's probability."""
     entries = metadata["tasks"]
     logits = [logits_of(packnet, entry, paths, batch_size) for entry in entries]
     for number, (path, task) in enumerate(zip(paths, surest(logits))):
         label = int(logits[task][number].argmax())
         confidence = probabilities(logits[task][number:number + 1])[0, label]
-        print(f"{path}: {entries[task]['name']}, {class_name(entries[task], label)}, {100 * confidence:.2f} %")
+        name = class_name(entries[task], label)
+        print(f"{path}: {entries[task]['name']}, {name}, {100 * confidence:.2f} %")
 
 
 def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
-    """Print how often the surest task is the right one on each test split, and the top-1 accuracy then, beside that with the task
-    known."""
+    """Print how often the surest task is the right one on each test split, and the top-1 accuracy
+    then, beside that with the task known."""
     entries = metadata["tasks"]
     print(f"{'task':14} {'task found %':>13} {'top-1 %':>8} {'task known':>11}")
     rows = []
@@ -261,7 +324,8 @@ def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) 
         if not there(entry, metadata, options):
             print(f"{entry['name']:14} {'-':>13} {'-':>8} {'-':>11}  (no data)")
             continue
-        answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other)) for other in entries]
+        answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other))
+                   for other in entries]
         labels, found = answers[number][1], surest([logits for logits, _ in answers]) == number
         right = answers[number][0].argmax(1) == labels
         rows.append([100 * float(share.mean()) for share in (found, found & right, right)])
@@ -279,21 +343,25 @@ def check_export(task: str, out: str) -> None:
         raise ConfigError(f"{where}: the name must end in one of {', '.join(EXPORTS)}, "
                           "which says the format")
     if ending == ".onnx" and importlib.util.find_spec("onnx") is None:
-        raise ConfigError(f"{where}: the package onnx writes this format, and is not installed: pip install onnx")
+        raise ConfigError(f"{where}: the package onnx writes this format, and is not installed: "
+                          "pip install onnx")
 
 
 def export(packnet: "PackNet", metadata: dict, task: str, out: str) -> None:
-    """Write the network of `task`: its head as last layer, what is free or belongs to later tasks as 0. The ending of `out`, one of
-    EXPORTS, says the format. Raises ConfigError where there is none for this network, OSError."""
+    """Write the network of `task`: its head as last layer, what is free or belongs to later tasks
+    as 0. The ending of `out`, one of EXPORTS, says the format. Raises ConfigError where there is
+    none for this network, OSError."""
     entry = next(entry for entry in metadata["tasks"] if entry["name"] == task)
     about = dict(arch=metadata["arch"], task=task, image_size=str(metadata["image_size"]),
-                 classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]), seal=entry["seal"])
+                 classes=json.dumps(entry["classes"]), input=json.dumps(entry["input"]),
+                 seal=entry["seal"])
     with packnet.task_view(task) as net:
         if Path(out).suffix == ".onnx":
             export_graph(net, task, about, out)
         else:
             export_tensors(net, task, about, out)
-    print(f"Written: {out}, the network of {task} ({metadata['arch']}, {Path(out).stat().st_size / 1e6:.1f} MB)")
+    size = Path(out).stat().st_size / 1e6
+    print(f"Written: {out}, the network of {task} ({metadata['arch']}, {size:.1f} MB)")
 
 
 def export_graph(net: "MultiHead", task: str, about: dict[str, str], out: str) -> None:
@@ -309,7 +377,8 @@ def export_graph(net: "MultiHead", task: str, about: dict[str, str], out: str) -
 def export_tensors(net: "MultiHead", task: str, about: dict[str, str], out: str) -> None:
     """As PyTorch's torchvision names them, ready for load_state_dict."""
     from networks import in_torchvisions_names
-    tensors = {name: parameter.numpy() for name, parameter in in_torchvisions_names(net, task).items()}
+    tensors = {name: parameter.numpy()
+               for name, parameter in in_torchvisions_names(net, task).items()}
     for name in list(tensors):
         if name.endswith("running_mean"):  # PyTorch's batch norm counts its batches too
             tensors[name.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
