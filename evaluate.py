@@ -35,7 +35,7 @@ from storage.packed import Packed, load_packed, other_content
 from storage.release import read_release
 from storage.seals import recomputed
 from storage.torch_file import write_torch_file
-from system.errors import complain
+from system.errors import run_cli
 from system.files import CHECKPOINT
 
 if TYPE_CHECKING:  # starts Jittor
@@ -49,15 +49,11 @@ EXPORTS = (".safetensors", ".pth", ".onnx")
 WHAT = ("predict", "task_agnostic", "export", "seals", "import_release")
 
 
+@run_cli
 def main(arguments: list[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
-    try:
-        check(options)
-        return carry_out(options)
-    except (ConfigError, DataError, WeightsError, toolchain.ToolchainError) as error:
-        return complain(error)
-    except OSError as error:
-        return complain(f"{error.filename}: {error.strerror}" if error.strerror else error)
+    check(options)
+    return carry_out(options)
 
 
 def command_line() -> argparse.ArgumentParser:

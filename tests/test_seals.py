@@ -250,13 +250,14 @@ def test_a_run_goes_no_further_with_a_broken_seal(sealed, tmp_path):
     assert (tmp_path / "log.txt").read_text() == "2 earlier tasks: seals unchanged\n"
 
 
-def test_class_names_that_no_terminal_can_show_are_shown_all_the_same(sealed, tmp_path, monkeypatch, capsys):
+def test_class_names_that_no_terminal_can_show_are_shown_all_the_same(sealed, tmp_path, capsys):
     """A folder that is called so on the disk, of bytes that are no UTF-8."""
     from PIL import Image
     packed, metadata = load_packed(sealed[1])
-    entry = metadata["tasks"][0] | dict(classes=[f"caf\udce9{i}" for i in range(5)])
-    metadata["tasks"][0], metadata["config"] = entry, Config(arch="vgg-bn-slim", image_size=48, base_task="a", task_list=["b", "c"],
-                                                             train_biases=bool(packed.private["a"]), train_bn=bool(packed.private["a"])).asdict()
+    metadata["tasks"][0]["classes"] = [f"caf\udce9{i}" for i in range(5)]
+    own = bool(packed.private["a"])
+    metadata["config"] = Config(arch="vgg-bn-slim", image_size=48, base_task="a", task_list=["b", "c"],
+                                train_biases=own, train_bn=own).asdict()
     save_packed(tmp_path / "packnet.safetensors", packed, metadata)
     image = tmp_path / "bird\udce9.jpg"
     Image.new("RGB", (60, 50), (9, 99, 200)).save(image, "JPEG")
