@@ -4,9 +4,10 @@
     for images, labels in loader:        # float32 [B, 3, 224, 224], normalised; int32 [B]
         ...
 
-The layout of the folders: images/folders.py. How an image is resized: images/preprocess.py; cropped: images/crops.py. An image is decoded
-and resized once, to uint8 planes in one memory-mapped file in `<data_root>/.cache` (images/cache.py); crops and flips are
-drawn anew each epoch from the seed. ImageNet-sized training sets are decoded as they are needed.
+The layout of the folders: images/folders.py. How an image is resized: images/preprocess.py;
+cropped: images/crops.py. An image is decoded and resized once, to uint8 planes in one memory-mapped
+file in `<data_root>/.cache` (images/cache.py); crops and flips are drawn anew each epoch from the
+seed. ImageNet-sized training sets are decoded as they are needed.
 """
 from collections import deque
 from collections.abc import Iterator
@@ -18,33 +19,38 @@ import numpy as np
 import toolchain
 from images.cache import CachedImages, StreamedImages
 from images.crops import CROPS
-from images.folders import LARGE, PERMUTED, DataError, Split, dataset_folder, hold_out, read_split
-from images.preprocess import MEAN, RESIZED, STD, input_settings, permuted, preparation
+from images.datasets import PERMUTED, data_set
+from images.folders import DataError, Split, hold_out, read_split
+from images.preprocess import MEAN, STD, Preparation, permute, preparation_of
 
 jt = toolchain.start()
 
-# Batches prepared in a thread while the GPU computes. On the CPU the cores are busy computing: an epoch of the slim network takes
-# 0.701 s without and 0.709 s with a thread beside it (medians of 12 in turn, 2 cores), and the loader alone a third longer.
+# Batches prepared in a thread while the GPU computes. On the CPU the cores are busy computing: an
+# epoch of the slim network takes 0.701 s without and 0.709 s with a thread beside it (medians of 12
+# in turn, 2 cores), and the loader alone a third longer.
 AHEAD = 2 if toolchain.device == "cuda" else 0
 
 
 class Loader:
-    """Iterates over (images float32 [B, 3, size, size] normalised, labels int32 [B]) on Jittor's device.
+    """Iterates over (images float32 [B, 3, size, size] normalised, labels int32 [B]) on Jittor's
+    device.
 
-    To train: shuffled and, if `mirrored`, flipped, by `seed` and `epoch` (which counts up by itself, and may be set). To test: in
-    order. `input`: how its images become the network's input (images.preprocess.input_settings). Attributes: `classes`, `num_images`,
-    `epoch`, `batch_size`, `part`, `input`.
+    To train: shuffled and, if `mirrored`, flipped, by `seed` and `epoch` (which counts up by
+    itself, and may be set). To test: in order. `preparation`: how its images become the network's
+    input. Attributes: `classes`, `num_images`, `epoch`, `batch_size`, `part`, `preparation`.
 
-    Under mpirun the processes share the work: to train, each gets an equal part of every batch, and all of an incomplete
-    last one (so that the mean over the processes is the mean over the batch); `part` says which, of how many, this process
-    has of the batch at hand, (0, 1) for all of it. To test, each gets every so-many-th batch, and `gather` brings the
-    results together.
+    Under mpirun the processes share the work: to train, each gets an equal part of every batch, and
+    all of an incomplete last one (so that the mean over the processes is the mean over the batch);
+    `part` says which, of how many, this process has of the batch at hand, (0, 1) for all of it. To
+    test, each gets every so-many-th batch, and `gather` brings the results together.
     """
 
-    def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int, how: dict, mirrored: bool = True) -> None:
-        self.images, self.labels, self.classes, self.input = images, split.labels, split.classes, how
+    def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int,
+                 preparation: Preparation, mirrored: bool = True) -> None:
+        self.images, self.labels, self.classes = images, split.labels, split.classes
         self.batch_size, self.train, self.seed, self.mirrored = batch_size, train, seed, mirrored
-        self.affine = affine(how)
+        self.preparation = preparation
+        self.affine = affine(preparation)
         self.num_images = len(split.labels)
         self.epoch, self.part = 0, (0, 1)
 
@@ -59,25 +65,30 @@ class Loader:
 
     def _part(self, batch: int) -> tuple[int, int]:
         """(which, of how many) equal parts of a training batch is this process's."""
-        return (jt.rank, jt.world_size) if (batch + 1) * self.batch_size <= self.num_images else (0, 1)
+        whole = (batch + 1) * self.batch_size <= self.num_images
+        return (jt.rank, jt.world_size) if whole else (0, 1)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """`rows` [images this process tested, ...] of all processes: [num_images, ...] in order, on each of them."""
+        """`rows` [images this process tested, ...] of all processes: [num_images, ...] in order, on
+        each of them."""
         if jt.world_size == 1:
             return rows
         everything = np.zeros((self.num_images, *rows.shape[1:]), rows.dtype)
         if jt.rank < len(self):  # else it did what another did too
-            everything[np.concatenate([np.arange(self.num_images)[batch * self.batch_size:(batch + 1) * self.batch_size]
-                                       for batch in self._batches()])] = rows
+            numbers, size = np.arange(self.num_images), self.batch_size
+            tested = [numbers[batch * size:(batch + 1) * size] for batch in self._batches()]
+            everything[np.concatenate(tested)] = rows
         return jt.array(everything).mpi_all_reduce("add").numpy()
 
     def _batches(self) -> range:
         """The numbers of the batches that this process takes part in."""
-        return range(len(self)) if self.train else range(jt.rank % len(self), len(self), jt.world_size)
+        if self.train:
+            return range(len(self))
+        return range(jt.rank % len(self), len(self), jt.world_size)
 
     def host_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """One epoch as (uint8 [B, 3, size, size], flips uint8 [B], labels int32 [B]), prepared ahead in a thread.
-        An image whose flip is 1 is to be mirrored, which to_input does."""
+        """One epoch as (uint8 [B, 3, size, size], flips uint8 [B], labels int32 [B]), prepared
+        ahead in a thread. An image whose flip is 1 is to be mirrored, which to_input does."""
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = np.arange(self.num_images)
         if self.train:
@@ -89,7 +100,8 @@ class Loader:
             flips = rng.integers(0, 1 + (self.train and self.mirrored), len(indices), np.uint8)
             part, parts = self._part(batch) if self.train else (0, 1)
             mine = slice(part * len(indices) // parts, (part + 1) * len(indices) // parts)
-            return permuted(self.images.crops(indices, rng, mine), self.input), flips[mine], self.labels[indices[mine]]
+            pixels = permute(self.images.crops(indices, rng, mine), self.preparation)
+            return pixels, flips[mine], self.labels[indices[mine]]
 
         if not AHEAD:
             yield from map(prepare, self._batches())
@@ -104,15 +116,17 @@ class Loader:
                 yield ahead.popleft().result()
 
 
-def affine(how: dict) -> np.ndarray:
-    """float32 [2, 3]: scale and shift of each colour of a uint8 image, by mean and std of its input settings."""
-    return np.array([[1 / (255 * std) for std in how["std"]], [-mean / std for mean, std in zip(how["mean"], how["std"])]], np.float32)
+def affine(preparation: Preparation) -> np.ndarray:
+    """float32 [2, 3]: scale and shift of each colour of a uint8 image, which normalise it."""
+    scales = [1 / (255 * std) for std in preparation.std]
+    shifts = [-mean / std for mean, std in zip(preparation.mean, preparation.std)]
+    return np.array([scales, shifts], np.float32)
 
 
-AFFINE = affine(dict(mean=MEAN, std=STD))
+AFFINE = affine(Preparation(224, "resize", MEAN, STD))  # ImageNet's
 
-# One pass over the pixels on all cores. Jittor's own operators take three times as long on the CPU, because they
-# do not vectorise the mirrored index.
+# One pass over the pixels on all cores. Jittor's own operators take three times as long on the CPU,
+# because they do not vectorise the mirrored index.
 TO_INPUT_CPU = """
     const int B = in0_shape0, C = in0_shape1, H = in0_shape2, W = in0_shape3;
     #pragma omp parallel for collapse(2)
@@ -131,18 +145,22 @@ TO_INPUT_CPU = """
 
 
 def to_input(images: np.ndarray, flips: np.ndarray, normalised: np.ndarray = AFFINE) -> jt.Var:
-    """uint8 [B, 3, H, W] to the network's input on the device: mirrored where `flips` (uint8 [B]) is 1, and
-    normalised to float32 (x / 255 - mean) / std, which `normalised` is as `affine` gives it."""
+    """uint8 [B, 3, H, W] to the network's input on the device: mirrored where `flips` (uint8 [B])
+    is 1, and normalised to float32 (x / 255 - mean) / std, which `normalised` is as `affine` gives
+    it."""
     pixels, flip, scale_shift = jt.array(images), jt.array(flips), jt.array(normalised)
     if not jt.flags.use_cuda:
-        return jt.code(pixels.shape, "float32", [pixels, flip, scale_shift], cpu_src=TO_INPUT_CPU)
+        inputs = [pixels, flip, scale_shift]
+        return jt.code(pixels.shape, "float32", inputs, cpu_src=TO_INPUT_CPU)
     return to_input_by_operators(pixels, flip, scale_shift)
 
 
 def to_input_by_operators(pixels: jt.Var, flip: jt.Var, affine: jt.Var) -> jt.Var:
     """The same from Jittor's own operators, which become one kernel on the GPU."""
-    mirrored = pixels.reindex(pixels.shape, ["i0", "i1", "i2", "@e0(i0) ? xshape3 - 1 - i3 : i3"], extras=[flip])
-    scale, shift = affine[0].reshape((1, 3, 1, 1)), affine[1].reshape((1, 3, 1, 1))
+    indices = ["i0", "i1", "i2", "@e0(i0) ? xshape3 - 1 - i3 : i3"]
+    mirrored = pixels.reindex(pixels.shape, indices, extras=[flip])
+    scale = affine[0].reshape((1, 3, 1, 1))
+    shift = affine[1].reshape((1, 3, 1, 1))
     return mirrored.float32() * scale + shift
 
 
@@ -152,47 +170,59 @@ class Rows:
     def __init__(self, images, rows: np.ndarray) -> None:
         self.images, self.rows = images, rows
 
-    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+    def crops(self, indices: np.ndarray, rng: np.random.Generator,
+              mine: slice = slice(None)) -> np.ndarray:
         return self.images.crops(self.rows[indices], rng, mine)
 
 
-def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: str = "train", batch_size: int = 32,
-                      *, seed: int = 0, image_size: int = 224, cache_dir: str | Path | None = None,
-                      validation: float = 0.0, like: dict | None = None, crop: str = "plain",
+def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: str = "train",
+                      batch_size: int = 32, *, seed: int = 0, image_size: int = 224,
+                      cache_dir: str | Path | None = None, validation: float = 0.0,
+                      preparation: Preparation | None = None, crop: str = "resized",
                       normalise: str = "imagenet") -> tuple[Loader, int]:
-    """(loader, num_classes) of one split ("train", "validation" or "test") of a data set. `validation`: the fraction of the
-    training split that is held out of "train" (images.folders.hold_out), and is "validation", prepared as test images are. `crop`: how
-    training images are cropped that are not cropped to boxes (a key of images.crops.CROPS; the first seed's by default). `normalise`:
-    by ImageNet's mean and deviation, or "own", those of the training images of the data set, which are measured here. `like`: the
-    input settings that take the place of those of the data set itself, as the entry of a task in a packed file has them.
+    """(loader, num_classes) of one split ("train", "validation" or "test") of a data set.
 
-    The first call decodes the images into the cache (`cache_dir`, by default `<data_root>/.cache`); a file that
-    cannot be decoded is found here, before any training. `image_size` is the side of the crop, in pixels; the short
-    side is 256/224 of it. Raises DataError.
+    `image_size`: the side of the network's input in pixels; the short side of what is cropped to it
+    is 256/224 of it. `validation`: the fraction of the training split that is held out of "train"
+    (images.folders.hold_out), and is "validation", prepared as test images are. `crop`: how
+    training images are cropped that are not cropped to boxes (a key of images.crops.CROPS).
+    `normalise`: by ImageNet's mean and deviation, or "own", those of the training images of the
+    data set, which are measured here. `preparation`: takes the place of the data set's own
+    preparation, as the entry of a task in a packed file has it. The defaults are main.py's.
+
+    The first call decodes the images into the cache (`cache_dir`, by default `<data_root>/.cache`);
+    a file that cannot be decoded is found here, before any training. Raises DataError.
     """
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
+    train, about = split == "train", data_set(dataset_name)
     files = read_split(dataset_name, data_root, "train" if split == "validation" else split)
     if PERMUTED.fullmatch(dataset_name):
         crop = "whole"  # neither cropped nor mirrored: its pixels have lost their places
-    name, cache = dataset_folder(dataset_name, data_root).name, Path(cache_dir or Path(data_root) / ".cache")
+    name = about.folder_in(data_root).name
+    cache = Path(cache_dir or Path(data_root) / ".cache")
     rest, held_out = hold_out(files, validation, seed) if validation else (None, None)
     if split == "validation":
         files, name = files.of(held_out), f"{name}-validation"
-    if like is None:
-        own = normalise == "own" and dataset_name not in LARGE
+    if preparation is None:
+        own = normalise == "own" and not about.large  # large ones keep ImageNet's
         colours = own_colours(dataset_name, data_root, image_size, cache, crop) if own else ()
-        like = input_settings(dataset_name, image_size, crop, *colours)
-    kind = StreamedImages if dataset_name in LARGE and split == "train" else CachedImages
-    how = preparation(dataset_name, "train", crop) if split == "train" else like["prepared"]
-    draw = CROPS[crop] if split == "train" and dataset_name not in RESIZED else None
-    images = kind(files, name, how, image_size, cache, draw)
-    if split == "train" and validation:
+        preparation = preparation_of(dataset_name, image_size, crop, "test", *colours)
+    kind = StreamedImages if about.large and train else CachedImages
+    decoded = preparation_of(dataset_name, image_size, crop, "train") if train else preparation
+    draw = CROPS[crop] if train and not about.boxes else None
+    images = kind(files, name, decoded, cache, draw)
+    if train and validation:
         files, images = files.of(rest), Rows(images, rest)  # the cache is that of the whole split
-    return Loader(images, files, batch_size, split == "train", seed, like, mirrored=crop != "whole"), len(files.classes)
+    loader = Loader(images, files, batch_size, train, seed, preparation, mirrored=crop != "whole")
+    return loader, len(files.classes)
 
 
-def own_colours(dataset_name: str, data_root: str | Path, image_size: int, cache: Path, crop: str) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the training images, as they are before they are cropped. Raises DataError."""
-    files, how = read_split(dataset_name, data_root, "train"), preparation(dataset_name, "train", crop)
-    return CachedImages(files, dataset_folder(dataset_name, data_root).name, how, image_size, cache, CROPS[crop]).colours()
+def own_colours(dataset_name: str, data_root: str | Path, image_size: int, cache: Path,
+                crop: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the training images, as they are before they are cropped. Raises
+    DataError."""
+    files = read_split(dataset_name, data_root, "train")
+    name = data_set(dataset_name).folder_in(data_root).name
+    preparation = preparation_of(dataset_name, image_size, crop, "train")
+    return CachedImages(files, name, preparation, cache, CROPS[crop]).colours()

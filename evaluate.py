@@ -23,8 +23,9 @@ from system import processes  # first: it says in one sentence which package is 
 import numpy as np
 
 import toolchain
-from images.folders import DataError, dataset_folder
-from images.preprocess import permuted, preprocess
+from images.datasets import dataset_folder
+from images.folders import DataError
+from images.preprocess import Preparation, permute, preprocess
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
 from runs.folder import check_free
@@ -257,7 +258,8 @@ def test_loader(entry: dict, metadata: dict, options: argparse.Namespace,
     loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
                                   options.batch_size or config["batch_size"],
                                   image_size=metadata["image_size"],
-                                  like=(like or entry)["input"], cache_dir=cache_dir)
+                                  preparation=Preparation.from_plain((like or entry)["input"]),
+                                  cache_dir=cache_dir)
     same_names = entry["classes"] in (None, loader.classes)
     if not same_names or entry["num_classes"] != len(loader.classes):
         raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
@@ -269,15 +271,14 @@ def logits_of(packnet: "PackNet", entry: dict, paths: list[str], batch_size: int
     """float32 [images, classes] of a task, the images preprocessed as its test images are,
     `batch_size` of them at a time."""
     from dataset import affine, to_input
-    how = entry["input"]
+    preparation = Preparation.from_plain(entry["input"])
 
     def batches() -> Iterator[tuple]:
         for start in range(0, len(paths), batch_size):
-            planes = [preprocess(path, how["prepared"], how["size"])
-                      for path in paths[start:start + batch_size]]
-            images = permuted(np.stack(planes), how)
+            planes = [preprocess(path, preparation) for path in paths[start:start + batch_size]]
+            images = permute(np.stack(planes), preparation)
             flips, labels = np.zeros(len(images), np.uint8), np.zeros(len(images), np.int32)
-            yield to_input(images, flips, affine(how)), labels
+            yield to_input(images, flips, affine(preparation)), labels
 
     return packnet.predict(entry["name"], batches())[0]
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import common
 import numpy as np
 
-from images.folders import OFFICIAL
+from images.datasets import PUBLISHED
 from settings.experiments import TASKS
 from system import processes
 from toolchain.base import output
@@ -203,7 +203,7 @@ def loader_rate(options, jt) -> float:
     import dataset
     with tempfile.TemporaryDirectory() as root:
         draw(Path(root) / "flowers", options.loader_images, (500, 667))
-        loader, _ = dataset.create_dataloader("flowers", root, "train", 32)
+        loader, _ = dataset.create_dataloader("flowers", root, "train", 32, crop="plain")
 
         def epoch() -> None:
             for images, _ in loader:
@@ -304,7 +304,7 @@ def multiplications(arch: str) -> int:
 def sequence_seconds(train: float, evaluate: float, row: dict) -> float:
     """The paper's sequence as main.py runs it, decoding not counted: epochs, an evaluation after each, those around prunes
     and after each task, prunes, and states (at most 5 % of the time)."""
-    sizes = [OFFICIAL[task] for task in TASKS]
+    sizes = [PUBLISHED[task].counts for task in TASKS]
     seconds = 4 * row["prune_seconds"] + 4 * row["save_seconds"]
     for number, (_, images, tests) in enumerate(sizes):
         earlier = sum(test for _, _, test in sizes[:number + 1])

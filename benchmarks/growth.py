@@ -49,7 +49,7 @@ def measure(arch: str, count: int, root: str) -> list[dict]:
     names = list(drawings.ALPHABETS)[:count]
     drawings.draw(root, train=40, test=20, names=names)
     for task in names:
-        train, classes = create_dataloader(task, root, "train", 32, image_size=48)
+        train, classes = create_dataloader(task, root, "train", 32, image_size=48, crop="plain")
         tests[task], _ = create_dataloader(task, root, "test", 32, image_size=48)
         packnet.model.add_head(task, classes)
         packnet.start_task(task)

@@ -20,7 +20,7 @@ from dataset import Loader, create_dataloader
 from images.cache import StreamedImages
 from images.crops import CROPS
 from images.folders import read_split
-from images.preprocess import preparation, preprocess
+from images.preprocess import preparation_of, preprocess
 from system import processes
 from system.processes import cores
 
@@ -40,7 +40,9 @@ class Decoding(StreamedImages):
     """Takes the place of the cached images: everything from the file, every time."""
 
     def _one(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        return preprocess(self.files[i], self.how, self.size) if self.how == "resize" else super()._one(i, rng)
+        if self.preparation.fit == "resize":
+            return preprocess(self.files[i], self.preparation)
+        return super()._one(i, rng)
 
 
 def epoch(loader: Loader) -> None:
@@ -60,8 +62,9 @@ def main() -> None:
             draw(Path(root) / folder, options.images, size)
             ours, _ = create_dataloader(name, root, "train", 32, crop=crop)
             split = read_split(name, root, "train")
-            images = Decoding(split, name, preparation(name, "train"), 224, Path(root), CROPS[crop])
-            theirs = Loader(images, split, 32, True, 0, ours.input)
+            whole = preparation_of(name, 224, crop, "train")
+            images = Decoding(split, name, whole, Path(root), CROPS[crop])
+            theirs = Loader(images, split, 32, True, 0, ours.preparation)
             epoch(ours), epoch(theirs)  # warm-up
             a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
         common.report(f"{name}, crop {crop}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,

@@ -127,7 +127,8 @@ def run(number: int, epochs: int | None) -> dict:
     """`number`: the seed. `epochs` caps those of every phase."""
     with tempfile.TemporaryDirectory() as root:
         drawings.draw(root, train=TRAIN, test=TEST)
-        loaders = {(task, split): create_dataloader(task, root, split, 32, seed=number, image_size=DEMO["image_size"])[0]
+        loaders = {(task, split): create_dataloader(task, root, split, 32, seed=number, image_size=DEMO["image_size"],
+                                                      crop="plain")[0]
                    for task in TASKS for split in ("train", "test")}
         classes = {task: len(loaders[task, "test"].classes) for task in TASKS}
         ours = Ours(classes, number)

@@ -1,4 +1,5 @@
-"""The pixels of a split: decoded once into a file, or, where they are too many, as they are asked for.
+"""The pixels of a split: decoded once into a file, or, where they are too many, as they are asked
+for.
 
 The file may be deleted at any time. Measured with benchmarks/loader.py.
 """
@@ -14,50 +15,58 @@ from pathlib import Path
 import numpy as np
 
 from images.crops import Place, cut
-from images.folders import DataError, Split
-from images.preprocess import preprocess, short_side_size, upright_size
+from images.folders import DataError, Split, is_file, listed
+from images.preprocess import Preparation, preprocess, short_side_size, upright_size
 from system.files import replacing, write
 from system.processes import cores
 from system.progress import Progress
 
-Draw = Callable[[np.ndarray, int, np.random.Generator], list[Place | None]] | None  # of images.crops.CROPS
+# Of images.crops.CROPS.
+Draw = Callable[[np.ndarray, int, np.random.Generator], list[Place | None]] | None
 
 AHEAD = 32  # files a thread has before it: all of a large set at once would take gigabytes
+RULES = 2  # of images.preprocess: another number when the same file becomes other pixels
+REPLACE = "Replace or remove."
 
 
 class CachedImages:
     """A split, decoded once: `crops(indices, rng)` gives uint8 [B, 3, size, size].
 
-    The file holds the sizes (npy, int32 [N, 2]) and the planes of all images one after another. Its name holds a
-    fingerprint of the sources (path, bytes, time of change) and of the preprocessing. `draw`: the kind of crop, of which each
-    image gets one anew each time; None where they have the size already.
+    The file holds the sizes (npy, int32 [N, 2]) and the planes of all images one after another. Its
+    name holds a fingerprint of the sources (path, bytes, time of change) and of the preprocessing.
+    `draw`: the kind of crop, of which each image gets one anew each time; None where they have the
+    size already.
     """
 
-    def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path, draw: Draw) -> None:
-        self.size, self.draw = size, draw
+    def __init__(self, split: Split, name: str, preparation: Preparation, cache_dir: Path,
+                 draw: Draw) -> None:
+        self.size, self.draw = preparation.size, draw
         self.pool = ThreadPoolExecutor(cores())
-        place = hashlib.sha256(str(split.folder.resolve()).encode("utf8", "surrogateescape")).hexdigest()[:8]
-        stem = f"{name}-{split.folder.name}-{how}{size}-{place}-"  # another data root may share the cache
-        path = cache_dir / f"{stem}{_fingerprint(split, how, size)}.pixels"
+        where = str(split.folder.resolve()).encode("utf8", "surrogateescape")
+        place = hashlib.sha256(where).hexdigest()[:8]  # another data root may share the cache
+        stem = f"{name}-{split.folder.name}-{preparation.fit}{preparation.size}-{place}-"
+        path = cache_dir / f"{stem}{_fingerprint(split, preparation.fit, preparation.size)}.pixels"
         if not path.exists():
-            self._build(split, how, path)
+            self._build(split, preparation, path)
             for old in set(cache_dir.glob(f"{stem}{'?' * 16}.pixels")) - {path}:
                 old.unlink(missing_ok=True)  # the sources have changed since
         with open(path, "rb") as f:
             self.sizes = np.load(f)
             self.pixels = np.asarray(np.memmap(f, np.uint8, "r", offset=f.tell()))
-        self.starts = np.concatenate([[0], np.cumsum(3 * np.prod(self.sizes, axis=1, dtype=np.int64))])
+        lengths = 3 * np.prod(self.sizes, axis=1, dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(lengths)])
         # Without crops: [N, 3, size, size], so that a batch is one gather.
-        self.uniform = self.pixels.reshape(-1, 3, size, size) if draw is None else None
+        self.uniform = self.pixels.reshape(-1, 3, self.size, self.size) if draw is None else None
 
-    def _build(self, split: Split, how: str, path: Path) -> None:
+    def _build(self, split: Split, preparation: Preparation, path: Path) -> None:
         files = [split.folder / name for name in split.paths]
         label = f"{split.folder.parent.name}/{split.folder.name}"
         sizes = np.full((len(files), 2), self.size, np.int32)
         with ThreadPoolExecutor(cores()) as pool:
-            originals = _collect(pool, upright_size, files, f"Checking {label}")
-            if how == "short_side":
-                sizes = np.array([short_side_size(original, self.size) for original in originals], np.int32)
+            originals = collect(pool, upright_size, files, f"Checking {label}")
+            if preparation.fit == "short_side":
+                scaled = [short_side_size(original, self.size) for original in originals]
+                sizes = np.array(scaled, np.int32)
             lengths = 3 * np.prod(sizes, axis=1, dtype=np.int64)
             starts = np.cumsum(lengths) - lengths
             try:
@@ -67,17 +76,20 @@ class CachedImages:
                     f.flush()
 
                     def store(i: int) -> None:
-                        pixels = preprocess(files[i], how, self.size).tobytes()
+                        pixels = preprocess(files[i], preparation).tobytes()
                         if os.pwrite(f.fileno(), pixels, offset + int(starts[i])) != lengths[i]:
                             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-                    _collect(pool, store, range(len(files)), f"Decoding {label}, once")
+                    collect(pool, store, range(len(files)), f"Decoding {label}, once")
             except OSError as error:
-                need = f", {lengths.sum() / 1e9:.2f} GB are needed" if error.errno == errno.ENOSPC else ""
-                raise DataError(f"{path.parent}: cannot write the cache of {label} ({error.strerror}{need}). "
-                                "Choose another folder with --cache-dir.") from error
+                full = error.errno == errno.ENOSPC
+                need = f", {lengths.sum() / 1e9:.2f} GB are needed" if full else ""
+                raise DataError(f"{path.parent}: cannot write the cache of {label} "
+                                f"({error.strerror}{need}). Choose another folder with --cache-dir."
+                                ) from error
 
-    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+    def crops(self, indices: np.ndarray, rng: np.random.Generator,
+              mine: slice = slice(None)) -> np.ndarray:
         """The images `indices[mine]`; what is drawn from `rng` is drawn for all of `indices`."""
         if self.uniform is not None:
             return self.uniform[indices[mine]]
@@ -94,9 +106,10 @@ class CachedImages:
         return batch
 
     def colours(self) -> tuple[list[float], list[float]]:
-        """(mean, standard deviation) of all pixels in [0, 1], by colour; from exact counts, so that they are the same to the bit
-        wherever they are computed."""
-        counts, area = np.zeros((3, 256), np.int64), int(np.prod(self.sizes[0]))
+        """(mean, standard deviation) of all pixels in [0, 1], by colour; from exact counts, so that
+        they are the same to the bit wherever they are computed."""
+        counts = np.zeros((3, 256), np.int64)
+        area = int(np.prod(self.sizes[0]))
         together = max(1, 2 ** 20 // area) if (self.sizes == self.sizes[0]).all() else 1
         for first in range(0, len(self.sizes), together):
             last = min(first + together, len(self.sizes))
@@ -106,28 +119,32 @@ class CachedImages:
 
 
 class StreamedImages:
-    """A split too large to keep: decoded and resized each time it is asked for, then cropped as `draw` says.
+    """A split too large to keep: decoded and resized each time it is asked for, then cropped as
+    `draw` says.
 
-    Once for every state of the files their headers are read, by the first process that comes; a file that is broken further in is
-    found when it is its turn.
+    Once for every state of the files their headers are read, by the first process that comes; a
+    file that is broken further in is found when it is its turn.
     """
 
-    def __init__(self, split: Split, name: str, how: str, size: int, cache_dir: Path, draw: Draw) -> None:
-        self.how, self.size, self.draw = how, size, draw
+    def __init__(self, split: Split, name: str, preparation: Preparation, cache_dir: Path,
+                 draw: Draw) -> None:
+        self.preparation, self.size, self.draw = preparation, preparation.size, draw
         self.files = [split.folder / path for path in split.paths]
         self.pool = ThreadPoolExecutor(cores())
-        checked = cache_dir / f"{name}-{split.folder.name}-{_fingerprint(split, 'headers', 0)}.checked"
+        fingerprint = _fingerprint(split, "headers", 0)
+        checked = cache_dir / f"{name}-{split.folder.name}-{fingerprint}.checked"
         if not checked.exists():
-            _collect(self.pool, upright_size, self.files, f"Checking {split.folder}")
-            with contextlib.suppress(OSError):  # a cache that cannot be written: checked again next time
+            collect(self.pool, upright_size, self.files, f"Checking {split.folder}")
+            with contextlib.suppress(OSError):  # where it cannot be written: next time again
                 write(checked, b"")
 
-    def crops(self, indices: np.ndarray, rng: np.random.Generator, mine: slice = slice(None)) -> np.ndarray:
+    def crops(self, indices: np.ndarray, rng: np.random.Generator,
+              mine: slice = slice(None)) -> np.ndarray:
         rngs = rng.spawn(len(indices))
         return np.stack(list(self.pool.map(self._one, indices[mine], rngs[mine])))
 
     def _one(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        image = preprocess(self.files[i], self.how, self.size)
+        image = preprocess(self.files[i], self.preparation)
         if self.draw is None:
             return image
         place, = self.draw(np.array([image.shape[1:]]), self.size, rng)
@@ -135,24 +152,36 @@ class StreamedImages:
 
 
 def mean_and_deviation(counts: np.ndarray) -> tuple[list[float], list[float]]:
-    """Of how often each level occurs, int64 [colours, 256]: (mean, standard deviation) by colour, in [0, 1]; a deviation of 0 is 1."""
+    """Of how often each level occurs, int64 [colours, 256]: (mean, standard deviation) by colour,
+    in [0, 1]; a deviation of 0 is 1."""
     levels, number = np.arange(256), int(counts[0].sum())
     # Python's integers: number * squares is beyond int64 from some 40 million pixels on.
-    sums, squares = (counts @ levels).astype(object), (counts @ levels ** 2).astype(object)
+    sums = (counts @ levels).astype(object)
+    squares = (counts @ levels ** 2).astype(object)
     variances = (number * squares - sums ** 2) / (255.0 * number) ** 2
-    return (sums / (255.0 * number)).tolist(), [float(variance) ** 0.5 or 1.0 for variance in variances]
+    deviations = [float(variance) ** 0.5 or 1.0 for variance in variances]
+    return (sums / (255.0 * number)).tolist(), deviations
 
 
-def _fingerprint(split: Split, how: str, size: int) -> str:
-    digest = hashlib.sha256(f"1 {how} {size}".encode())
+def _fingerprint(split: Split, fit: str, size: int) -> str:
+    """Of all files and of how they are prepared. Raises DataError for whatever is no file."""
+    digest, broken = hashlib.sha256(f"{RULES} {fit} {size}".encode()), []
     for path in split.paths:
-        status = os.stat(split.folder / path)
-        digest.update(f"\n{path}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf8", "surrogateescape"))
+        try:
+            status = is_file(split.folder / path)
+        except DataError as error:
+            broken.append(error)
+            continue
+        line = f"\n{path}\0{status.st_size}\0{status.st_mtime_ns}"
+        digest.update(line.encode("utf8", "surrogateescape"))
+    if broken:
+        raise listed(broken, REPLACE)
     return digest.hexdigest()[:16]
 
 
-def _collect(pool: ThreadPoolExecutor, function: Callable, arguments: Sequence, title: str) -> list:
-    """function(argument) of all of them, in order; a few at a time are under way. One pass finds every broken file."""
+def collect(pool: ThreadPoolExecutor, function: Callable, arguments: Sequence, title: str) -> list:
+    """function(argument) of all of them, in order; a few at a time are under way. One pass finds
+    every broken file: raises one DataError for all."""
     def attempt(argument):
         try:
             return function(argument)
@@ -167,6 +196,5 @@ def _collect(pool: ThreadPoolExecutor, function: Callable, arguments: Sequence, 
     results += [future.result() for future in running]
     broken = [result for result in results if isinstance(result, DataError)]
     if broken:
-        more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise DataError("; ".join(str(error) for error in broken[:3]) + more + ". Replace or remove.")
+        raise listed(broken, REPLACE)
     return results

@@ -1,10 +1,11 @@
-"""Draws the demo's data: three small fine-grained data sets and a base task, as JPEG in the real folder layout; and, for long
-sequences of tasks, alphabets of signs.
+"""Draws the demo's data: three small fine-grained data sets and a base task, as JPEG in the real
+folder layout; and, for long sequences of tasks, alphabets of signs.
 
-Stand-ins for CUBS, Cars, Flowers and ImageNet. Within a set the classes differ in small parts only (beak, crest and
-tail; roof and spoiler; number and shape of petals); colours, size, place and background are drawn at random
-and say nothing about the class.
+Stand-ins for CUBS, Cars, Flowers and ImageNet. Within a set the classes differ in small parts only
+(beak, crest and tail; roof and spoiler; number and shape of petals); colours, size, place and
+background are drawn at random and say nothing about the class.
 """
+import itertools
 import math
 import shutil
 from collections.abc import Iterable
@@ -88,8 +89,8 @@ def car(rng: Rng, roof: str, spoiler: bool) -> Canvas:
     c.polygon((shape - shape.mean(0)) * (0.8, 0.65) + shape.mean(0), glass)
     c.polygon([(-0.98, -0.08), (0.98, -0.08), (1.0, 0.35), (-1.0, 0.35)], paint)
     if spoiler:
-        c.polygon([(-1.12, -0.34), (-0.72, -0.27), (-0.72, -0.19), (-0.84, -0.19), (-0.84, -0.05), (-0.94, -0.05),
-                   (-0.94, -0.21), (-1.12, -0.24)], dark)
+        c.polygon([(-1.12, -0.34), (-0.72, -0.27), (-0.72, -0.19), (-0.84, -0.19),
+                   (-0.84, -0.05), (-0.94, -0.05), (-0.94, -0.21), (-1.12, -0.24)], dark)
     for x in (-0.58, 0.58):
         c.ellipse(x, 0.37, 0.22, 0.22, dark)
         c.ellipse(x, 0.37, 0.1, 0.1, glass)
@@ -98,11 +99,13 @@ def car(rng: Rng, roof: str, spoiler: bool) -> Canvas:
 
 def flower(rng: Rng, petals: int, pointed: bool) -> Canvas:
     c = Canvas(rng, turn=180)
-    fill, heart, leaf = colour(rng, 40, 210), colour(rng, 200, 256), (40, int(rng.integers(90, 150)), 40)
+    fill, heart = colour(rng, 40, 210), colour(rng, 200, 256)
+    leaf = (40, int(rng.integers(90, 150)), 40)
     c.polygon([(-0.04, 0.2), (0.04, 0.2), (0.04, 1.2), (-0.04, 1.2)], leaf)
     t = np.linspace(0, 1, 16)
     width = 1.5 / petals
-    outline = width * (np.sin(math.pi * t ** 0.7) if not pointed else np.minimum(t / 0.35, (1 - t) / 0.65))
+    form = np.minimum(t / 0.35, (1 - t) / 0.65) if pointed else np.sin(math.pi * t ** 0.7)
+    outline = width * form
     side = np.stack([0.15 + 0.75 * t, outline], 1)
     petal = np.concatenate([side, side[::-1] * (1, -1)])
     for k in range(petals):
@@ -118,11 +121,14 @@ def thing(rng: Rng, kind: str) -> Canvas:
     r = 0.8
     corners = {"triangle": 3, "square": 4, "hexagon": 6}
     if kind in corners:
-        a = 2 * math.pi * np.arange(corners[kind]) / corners[kind] - math.pi / 2 + (math.pi / 4) * (kind == "square")
+        a = 2 * math.pi * np.arange(corners[kind]) / corners[kind] - math.pi / 2
+        if kind == "square":
+            a = a + math.pi / 4
         c.polygon(r * np.stack([np.cos(a), np.sin(a)], 1), fill)
     elif kind == "star":
         a = math.pi * np.arange(10) / 5 - math.pi / 2
-        c.polygon((r * np.where(np.arange(10) % 2, 0.4, 1.1))[:, None] * np.stack([np.cos(a), np.sin(a)], 1), fill)
+        radii = (r * np.where(np.arange(10) % 2, 0.4, 1.1))[:, None]
+        c.polygon(radii * np.stack([np.cos(a), np.sin(a)], 1), fill)
     elif kind == "ring":
         c.ellipse(0, 0, r, r, fill)
         c.ellipse(0, 0, 0.5 * r, 0.5 * r, other)
@@ -135,7 +141,8 @@ def thing(rng: Rng, kind: str) -> Canvas:
         for x in (-0.7, -0.15, 0.4):
             c.polygon([(x, -0.8), (x + 0.3, -0.8), (x + 0.3, 0.8), (x, 0.8)], fill)
     elif kind == "arrow":
-        c.polygon([(-0.85, -0.2), (0.1, -0.2), (0.1, -0.6), (0.9, 0), (0.1, 0.6), (0.1, 0.2), (-0.85, 0.2)], fill)
+        c.polygon([(-0.85, -0.2), (0.1, -0.2), (0.1, -0.6), (0.9, 0), (0.1, 0.6), (0.1, 0.2),
+                   (-0.85, 0.2)], fill)
     elif kind == "moon":
         c.ellipse(0, 0, r, r, fill)
         c.ellipse(0.4, -0.1, 0.75 * r, 0.75 * r, other)
@@ -150,17 +157,23 @@ def sign(rng: Rng, strokes: frozenset) -> Canvas:
     for start, end in strokes:
         along = (points[end] - points[start]) / np.linalg.norm(points[end] - points[start]) * width
         across = along[::-1] * (1, -1)
-        c.polygon([points[start] - along + across, points[end] + along + across, points[end] + along - across,
-                   points[start] - along - across], ink)
+        before, after = points[start] - along, points[end] + along
+        c.polygon([before + across, after + across, after - across, before - across], ink)
     return c
 
 
+def _mirrored(stroke: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(sorted(point - 2 * (point % 3) + 2 for point in stroke))
+
+
 def alphabet(number: int) -> dict:
-    """Its signs, drawn by its number; none is another's mirror image, which training on flipped images could not tell apart."""
+    """Its signs, drawn by its number; none is another's mirror image, which training on flipped
+    images could not tell apart."""
     rng, known, signs = np.random.default_rng((number, 1)), set(), {}
     while len(signs) < SIGNS:
-        strokes = frozenset(tuple(sorted(map(int, rng.choice(9, 2, replace=False)))) for _ in range(STROKES))
-        mirrored = frozenset(tuple(sorted(point - 2 * (point % 3) + 2 for point in stroke)) for stroke in strokes)
+        pairs = [map(int, rng.choice(9, 2, replace=False)) for _ in range(STROKES)]
+        strokes = frozenset(tuple(sorted(pair)) for pair in pairs)
+        mirrored = frozenset(map(_mirrored, strokes))
         if len(strokes) == STROKES and strokes not in known:
             known |= {strokes, mirrored}
             signs[f"sign{len(signs)}"] = (sign, dict(strokes=strokes))
@@ -168,23 +181,50 @@ def alphabet(number: int) -> dict:
 
 
 ALPHABETS = {f"signs_{number:02}": alphabet(number) for number in range(1, 21)}
+THINGS = ("triangle", "square", "hexagon", "star", "ring", "disc", "cross", "stripes", "arrow",
+          "moon")
+
+
+def _birds() -> dict:
+    classes = {}
+    parts = itertools.product(("short", "long"), (False, True), ("square", "forked"))
+    for beak, crest, tail in parts:
+        name = f"{beak}_beak-{'crest' if crest else 'plain'}-{tail}_tail"
+        classes[name] = (bird, dict(beak=beak, crest=crest, tail=tail))
+    return classes
+
+
+def _cars() -> dict:
+    classes = {}
+    for roof, spoiler in itertools.product(("saloon", "hatchback", "pickup", "van"), (False, True)):
+        name = f"{roof}{'-spoiler' if spoiler else ''}"
+        classes[name] = (car, dict(roof=roof, spoiler=spoiler))
+    return classes
+
+
+def _flowers() -> dict:
+    classes = {}
+    for petals, pointed in itertools.product((3, 4, 5, 7), (False, True)):
+        name = f"{petals}_petals-{'pointed' if pointed else 'round'}"
+        classes[name] = (flower, dict(petals=petals, pointed=pointed))
+    return classes
+
+
 DATASETS = {
-    "demo_base": {kind: (thing, dict(kind=kind)) for kind in (
-        "triangle", "square", "hexagon", "star", "ring", "disc", "cross", "stripes", "arrow", "moon")},
-    "demo_birds": {f"{beak}_beak-{'crest' if crest else 'plain'}-{tail}_tail": (
-        bird, dict(beak=beak, crest=crest, tail=tail))
-        for beak in ("short", "long") for crest in (False, True) for tail in ("square", "forked")},
-    "demo_cars": {f"{roof}{'-spoiler' if spoiler else ''}": (car, dict(roof=roof, spoiler=spoiler))
-                  for roof in ("saloon", "hatchback", "pickup", "van") for spoiler in (False, True)},
-    "demo_flowers": {f"{petals}_petals-{'pointed' if pointed else 'round'}": (
-        flower, dict(petals=petals, pointed=pointed)) for petals in (3, 4, 5, 7) for pointed in (False, True)},
+    "demo_base": {kind: (thing, dict(kind=kind)) for kind in THINGS},
+    "demo_birds": _birds(),
+    "demo_cars": _cars(),
+    "demo_flowers": _flowers(),
 }
 
 
-def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = TEST, names: Iterable[str] = DATASETS) -> None:
-    """Write the data sets `names`, of DATASETS and ALPHABETS, below `data_root`, `train` and `test` images per class.
+def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = TEST,
+         names: Iterable[str] = DATASETS) -> None:
+    """Write the data sets `names`, of DATASETS and ALPHABETS, below `data_root`, `train` and `test`
+    images per class.
 
-    A data set that is there is left as it is; a new one appears only once it is complete. Several processes may draw at once.
+    A data set that is there is left as it is; a new one appears only once it is complete. Several
+    processes may draw at once.
     """
     drawn = DATASETS | ALPHABETS
     for number, name in ((list(drawn).index(name), name) for name in names):
@@ -193,7 +233,8 @@ def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = T
             continue
         partial = temporary_beside(final)
         try:
-            _fill(partial, classes, np.random.default_rng((seed, number)), dict(train=train, test=test), name)
+            rng = np.random.default_rng((seed, number))
+            _fill(partial, classes, rng, dict(train=train, test=test), name)
             partial.rename(final)
         except OSError:
             if not final.exists():  # where it does, another process was faster
@@ -204,7 +245,8 @@ def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = T
 
 def _fill(folder: Path, classes: dict, rng: Rng, counts: dict[str, int], name: str) -> None:
     for split, count in counts.items():
-        for label, (subject, parts) in Progress(classes.items(), f"Drawing {name}/{split}", unit="class"):
+        title = f"Drawing {name}/{split}"
+        for label, (subject, parts) in Progress(classes.items(), title, unit="class"):
             (folder / split / label).mkdir(parents=True)
             for i in range(count):
                 image = subject(rng, **parts).image.resize((SIDE, SIDE), Image.BOX)

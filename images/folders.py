@@ -1,56 +1,31 @@
-"""Where a data set's images are, and what its folders must hold.
+"""What the folder of a data set must hold, and which images are in it.
 
-Layout: `<data_root>/<folder>/{train,test}/<class>/<image>`; ImageNet and Places365 have `val` for `test`. The folder is
-cubs_cropped, stanford_cars_cropped or flowers for the three data sets of the paper, and the data set's own name
-for any other; of X_permuted_N that of X. Labels follow the sorted class names.
+Layout: `<data_root>/<folder>/{train,test}/<class>/<image>`; ImageNet and Places365 have `val` for
+`test`. Which folder a data set has: images/datasets.py. Labels follow the sorted class names.
 """
 import os
-import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from images.datasets import DataSet, data_set
 from system.errors import UserError
 
-FOLDERS = {"cubs": "cubs_cropped", "cars": "stanford_cars_cropped"}  # every other data set: its own name
-LARGE = ("imagenet", "places")  # their test split is called val, and their training split is decoded as it is needed
-# CIFAR-100's superclasses in alphabetical order; one of them is called flowers, as Oxford's.
-CIFAR100 = tuple(f"cifar100_{name}" for name in (
-    "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables", "household_electrical_devices", "household_furniture",
-    "insects", "large_carnivores", "large_man-made_outdoor_things", "large_natural_outdoor_scenes", "large_omnivores_and_herbivores",
-    "medium_mammals", "non-insect_invertebrates", "people", "reptiles", "small_mammals", "trees", "vehicles_1", "vehicles_2"))
-# Official counts: classes, train images, test images. WikiArt and Sketch: as Mallya et al. split them (Piggyback, ECCV 2018).
-OFFICIAL = {"cubs": (200, 5994, 5794), "cars": (196, 8144, 8041), "flowers": (102, 2040, 6149), "wikiart": (195, 42129, 10628),
-            "sketch": (250, 16000, 4000), **{name: (5, 2500, 500) for name in CIFAR100}, "mnist": (10, 60000, 10000),
-            "mnist_0_1": (2, 12665, 2115), "mnist_2_3": (2, 12089, 2042), "mnist_4_5": (2, 11263, 1874), "mnist_6_7": (2, 12183, 1986),
-            "mnist_8_9": (2, 11800, 1983)}
-MNIST = tuple(name for name in OFFICIAL if name.startswith("mnist"))
-PERMUTED = re.compile(r"(.+)_permuted_(\d+)")  # X_permuted_N: the images of X, their pixels in the order that the seed N draws
-IGNORED = ("Thumbs.db", "desktop.ini")  # and names that begin with a dot
+LEFT_BY_SYSTEMS = ("Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir")
+MARK_OF_THE_WEB = "Zone.Identifier"  # x.jpg:Zone.Identifier, which Windows leaves in WSL
+VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 
 class DataError(UserError):
-    """The data are not as they must be. The message names the file or folder and says what to do."""
-
-
-def dataset_folder(dataset_name: str, data_root: str | Path) -> Path:
-    permuted = PERMUTED.fullmatch(dataset_name)
-    name = permuted[1] if permuted else dataset_name
-    return Path(data_root) / FOLDERS.get(name, name)
-
-
-def found_datasets(data_root: str | Path) -> list[str]:
-    """Names of the data sets in the data root: its folders that hold a train folder, and can be read. What begins with a dot is in the
-    making."""
-    names = {folder: name for name, folder in FOLDERS.items()}
-    return sorted(names.get(name, name) for name in os.listdir(data_root)
-                  if not name.startswith(".") and os.path.isdir(os.path.join(data_root, name, "train")))
+    """The data are not as they must be. The message names the file or folder, and what to do."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The files of one split: `paths` relative to `folder`, `labels` int32 [N], and all `classes`, sorted."""
+    """The files of one split: `paths` relative to `folder`, `labels` int32 [N], and all `classes`,
+    sorted."""
     folder: Path
     classes: list[str]
     paths: list[str]
@@ -58,65 +33,152 @@ class Split:
 
     def of(self, rows: np.ndarray) -> "Split":
         """Some of its images."""
-        return Split(self.folder, self.classes, [self.paths[row] for row in rows], self.labels[rows])
+        paths = [self.paths[row] for row in rows]
+        return Split(self.folder, self.classes, paths, self.labels[rows])
 
 
 def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
-    """List one split. Raises DataError for whatever would make a class or an image vanish in silence. The test split may be
-    there alone."""
+    """List one split. Raises DataError for whatever would make a class or an image vanish in
+    silence. The test split may be there alone."""
     if split not in ("train", "test"):
         raise DataError(f"split {split!r} is unknown: train or test")
-    folder = dataset_folder(dataset_name, data_root)
-    test = "val" if dataset_name in LARGE else "test"
+    about = data_set(dataset_name)
+    folder, test = about.folder_in(data_root), about.test_folder
     if not folder.is_dir():
-        raise DataError(f"{dataset_name}: the folder {folder} does not exist. "
-                        f"It must hold train/<class>/<image> and {test}/<class>/<image>.")
-    pairs = () if split == "test" and not (folder / "train").exists() else (("train", test), (test, "train"))
-    found = {name: _read_classes(folder / name) for name in ([here for here, _ in pairs] or [test])}
-    for here, there in pairs:
-        missing = sorted(found[here].keys() - found[there].keys())
-        if missing:
-            raise DataError(f"{folder}: {_several(missing, 'class', 'classes')} in {here}/ but not in {there}/. "
-                            "Both must hold the same classes.")
-    chosen = found["train" if split == "train" else test]
-    classes = sorted(chosen)
-    paths = [f"{name}/{file}" for name in classes for file in chosen[name]]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(chosen[name]) for name in classes])
-    return Split(folder / ("train" if split == "train" else test), classes, paths, labels)
+        where = f" Source: {about.source}." if about.source else ""
+        raise DataError(f"{dataset_name}: the folder {folder} does not exist. It must hold "
+                        f"train/<class>/<image> and {test}/<class>/<image>.{where}")
+    alone = split == "test" and not (folder / "train").exists()
+    found = {name: _read_classes(folder / name, about)
+             for name in ([test] if alone else ["train", test])}
+    if not alone:
+        _check_same_classes(folder, found, "train", test)
+        _check_same_classes(folder, found, test, "train")
+    chosen = "train" if split == "train" else test
+    classes = sorted(found[chosen])
+    paths = []
+    for name in classes:
+        paths += [f"{name}/{file}" for file in found[chosen][name]]
+    counts = [len(found[chosen][name]) for name in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    return Split(folder / chosen, classes, paths, labels)
+
+
+def unused_validation(dataset_name: str, data_root: str | Path) -> str | None:
+    """The folder of validation images that lies beside train and test and that no run uses."""
+    about = data_set(dataset_name)
+    folder = about.folder_in(data_root)
+    for name in VALIDATION_FOLDERS:
+        if name != about.test_folder and (folder / name).is_dir():
+            return str(folder / name)
+    return None
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, the part held out): row numbers of a training split, ascending. Of each class `fraction`, drawn by the seed; one
-    image at least is left to both, and a class with a single image is not held out. Raises DataError where no class has two."""
-    rng, held = np.random.default_rng((seed, len(split.paths))), []
+    """(the rest, the part held out): row numbers of a training split, ascending. Of each class
+    `fraction`, drawn by the seed; one image at least is left to both, and a class with a single
+    image is not held out. Raises DataError where no class has two."""
+    rng = np.random.default_rng((seed, len(split.paths)))
+    held = []
     for label in range(len(split.classes)):
         rows = rng.permutation(np.flatnonzero(split.labels == label))
-        held.append(rows[:min(max(1, round(fraction * len(rows))), len(rows) - 1)])
+        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        held.append(rows[:count])
     part = np.sort(np.concatenate(held))
     if not len(part):
-        raise DataError(f"{split.folder}: no class has two images, so that none can be held out for validation.")
+        raise DataError(f"{split.folder}: no class has two images, so that none can be held out "
+                        "for validation.")
     return np.setdiff1d(np.arange(len(split.paths)), part), part
 
 
-def _read_classes(folder: Path) -> dict[str, list[str]]:
+def is_of_the_data(name: str) -> bool:
+    """Whether a file or folder of this name belongs to a data set: operating systems leave
+    others."""
+    return not (name.startswith(".") or name in LEFT_BY_SYSTEMS or name.endswith(MARK_OF_THE_WEB))
+
+
+def is_file(path: str | Path) -> os.stat_result:
+    """What the disk says of a file. Raises DataError where it is none: a link that leads nowhere
+    (a data set under git-annex or DVC, a cache that was moved), a pipe."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if os.path.islink(path):
+            target = os.readlink(path)
+            raise DataError(f"{path}: a link to {target}, where there is no file") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is no file")
+    return status
+
+
+def listed(errors: list[DataError], advice: str) -> DataError:
+    """One error that names the first three and counts the others."""
+    more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+    return DataError("; ".join(str(error) for error in errors[:3]) + f"{more}. {advice}")
+
+
+def _read_classes(folder: Path, about: DataSet) -> dict[str, list[str]]:
     """{class name: sorted file names} of one split's folder."""
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist. It must hold one folder of images per class.")
+        raise DataError(f"the folder {folder} does not exist. It must hold one folder of images "
+                        f"per class.{_beside(folder, about)}")
     classes: dict[str, list[str]] = {}
     for entry in _entries(folder):
-        if not entry.is_dir():
-            raise DataError(f"{entry.path}: a file among the class folders. Move it into its class, or away.")
+        if not _is_folder(entry):
+            is_file(entry.path)
+            advice = _sorted_by(about) or "Move it into its class, or away."
+            raise DataError(f"{entry.path}: a file among the class folders. {advice}")
         files = _entries(Path(entry.path))
-        nested = [file.name for file in files if file.is_dir()]
-        if nested:
-            raise DataError(f"{entry.path}: holds the folder {nested[0]!r}, but classes must not be nested. A slash in a "
-                            f"class name does this (\"Ram C/V Cargo Van\"): rename it, to {entry.name}-{nested[0]!s}.")
+        nested = next((file.name for file in files if _is_folder(file)), None)
+        if nested is not None:
+            advice = _sorted_by(about) or ("A slash in a class name does this (\"Ram C/V Cargo "
+                                           f"Van\"): rename it, to {entry.name}-{nested}.")
+            raise DataError(f"{entry.path}: holds the folder {nested!r}, but classes must not be "
+                            f"nested. {advice}")
         if not files:
             raise DataError(f"{entry.path}: this class has no images.")
         classes[entry.name] = [file.name for file in files]
     if not classes:
-        raise DataError(f"{folder}: this split is empty. It must hold one folder of images per class.")
+        raise DataError(f"{folder}: this split is empty. It must hold one folder of images per "
+                        "class.")
     return classes
+
+
+def _sorted_by(about: DataSet) -> str | None:
+    """What to do where a large data set is not sorted into classes: nobody does that by hand."""
+    if not about.large:
+        return None
+    return (f"Move {about.folder} to another folder, and `python prepare_data.py --dataset "
+            f"{about.name} --archives` that folder sorts its images into their classes.")
+
+
+def _check_same_classes(folder: Path, found: dict, here: str, there: str) -> None:
+    missing = sorted(found[here].keys() - found[there].keys())
+    if missing:
+        raise DataError(f"{folder}: {_several(missing, 'class', 'classes')} in {here}/ but not in "
+                        f"{there}/. Both must hold the same classes.")
+
+
+def _beside(missing: Path, about: DataSet) -> str:
+    """What lies where a split's folder is missing, and what could be meant."""
+    there = sorted(entry.name for entry in _entries(missing.parent) if _is_folder(entry))
+    if missing.name == about.test_folder and missing.name == "test":
+        for name in VALIDATION_FOLDERS:
+            if name in there:
+                return (f" {missing.parent / name} is there: if its images are those to test on, "
+                        "rename it test.")
+    if not there:
+        return f" {missing.parent} holds no folders."
+    more = ", ..." if len(there) > 5 else ""
+    return f" {missing.parent} holds the folders {', '.join(there[:5])}{more}."
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -124,9 +186,12 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
-    return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in IGNORED]
+    return [entry for entry in entries if is_of_the_data(entry.name)]
 
 
 def _several(names: list[str], one: str, many: str) -> str:
     shown = ", ".join(repr(name) for name in names[:3])
-    return f"{one} {shown} is" if len(names) == 1 else f"{len(names)} {many} ({shown}{', ...' * (len(names) > 3)}) are"
+    if len(names) == 1:
+        return f"{one} {shown} is"
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} {many} ({shown}{more}) are"

@@ -1,7 +1,7 @@
 """The published figures to stand beside ours, what they are of, what to say of them, and the names of the methods."""
 from dataclasses import dataclass
 
-from images.folders import CIFAR100
+from images.datasets import CIFAR100
 
 ORDER = ("cubs", "cars", "flowers")
 # Published top-1 errors in percent, to stand beside ours: (network, {data set: error}).

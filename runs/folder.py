@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from images.folders import found_datasets
+from images.datasets import data_set, found_datasets
 from settings.archs import own, source_of
 from settings.config import MAY_MOVE, Config, ConfigError, shown
 from system.files import CHECKPOINT, LOG, RESULTS, STATE
@@ -25,11 +25,19 @@ def check_folders(config: Config, resume: bool = False) -> None:
          "no such file")
     need(Path(config.data_root).is_dir(), "data_root", "no such folder. docs/data.md shows the layout it must have.")
     for task in config.task_list:
-        need(config.has_data(task), "task_list", f"unknown task {task!r}: there is no folder {config.folder(task)}. "
-             f"Found in {config.data_root}: {', '.join(found_datasets(config.data_root)) or 'none'}. "
-             "docs/data.md says where the data come from; `python main.py --demo` needs none.")
+        need(config.has_data(task), "task_list", no_data(config, task))
     need(config.num_epochs_base == 0 or config.add_to or config.has_data(config.base_task), "num_epochs_base",
          f"the base network trains on {config.folder(config.base_task)}, which does not exist")
+
+
+def no_data(config: Config, task: str) -> str:
+    """What to say of a task whose folder is missing: what else could be a task here, and where the data are to be had."""
+    others = {config.base_task, *config.task_list}
+    found = [name for name in found_datasets(config.data_root) if name not in others]
+    source = data_set(task).source
+    where = f"Source: {source}." if source else "docs/data.md says where the data come from."
+    return (f"unknown task {task!r}: there is no folder {config.folder(task)}. Found in {config.data_root}: "
+            f"{', '.join(found) or 'none'}. {where} `python main.py --demo` needs none.")
 
 
 def check_free(config: Config, way_out: str = "Choose") -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from images.folders import read_split
-from images.preprocess import input_settings
+from images.preprocess import preparation_of
 from runs.network import rebuild
 from runs.run import NOT_PACKED
 from runs.stage import Stage
@@ -64,4 +64,4 @@ def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
     if last:
         stage.top1_final = release.top1
         stage.top5_final = release.top5
-    return stage.entry(classes, input_settings(task, config.image_size))
+    return stage.entry(classes, preparation_of(task, config.image_size).plain())

@@ -6,7 +6,7 @@ import numpy as np
 
 import toolchain
 from dataset import Loader
-from images.preprocess import input_settings
+from images.preprocess import preparation_of
 from pruning import PackNet
 from reporting.published import OTHER_BASE
 from reporting.summary import KEPT_EPOCH, top5_tells
@@ -31,8 +31,9 @@ def base_retrained(config: Config) -> bool:
 
 
 def input_of(task: str, loader: Loader | None, config: Config) -> dict:
-    """The input settings of a task; `loader`: of its test split, None where there are no data."""
-    return loader.input if loader else input_settings(task, config.image_size, config.crop)
+    """How a task's images are prepared, as its entry holds it; `loader`: of its test split, None where there are no data."""
+    known = loader.preparation if loader else preparation_of(task, config.image_size, config.crop)
+    return known.plain()
 
 
 @dataclass

@@ -9,7 +9,9 @@ import numpy as np
 
 import toolchain
 from dataset import create_dataloader
-from images.folders import DataError
+from images.datasets import data_set
+from images.folders import DataError, read_split, unused_validation
+from images.preprocess import Preparation, look_uncropped
 from networks import MultiHead, assign, build
 from packing import loops
 from pruning import PackNet
@@ -24,6 +26,7 @@ from storage.packed import save_packed
 from storage.state import State, other_version
 from system import processes
 from system.files import CHECKPOINT, LOG, RESULTS, STATE, write
+from system.progress import say
 
 jt = toolchain.start()
 from jittor import nn
@@ -257,22 +260,37 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
         splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
         again = [earlier[-1]["name"]] if config.prune_last else []
         splits |= {name: every for name in again + config.task_list}
-    loaders, packed = {}, {entry["name"]: entry["input"] for entry in earlier}
+    loaders = {}
+    packed = {entry["name"]: Preparation.from_plain(entry["input"]) for entry in earlier}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
     for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
-        known = loaders[name, "train"].input if (name, "train") in loaders else packed.get(name)
+        known = loaders[name, "train"].preparation if (name, "train") in loaders else packed.get(name)
         loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
                                                     image_size=config.image_size, cache_dir=config.cache_dir, validation=config.validation,
-                                                    crop=config.crop, normalise=config.normalise, like=known)
+                                                    crop=config.crop, normalise=config.normalise, preparation=known)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader and (entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes)):
             raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed task {entry['name']}. "
                             "Move the folder away: what is stored of the task is then shown.")
+    if not processes.RANK:
+        remark(config, [name for name, split in loaders if split == "train"])
     if not processes.LOCAL_RANK:
         processes.wait_for_all()
     return loaders
+
+
+def remark(config: Config, names: list[str]) -> None:
+    """Say what is no error in the data sets that are trained on, but may not be meant."""
+    unused = {unused_validation(name, config.data_root) for name in names}
+    for folder in sorted(unused - {None}):
+        say(f"{folder} is not used: --validation holds a part of the training images out.")
+    for name in names:
+        if data_set(name).boxes and look_uncropped(read_split(name, config.data_root, "train")):
+            say(f"warning: the images in {config.folder(name)} look like whole photographs. Those "
+                f"of {name} are cropped to their boxes, which prepare_data.py does; without that "
+                "the results cannot stand beside published ones.")
 
 
 def seed(number: int, *position: int) -> None:

@@ -45,12 +45,12 @@ class Stage:
         """As in results.json and in a state."""
         return dataclasses.asdict(self)
 
-    def entry(self, classes: list[str] | None, how: dict) -> dict:
+    def entry(self, classes: list[str] | None, preparation: dict) -> dict:
         """The task's entry in the packed file, but for its seal: what is true of it for good, so
         that it is the same whatever is added later, with the task's data or without. `classes`:
-        their names, where there are data; `how`: its input settings."""
+        their names, where there are data; `preparation`: Preparation.plain of its images."""
         kept = {name: getattr(self, name) for name in KEPT}
-        return kept | dict(top1=self.top1_final, top5=self.top5_final, classes=classes, input=how)
+        return kept | dict(top1=self.top1_final, top5=self.top5_final, classes=classes, input=preparation)
 
     @classmethod
     def of_entry(cls, entry: dict, later: int, stored: bool) -> "Stage":

@@ -6,13 +6,12 @@ is silent. Nothing here needs Jittor, so that a wrong option is answered at once
 """
 import dataclasses
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.crops import CROPS
-from images.folders import dataset_folder
+from images.datasets import NAME, dataset_folder
 from methods import BASELINES
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
 from system.errors import UserError
@@ -160,7 +159,7 @@ class Config(WhatIsPacked):
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
         for name, task in (*(("task_list", task) for task in self.task_list), ("base_task", self.base_task)):
-            need(bool(re.fullmatch(r"[\w-]+", task)), name, f"{task!r} is no name of a data set: only letters, digits, - and _ are allowed")
+            need(bool(NAME.fullmatch(task)), name, f"{task!r} is no name of a data set: only letters, digits, - and _ are allowed")
         need(self.base_task not in self.task_list, "task_list", f"holds the base task {self.base_task!r}")
         need(len(self.pruning_ratios) == len(self.task_list), "pruning_ratios",
              f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from images.datasets import data_set
 from images.drawings import ALPHABETS, DATASETS, TEST, TRAIN
-from images.folders import OFFICIAL, dataset_folder
 from methods import METHODS
 from settings.config import Config
 from settings.experiments import runs_of
 from settings.plan import plan
 from system.files import write
 from toolchain import ToolchainError, cache_folder
-
-LARGE_SIZES = {"imagenet": (1_281_167, 50_000), "places": (1_803_460, 36_500)}  # as published: too many to count each time
 
 Sizes = Callable[[str], tuple[int, int] | None]  # (training, test images) of a data set; None where it is not known
 
@@ -42,14 +40,18 @@ class Rates:
 @cache
 def images_of(task: str, data_root: str) -> tuple[int, int] | None:
     """The numbers of files where they are there, else those that are published, or that would be drawn."""
-    if task in LARGE_SIZES:
-        return LARGE_SIZES[task]
-    train, test = (sum(len(files) for *_, files in os.walk(dataset_folder(task, data_root) / split)) for split in ("train", "test"))
+    about = data_set(task)
+    if about.large:
+        return about.train, about.test  # too many to count each time
+    folder = about.folder_in(data_root)
+    train = sum(len(files) for *_, files in os.walk(folder / "train"))
+    test = sum(len(files) for *_, files in os.walk(folder / "test"))
     if train and test:
         return train, test
-    drawn, name = DATASETS | ALPHABETS, dataset_folder(task, data_root).name  # of a permuted task: the folder that it permutes
-    task = task if task in OFFICIAL else name
-    return OFFICIAL[task][1:] if task in OFFICIAL else (len(drawn[task]) * TRAIN, len(drawn[task]) * TEST) if task in drawn else None
+    if about.counts:
+        return about.train, about.test
+    signs = (DATASETS | ALPHABETS).get(about.name)
+    return (len(signs) * TRAIN, len(signs) * TEST) if signs else None
 
 
 def effort(c: Config, sizes: Sizes) -> Effort | None:

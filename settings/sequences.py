@@ -1,37 +1,82 @@
-"""The sequences of tasks on which PackNet was compared after its paper, as settings of a run; and what stands for their data in the
-demo. Those from scratch have no base network: their first task is the base task.
+"""The sequences of tasks on which PackNet was compared after its paper, as settings of a run; and
+what stands for their data in the demo. Those from scratch have no base network: their first task is
+the base task.
 """
-from images.folders import CIFAR100, MNIST
+from images.datasets import CIFAR100, MNIST
 
 PAIRS = tuple(name for name in MNIST if name != "mnist")
 PERMUTED_MNIST = tuple(f"mnist_permuted_{number:02}" for number in range(1, 11))
-SIX_TASKS = dict(task_list=["cubs", "cars", "flowers", "wikiart", "sketch"], pruning_ratios=[0.75] * 4 + [0.0], baselines=["individual"])
+SIX_TASKS = dict(
+    task_list=["cubs", "cars", "flowers", "wikiart", "sketch"],
+    pruning_ratios=[0.75] * 4 + [0.0],
+    baselines=["individual"],
+)
 
 
-def _from_scratch(tasks: tuple[str, ...], first: float, ratios: list[float | str], **others) -> dict:
-    return dict(base_task=tasks[0], task_list=list(tasks[1:]), initial_pruning_ratio=first, pruning_ratios=ratios, **others)
+def _from_scratch(tasks: tuple[str, ...], first: float, ratios: list[float | str],
+                  **others) -> dict:
+    return dict(
+        base_task=tasks[0],
+        task_list=list(tasks[1:]),
+        initial_pruning_ratio=first,
+        pruning_ratios=ratios,
+        **others,
+    )
 
 
 def _schedule(train: tuple[int, float], retrain: tuple[int, float], decay: int) -> dict:
-    """(epochs, learning rate) of both phases, the same for the first task and the others; `decay` of the re-training."""
-    return dict(num_epochs_base=train[0], base_lr=train[1], num_epochs_per_task=train[0], initial_lr=train[1],
-                num_epochs_base_finetune=retrain[0], base_finetune_lr=retrain[1], base_lr_decay_every=decay,
-                num_epochs_finetune=retrain[0], finetune_lr=retrain[1], lr_decay_every=decay)
+    """(epochs, learning rate) of both phases, the same for the first task and the others; `decay`
+    of the re-training."""
+    return dict(
+        num_epochs_base=train[0],
+        base_lr=train[1],
+        num_epochs_per_task=train[0],
+        initial_lr=train[1],
+        num_epochs_base_finetune=retrain[0],
+        base_finetune_lr=retrain[1],
+        base_lr_decay_every=decay,
+        num_epochs_finetune=retrain[0],
+        finetune_lr=retrain[1],
+        lr_decay_every=decay,
+    )
 
 
-# As Hung et al. ran PackNet beside CPG (NeurIPS 2019), by their scripts. Their networks start otherwise: the convolutions by fan-out, the
-# linear layers and heads with a deviation of 0.01; here He's by fan-in.
+def _signs(tasks: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"signs_{number:02}" for number, name in enumerate(tasks, start=1)}
+
+
+# As Hung et al. ran PackNet beside CPG (NeurIPS 2019), by their scripts. Their networks start
+# otherwise: the convolutions by fan-out, the linear layers and heads with a deviation of 0.01; here
+# He's by fan-in.
 CIFAR100_20 = _from_scratch(
-    CIFAR100, 0.6, [0.6] * 19, arch="vgg16-bn-cifar", image_size=32, crop="padded", normalise="own", train_biases=True, train_bn=True,
-    nesterov=True, weight_decay=4e-5, weight_decay_on="packed", lr_decay_at=[50, 80], **_schedule((100, 1e-2), (30, 1e-3), 25))
+    CIFAR100, 0.6, [0.6] * 19,
+    arch="vgg16-bn-cifar",
+    image_size=32,
+    crop="padded",
+    normalise="own",
+    train_biases=True,
+    train_bn=True,
+    nesterov=True,
+    weight_decay=4e-5,
+    weight_decay_on="packed",
+    lr_decay_at=[50, 80],
+    **_schedule((100, 1e-2), (30, 1e-3), 25),
+)
 
 # Ours: a multi-layer perceptron, and every task keeps the same share of the weights.
-DIGITS = dict(arch="mlp", image_size=28, crop="whole", normalise="own", **_schedule((4, 1e-2), (2, 1e-3), 2))
+DIGITS = dict(
+    arch="mlp",
+    image_size=28,
+    crop="whole",
+    normalise="own",
+    **_schedule((4, 1e-2), (2, 1e-3), 2),
+)
 MNIST_5 = _from_scratch(PAIRS, 0.8, ["equal"] * 4, **DIGITS)
 MNIST_PERMUTED_10 = _from_scratch(PERMUTED_MNIST, 0.9, ["equal"] * 9, **DIGITS)
 
-# What stands for what where an experiment runs on the demo's data, and what of its settings is then the demo's.
-DEMO_TASKS = {name: f"signs_{number:02}" for names in (CIFAR100, PAIRS, ("wikiart", "sketch")) for number, name in enumerate(names, 1)}
+# What stands for what where an experiment runs on the demo's data, and what of its settings is then
+# the demo's.
+DEMO_TASKS = _signs(CIFAR100) | _signs(PAIRS) | _signs(("wikiart", "sketch"))
 DEMO_TASKS |= {name: f"signs_01_permuted_{name[-2:]}" for name in PERMUTED_MNIST}
 DEMO_ARCHS = {"vgg16-bn-cifar": "vgg-bn-slim", "mlp": "mlp"}
 NOT_IN_THE_DEMO = ("lr_decay_at", *_schedule((0, 0.0), (0, 0.0), 0))

@@ -8,14 +8,13 @@ data set, from 1, and `dataset2biases`, where every task has biases of its own, 
 of the module: biases}}. Source: the release's src/main.py, src/prune.py and src/networks.py.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from images.folders import FOLDERS
+from images.datasets import NAME, name_of_folder
 from storage.checkpoint import Tensors, WeightsError
 from storage.fitting import newer_name
 from storage.packed import Packed
@@ -27,9 +26,6 @@ NETWORKS = {
     "networks.ModifiedResNet": "resnet50",
     "networks.ModifiedDenseNet": "densenet121",
 }
-TASKS = {
-    folder: task for task, folder in FOLDERS.items()
-}  # a data set is called as its folder there
 
 
 @dataclass
@@ -111,9 +107,10 @@ def _release(content: dict) -> Release:
 def _names(owners: dict) -> dict[str, str]:
     """{data set of the file: our name of the task} in the order they were added."""
     owners = {dataset: int(owner) for dataset, owner in owners.items()}
-    names = {dataset: TASKS.get(dataset, dataset) for dataset in sorted(owners, key=owners.get)}
+    ordered = sorted(owners, key=owners.get)
+    names = {dataset: name_of_folder(dataset) for dataset in ordered}  # it calls them as its folders
     in_order = [owners[dataset] for dataset in names] == [*range(1, len(names) + 1)]
-    if not in_order or not all(re.fullmatch(r"[\w-]+", name) for name in names.values()):
+    if not in_order or not all(map(NAME.fullmatch, names.values())):
         raise WeightsError(f"its owners are not those of the tasks 1, 2, ...: {owners}")
     return names
 

@@ -1,12 +1,17 @@
 """Folders, preprocessing, awkward files, the cache, and errors that name what is wrong."""
+import contextlib
+import io
 import os
 import shutil
+import subprocess
+import sys
 import threading
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
-from conftest import write_images
+from conftest import ROOT, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,8 +21,14 @@ import images.cache
 from dataset import MEAN, STD, create_dataloader
 from images import drawings
 from images.crops import CROPS, cut, resized
-from images.folders import DataError, found_datasets
-from images.preprocess import open_rgb, preprocess, short_side_size, upright_size
+from images.datasets import PUBLISHED, data_set, found_datasets
+from images.folders import DataError, unused_validation
+from images.preprocess import Preparation, open_rgb, preprocess, short_side_size, upright_size
+from prepare_data import counted
+from runs.folder import check_folders
+from runs.run import open_loaders
+from settings.config import Config, ConfigError
+from test_basic import check_data
 
 
 def one_image(root, name, pixels_or_image, split_folders=("train", "test"), file="x.png", **save):
@@ -72,7 +83,7 @@ def test_flowers_train_on_random_crops_and_flips_of_the_whole_image(tmp_path):
             crop = resized[top:top + 224, left:left + 224]
             windows[crop[0].tobytes()] = (crop, top, left, False)
             windows[crop[0, ::-1].tobytes()] = (crop[:, ::-1], top, left, True)
-    loader, _ = create_dataloader("flowers", tmp_path, "train", 1)
+    loader, _ = create_dataloader("flowers", tmp_path, "train", 1, crop="plain")
     seen = []
     for _ in range(60):
         (images, _), = epoch(loader)
@@ -164,7 +175,7 @@ def test_imagenet_is_decoded_as_needed_and_cropped_as_the_rest(tmp_path, crop):
     """Its crops come from the image whose short side is 256 already, as in the release."""
     one_image(tmp_path, "imagenet", pixels(300, 400), ("train", "val"))
     loader, _ = create_dataloader("imagenet", tmp_path, "train", 1, crop=crop)
-    whole = preprocess(tmp_path / "imagenet/train/only/x.png", "short_side", 224)
+    whole = preprocess(tmp_path / "imagenet/train/only/x.png", Preparation(224, "short_side"))
     assert whole.shape[1:] == (256, 341) and not list(tmp_path.glob(".cache/*.pixels"))
     crops = []
     for number in range(5):
@@ -403,10 +414,10 @@ def test_a_few_files_are_under_way_at_once_and_stay_in_order(monkeypatch):
     from system.processes import cores
     monkeypatch.setattr(images.cache, "AHEAD", 4)
     with ThreadPoolExecutor(2) as pool:
-        assert images.cache._collect(pool, lambda i: i * i, range(100), "title") == [i * i for i in range(100)]
+        assert images.cache.collect(pool, lambda i: i * i, range(100), "title") == [i * i for i in range(100)]
         submitted = []
         monkeypatch.setattr(pool, "submit", lambda f, i: submitted.append(i) or type("F", (), dict(result=lambda s: submitted[-1] - i))())
-        assert max(images.cache._collect(pool, None, range(100), "title")) <= 4 * cores()
+        assert max(images.cache.collect(pool, None, range(100), "title")) <= 4 * cores()
 
 
 def test_two_data_roots_share_a_cache(image_root, tmp_path):
@@ -454,3 +465,200 @@ def test_two_processes_that_draw_the_same_end_with_one_whole_data_set(tmp_path, 
     draw()
     assert begun and [path.name for path in tmp_path.iterdir()] == ["demo_birds"]
     assert len([*tmp_path.rglob("train/*/*.jpg")]) == 2 * len(classes) and len([*tmp_path.rglob("test/*/*.jpg")]) == len(classes)
+
+
+# ---- greyscale of more than 8 bits
+
+def test_16_bits_lose_the_lowest_8_whatever_mode_pillow_opens_them_in(tmp_path):
+    """Pillow 10.0 opens 16-bit PNG, and every Pillow 16-bit PGM, in its mode of 32 bits."""
+    values = (np.arange(40 * 60, dtype=np.uint16) * 27).reshape(40, 60)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    (tmp_path / "x.pgm").write_bytes(b"P5 60 40 65535\n" + values.astype(">u2").tobytes())
+    for name in ("x.png", "x.tif", "x.pgm"):
+        assert np.array_equal(np.asarray(open_rgb(tmp_path / name)), (values >> 8)[..., None].repeat(3, 2))
+        assert upright_size(tmp_path / name) == (40, 60)
+    Image.new("I;16", (6, 4)).save(tmp_path / "black.png")
+    assert not np.asarray(open_rgb(tmp_path / "black.png")).any()
+
+
+def test_pillow_10_opens_a_16_bit_png_in_its_mode_of_32_bits(tmp_path, monkeypatch):
+    values = (np.arange(40 * 60, dtype=np.uint16) * 27).reshape(40, 60)
+    Image.fromarray(values).save(tmp_path / "x.png")
+
+    def as_pillow_10(path):
+        image = Image.fromarray(values.astype(np.int32))
+        image.format = "PNG"
+        return image
+    monkeypatch.setattr(Image, "open", as_pillow_10)
+    assert np.array_equal(np.asarray(open_rgb(tmp_path / "x.png")), (values >> 8)[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize("values, name, says", [
+    (np.full((4, 6), 70_000, np.int32), "x.tif", "integers of 32 bits"),
+    (np.full((4, 6), 0.5, np.float32), "x.tif", "floats"),
+    (np.full((4, 6), 4095, np.uint16), "x.png", "none of its 16-bit values is above 4,095"),
+    (np.full((4, 6), 255, np.uint16), "x.tif", "none of its 16-bit values is above 255"),
+])
+def test_what_has_no_known_white_is_refused_by_name(tmp_path, values, name, says):
+    """Not clipped to white, nor nearly black: before training, and by --predict, which opens one file."""
+    for split in ("train", "test"):
+        (tmp_path / "own" / split / "only").mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "own" / split / "only" / name)
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=f"{split}/only/{name}: .*{says}.*; convert it to 8 bits"):
+            create_dataloader("own", tmp_path, split, 2, image_size=32)
+    with pytest.raises(DataError, match=says):
+        open_rgb(tmp_path / "own/train/only" / name)
+
+
+def test_pillows_own_warnings_do_not_reach_the_screen(tmp_path):
+    """Of an image of 100 million pixels."""
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
+    code = "import sys; from images.preprocess import open_rgb; print(open_rgb(sys.argv[1]).size)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "(10000, 10000)\n" and done.stderr == ""
+
+
+# ---- links, and what is no file
+
+def dangling(path): path.symlink_to("/nowhere/x.jpg")
+def looping(path): path.symlink_to(path)
+def pipe(path): os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make, says", [(dangling, "a link to /nowhere/x.jpg, where there is no file"),
+                                        (looping, "a link to .*, where there is no file"), (pipe, "is no file")])
+@pytest.mark.parametrize("name", ["own", "imagenet"])
+def test_links_that_lead_nowhere_are_all_named(image_root, name, make, says):
+    (image_root / "flowers").rename(image_root / name)
+    if name == "imagenet":
+        (image_root / "imagenet/test").rename(image_root / "imagenet/val")
+    for number in range(5):
+        make(image_root / name / "train" / "abc"[number % 3] / f"gone{number}.jpg")
+    with pytest.raises(DataError, match=rf"a/gone0.jpg: {says}; .*a/gone3.*b/gone1.*; and 2 more\. Replace or remove"):
+        create_dataloader(name, image_root, "train", 2)
+    if name == "own":
+        with pytest.raises(DataError, match=rf"a/gone0.jpg: {says}; .*and 2 more"):
+            check_data(name, image_root)
+
+
+@pytest.mark.parametrize("make", [dangling, looping])
+def test_a_class_that_is_a_link_to_nowhere_is_named(image_root, make):
+    make(image_root / "flowers/train/d")
+    with pytest.raises(DataError, match="train/d: a link to .*, where there is no file"):
+        create_dataloader("flowers", image_root, "train", 2)
+
+
+def test_linked_images_and_classes_are_images_and_classes(image_root, tmp_path):
+    shutil.move(image_root / "flowers/train/a", tmp_path / "elsewhere")
+    (image_root / "flowers/train/a").symlink_to(tmp_path / "elsewhere")
+    (image_root / "flowers/train/b/9.jpg").symlink_to(tmp_path / "elsewhere/0.jpg")
+    assert create_dataloader("flowers", image_root, "train", 2)[0].num_images == 13
+
+
+# ---- what people's folders hold beside it
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "0.jpg:Zone.Identifier", "0.jpg\uf03aZone.Identifier", ".DS_Store", "desktop.ini"])
+def test_what_operating_systems_leave_is_no_image(image_root, name):
+    (image_root / "flowers/train/a" / name).write_bytes(b"x")
+    (image_root / "flowers/train" / name).write_bytes(b"x")
+    assert create_dataloader("flowers", image_root, "train", 2)[0].num_images == 12
+    assert counted(image_root / "flowers") == (3, 12, 6)
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir"])
+def test_their_folders_are_no_classes(image_root, name):
+    write_images(image_root / "flowers/train", {name: 1})
+    (image_root / "flowers/train/a" / name).mkdir()
+    assert create_dataloader("flowers", image_root, "train", 2)[1] == 3
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_of_validation_images_is_named(image_root, name):
+    """In place of test/, and beside train/ and test/."""
+    (image_root / "flowers/test").rename(image_root / "flowers" / name)
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=rf"flowers/test does not exist.*flowers/{name} is there: .*rename it test"):
+            create_dataloader("flowers", image_root, split, 2)
+    assert unused_validation("flowers", image_root) == str(image_root / "flowers" / name)
+    write_images(image_root / "flowers/test", dict(a=1, b=1, c=1))
+    create_dataloader("flowers", image_root, "test", 2)
+    assert unused_validation("cubs", image_root) is None
+    config = Config(task_list=["flowers", "cubs"], data_root=str(image_root), image_size=48)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        open_loaders(config, [])
+    assert out.getvalue().startswith(f"{image_root / 'flowers' / name} is not used") and out.getvalue().count("\n") == 1
+
+
+def test_validation_images_of_imagenet_are_its_test_images(tmp_path):
+    for split in ("train", "val"):
+        write_images(tmp_path / "imagenet" / split, {"a": 1})
+    assert unused_validation("imagenet", tmp_path) is None
+
+
+def test_what_a_folder_holds_in_place_of_a_split_is_named(image_root):
+    (image_root / "flowers/train").rename(image_root / "flowers/Training")
+    (image_root / "flowers/test").rename(image_root / "flowers/Testing")
+    with pytest.raises(DataError, match="flowers holds the folders Testing, Training"):
+        create_dataloader("flowers", image_root, "train", 2)
+
+
+@pytest.mark.parametrize("name", ["cubs", "cars"])
+def test_whole_photographs_are_not_taken_for_crops(image_root, name, monkeypatch):
+    """In the folder of crops; counts and classes are right."""
+    folder = data_set(name).folder_in(image_root)
+    monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], classes=3, train=30, test=6))
+    for path in folder.glob("train/*/*"):
+        path.unlink()
+    config = Config(task_list=[name], data_root=str(image_root), image_size=32)
+    for photographs in (False, True):
+        for number in range(30):
+            size = (500, (333, 375, 400)[number % 3]) if photographs else (500, 200 + 7 * number)
+            Image.new("RGB", size).save(folder / "train" / "abc"[number % 3] / f"{number}.jpg")
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            open_loaders(config, [])
+        assert ("look like whole photographs" in out.getvalue()) == photographs
+        if photographs:
+            with pytest.raises(AssertionError, match="look like whole photographs"):
+                check_data(name, image_root)
+        else:
+            assert check_data(name, image_root).endswith("as published")
+
+
+# ---- names and defaults
+
+def test_only_what_can_be_a_task_is_found(image_root):
+    for folder in ("my birds", "v1.2", "cubs"):  # cubs is read from cubs_cropped
+        write_images(image_root / folder / "train", {"a": 1})
+        write_images(image_root / folder / "test", {"a": 1})
+    shutil.rmtree(image_root / "cubs_cropped")
+    assert found_datasets(image_root) == ["cars", "flowers"]
+    (image_root / "flowers").rename(image_root / "imagenet")
+    config = Config(task_list=["nothing", "cars"], data_root=str(image_root), num_epochs_base=1)
+    with pytest.raises(ConfigError, match=r"Found in .*: none\. "):  # cars is one already, imagenet the base task
+        check_folders(config)
+    with pytest.raises(DataError, match="my birds: cannot be a task by this name"):
+        check_data("my birds", image_root)
+
+
+def test_a_known_data_set_that_is_missing_has_a_source(image_root):
+    config = Config(task_list=["sketch"], data_root=str(image_root), num_epochs_base=1, base_task="cars")
+    with pytest.raises(ConfigError, match="Source: .*uofi.box.com"):
+        check_folders(config)
+
+
+def test_the_authors_folder_of_sketches_is_sketch(tmp_path):
+    for folder in ("sketches", "birds"):
+        for split in ("train", "test"):
+            write_images(tmp_path / folder / split, {"a": 1})
+    assert found_datasets(tmp_path) == ["birds", "sketch"]
+    assert create_dataloader("sketch", tmp_path, "train", 1)[0].num_images == 1
+
+
+def test_the_loaders_defaults_are_main_pys():
+    import inspect
+    defaults, config = inspect.signature(create_dataloader).parameters, Config()
+    shared = {name: parameter.default for name, parameter in defaults.items() if hasattr(config, name)}
+    assert {"batch_size", "image_size", "crop", "normalise", "validation", "seed", "data_root"} < shared.keys()
+    assert shared == {name: getattr(config, name) for name in shared}

@@ -26,7 +26,7 @@ import report
 import training
 from dataset import create_dataloader
 from images import drawings
-from images.preprocess import input_settings, preprocess
+from images.preprocess import Preparation, preparation_of, preprocess
 from methods import METHODS
 from methods.joint import ALL, Mixture
 from methods.lwf import WEIGHT_DECAY, without_forgetting
@@ -622,11 +622,12 @@ def test_how_often_the_task_is_found(compared, opened, data, capsys):
 def test_another_tasks_preparation(image_root):
     """An image whose task is not known is prepared as the task that is asked prepares its own."""
     def pixels(name, like=None):
-        loader, _ = create_dataloader(name, image_root, "test", 6, image_size=48, like=like and input_settings(like, 48))
+        loader, _ = create_dataloader(name, image_root, "test", 6, image_size=48,
+                                      preparation=like and preparation_of(like, 48))
         return next(loader.host_batches())[0]
     path = next((image_root / "cubs_cropped/test/a").iterdir())
-    assert np.array_equal(pixels("cubs", "flowers")[0], preprocess(path, "centre", 48))
-    assert np.array_equal(pixels("cubs")[0], preprocess(path, "resize", 48))
+    assert np.array_equal(pixels("cubs", "flowers")[0], preprocess(path, Preparation(48, "centre")))
+    assert np.array_equal(pixels("cubs")[0], preprocess(path, Preparation(48, "resize")))
     assert not np.array_equal(pixels("cubs"), pixels("cubs", "flowers"))
 
 

@@ -68,12 +68,12 @@ def test_held_out_images_are_in_one_part_only_prepared_as_test_images(image_root
     assert loaders["train"].labels.tolist() == split.labels[rest].tolist()
     held_out = set(loaders["validation"].labels.tolist())
     assert held_out == {0, 1, 2} and all((split.folder / split.paths[row]).is_file() for row in part)
-    from images.preprocess import preparation, preprocess
+    from images.preprocess import Preparation, preparation_of, preprocess
     shown = np.concatenate([images for images, _, _ in loaders["validation"].host_batches()])
-    expected = np.stack([preprocess(split.folder / split.paths[row], preparation(name, "test"), 48) for row in part])
+    expected = np.stack([preprocess(split.folder / split.paths[row], preparation_of(name, 48)) for row in part])
     assert np.array_equal(shown, expected)
     if name == "cubs":
-        whole = np.stack([preprocess(split.folder / split.paths[row], "resize", 48) for row in rest])
+        whole = np.stack([preprocess(split.folder / split.paths[row], Preparation(48, "resize")) for row in rest])
         got = loaders["train"].images.crops(np.arange(9), np.random.default_rng(0))
         assert np.array_equal(got, whole)
 

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from test_storage import pretrained_tensors, torch_zip
 import evaluate
 import main
 from images import drawings
-from images.preprocess import input_settings
+from images.datasets import PUBLISHED
+from images.preprocess import preparation_of
 from reporting.summary import summary
 from storage.checkpoint import load_checkpoint
 from storage.packed import unpack_owners
@@ -363,7 +365,7 @@ def test_prediction_takes_a_batch_of_images_at_a_time(image_root):
         taken.append([images.numpy() for images, _ in batches])
         return np.concatenate(taken[-1]), None
 
-    entry = dict(name="cubs", input=input_settings("cubs", 32, "resized"))
+    entry = dict(name="cubs", input=preparation_of("cubs", 32, "resized").plain())
     for size in (2, 5):
         assert evaluate.logits_of(SimpleNamespace(predict=predict), entry, paths, size).shape == (5, 3, 32, 32)
     assert [len(images) for images in taken[0]] == [2, 2, 1] and np.array_equal(np.concatenate(taken[0]), taken[1][0])
@@ -385,7 +387,8 @@ def test_the_sanity_check_tells_right_from_wrong(image_root, capsys, monkeypatch
     assert lines["cubs"].startswith("WRONG") and "official are 200, 5,994 and 5,794" in lines["cubs"]
     assert lines["imagenet"].startswith("absent")
     assert files == sorted(image_root.rglob("*"))  # it changes no file
-    monkeypatch.setattr(test_basic, "OFFICIAL", {name: (3, 12, 6) for name in ("cubs", "cars", "flowers")})
+    for name in ("cubs", "cars", "flowers"):
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], classes=3, train=12, test=6))
     assert test_basic.main(["--data-root", str(image_root)]) == 0
     assert "All is well." in capsys.readouterr().out
     (image_root / "cubs_cropped/train/a/0.jpg").write_bytes(b"")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from urllib.parse import unquote
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import prepare_data
-from images.folders import CIFAR100, MNIST, OFFICIAL
+from images.datasets import CIFAR100, MNIST, PUBLISHED
 from prepare_data import ArchiveError, clipped_box, folder_name
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -134,9 +135,16 @@ MAKERS = {"cubs": make_cubs, "cars": make_cars_one_archive, "flowers": make_flow
 SMALL = {name: (3, 6, 3) for name in MAKERS}
 
 
+def publish(monkeypatch, counts):
+    """Other official counts."""
+    for name, (classes, train, test) in counts.items():
+        known = replace(PUBLISHED[name], classes=classes, train=train, test=test)
+        monkeypatch.setitem(PUBLISHED, name, known)
+
+
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(prepare_data, "OFFICIAL", SMALL)
+    publish(monkeypatch, SMALL)
 
 
 def run(tmp_path, *more):
@@ -260,13 +268,13 @@ def make_mnist(folder, train=2, test=1, compressed=True):
 @pytest.fixture
 def small_arrays(monkeypatch):
     pairs = {name: (2, 4, 2) for name in MNIST}
-    monkeypatch.setattr(prepare_data, "OFFICIAL", {**{name: (5, 10, 5) for name in CIFAR100}, **pairs, "mnist": (10, 20, 10)})
+    publish(monkeypatch, {**{name: (5, 10, 5) for name in CIFAR100}, **pairs, "mnist": (10, 20, 10)})
 
 
 def test_the_official_counts_of_the_parts_add_up():
-    assert [sum(OFFICIAL[name][i] for name in CIFAR100) for i in range(3)] == [100, 50000, 10000]
-    pairs = [OFFICIAL[name] for name in MNIST if name != "mnist"]
-    assert len(pairs) == 5 and tuple(map(sum, zip(*pairs))) == OFFICIAL["mnist"] == (10, 60000, 10000)
+    assert [sum(PUBLISHED[name].counts[i] for name in CIFAR100) for i in range(3)] == [100, 50000, 10000]
+    pairs = [PUBLISHED[name].counts for name in MNIST if name != "mnist"]
+    assert len(pairs) == 5 and tuple(map(sum, zip(*pairs))) == PUBLISHED["mnist"].counts == (10, 60000, 10000)
 
 
 def test_cifar100_by_superclass(tmp_path, small_arrays, capsys):
@@ -329,13 +337,14 @@ def rewrite(archives, change):
 
 
 WRONG_ARRAYS = {
-    "no archive": (make_mnist, "cifar100", lambda a: None, "cifar-100-binary.tar.gz or cifar-100-binary.tgz is missing"),
+    "no archive": (make_mnist, "cifar100", lambda a: None,
+                   "the archive cifar-100-binary.tar.gz (or cifar-100-python.tar.gz) is missing"),
     "truncated archive": (make_cifar100, "cifar100", lambda a: cut(a / "cifar-100-binary.tar.gz"),
                           "cifar-100-binary.tar.gz: cannot be read to its end"),
     "wrong checksum": (make_cifar100, "cifar100", lambda a: flip_checksum(a / "cifar-100-binary.tar.gz"), "cannot be read to its end"),
     "half an image": (make_cifar100, "cifar100", cut_bin, "cifar-100-binary.tar.gz: test.bin has 307,395 bytes, no multiple of the 3,074"),
     "other names": (make_cifar100, "cifar100", swap_names, "are not the 20 superclasses"),
-    "a label too large": (make_cifar100, "cifar100", strange_label, "train.bin has labels that no list names"),
+    "a label too large": (make_cifar100, "cifar100", strange_label, "its train images have labels that no list names"),
     "a class elsewhere": (make_cifar100, "cifar100", other_superclass, "but official are 5, 10 and 5"),
     "too few": (lambda a: make_cifar100(a, train=1), "cifar100", lambda a: None,
                 "cifar100_aquatic_mammals: the archive holds 5 classes, 5 train and 5 test images, but official are"),
@@ -485,7 +494,7 @@ def test_an_archive_is_checked_even_if_all_its_images_were_made_before_a_kill(tm
 
 @pytest.mark.parametrize("files, message", [
     (["cars_annos.mat"], "car_ims.tgz is missing"), (["car_ims.tgz"], "cars_annos.mat is missing"),
-    ([], "cars_train.tgz is missing")])
+    ([], "cars_train.tgz, cars_test.tgz, cars_meta.mat (of car_devkit.tgz), cars_train_annos.mat")])
 def test_a_missing_part_of_cars_is_named(tmp_path, small, capsys, files, message):
     (tmp_path / "archives").mkdir()
     for name in files:

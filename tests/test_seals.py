@@ -16,7 +16,7 @@ from test_networks import batches, random_network
 
 import evaluate
 import networks
-from images.preprocess import input_settings
+from images.preprocess import preparation_of
 from pruning import PackNet
 from runs.log import Log
 from runs.network import contents
@@ -41,7 +41,8 @@ def packed_network(options):
 
 
 def entries_of(packed):
-    entries = [dict(name=task, num_classes=5, classes=[f"{task}{i}" for i in range(5)], input=input_settings(task, 48)) for task in TASKS]
+    entries = [dict(name=task, num_classes=5, classes=[f"{task}{i}" for i in range(5)], input=preparation_of(task, 48).plain())
+               for task in TASKS]
     for number, entry in enumerate(entries):
         entry["seal"] = seals.of_task(packed, entries, number)
     return entries
@@ -200,7 +201,8 @@ def test_everything_that_a_view_uses_is_sealed(sealed, tmp_path, tensor, breaks)
 def test_class_names_and_input_are_sealed(sealed):
     _, path, metadata = sealed
     packed, _ = load_packed(path)
-    for change in (dict(classes=["x"]), dict(classes=None), dict(input=input_settings("b", 64)), dict(input=input_settings("cubs", 48))):
+    for change in (dict(classes=["x"]), dict(classes=None), dict(input=preparation_of("b", 64).plain()),
+                   dict(input=preparation_of("cubs", 48).plain())):
         entries = json.loads(json.dumps(metadata["tasks"]))
         entries[1].update(change)
         assert seals.broken(packed, entries) == ["b"]

@@ -15,8 +15,9 @@ import training
 from dataset import create_dataloader
 from images.cache import mean_and_deviation
 from images.crops import CROPS, cut
-from images.folders import CIFAR100, OFFICIAL, dataset_folder, read_split
-from images.preprocess import MEAN, STD, input_settings, permuted
+from images.datasets import CIFAR100, PUBLISHED, dataset_folder
+from images.folders import read_split
+from images.preprocess import MEAN, STD, Preparation, permute, preparation_of
 from methods import METHODS
 from pruning import PackNet
 from runs.run import Run
@@ -86,7 +87,7 @@ def test_tests_are_on_the_whole_image(small, crop):
     loader, _ = create_dataloader("small", root, "test", 6, image_size=32, crop=crop)
     (got, flips, _), = loader.host_batches()
     assert np.array_equal(got, images) and not flips.any()
-    assert loader.input == dict(size=32, prepared="resize", mean=list(MEAN), std=list(STD))
+    assert loader.preparation.plain() == dict(size=32, prepared="resize", mean=list(MEAN), std=list(STD))
 
 
 def test_whole_images_are_neither_cropped_nor_mirrored(small):
@@ -106,7 +107,7 @@ def test_imagenet_too(tmp_path, crop):
         write_pngs(tmp_path / "imagenet" / split, 2)
     loader, _ = create_dataloader("imagenet", tmp_path, "train", 4, image_size=32, crop=crop, normalise="own")
     (images, *_), = loader.host_batches()
-    assert images.shape == (4, 3, 32, 32) and loader.input["mean"] == list(MEAN)  # its own are ImageNet's
+    assert images.shape == (4, 3, 32, 32) and loader.preparation.mean == MEAN  # its own are ImageNet's
 
 
 # ---- each task's own mean and deviation
@@ -126,8 +127,9 @@ def test_own_mean_and_deviation_are_those_of_the_training_pixels(tmp_path, crop)
         pictures = [picture.resize((int(37 * picture.width / picture.height), 37) if picture.width >= picture.height else
                                    (37, int(37 * picture.height / picture.width)), Image.BILINEAR) for picture in pictures]
     pixels = np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in pictures]) / 255
-    assert train.input == test.input
-    assert np.allclose(train.input["mean"], pixels.mean(0), atol=1e-12) and np.allclose(train.input["std"], pixels.std(0), atol=1e-12)
+    assert train.preparation == test.preparation
+    assert np.allclose(train.preparation.mean, pixels.mean(0), atol=1e-12)
+    assert np.allclose(train.preparation.std, pixels.std(0), atol=1e-12)
     (raw, _, _), = test.host_batches()
     (images, _), = test
     mean, std = pixels.mean(0)[:, None, None], pixels.std(0)[:, None, None]
@@ -139,7 +141,7 @@ def test_images_of_one_colour_have_a_deviation_to_divide_by(tmp_path):
         (tmp_path / "grey" / split / "only").mkdir(parents=True)
         Image.new("RGB", (32, 32), (51, 0, 255)).save(tmp_path / "grey" / split / "only/x.png")
     loader, _ = create_dataloader("grey", tmp_path, "test", 1, image_size=32, crop="whole", normalise="own")
-    assert loader.input["mean"] == [0.2, 0.0, 1.0] and loader.input["std"] == [1.0, 1.0, 1.0]
+    assert loader.preparation.mean == (0.2, 0.0, 1.0) and loader.preparation.std == (1.0, 1.0, 1.0)
     assert np.abs(next(iter(loader))[0].numpy()).max() < 1e-6
 
 
@@ -162,7 +164,7 @@ def test_a_permuted_data_set_is_the_other_with_its_pixels_in_another_order(small
         loader, classes = create_dataloader("small_permuted_07", root, split, 12, image_size=32, crop="resized")
         (got, flips, labels), = loader.host_batches()
         rows = expected.reshape(len(expected), 3, 1024)[:, :, order].reshape(expected.shape)
-        assert not flips.any() and classes == 2 and loader.input["permuted"] == 7
+        assert not flips.any() and classes == 2 and loader.preparation.permuted == 7
         assert sorted(row.tobytes() for row in got) == sorted(row.tobytes() for row in rows)
         if split == "test":
             assert np.array_equal(got, rows)
@@ -174,10 +176,13 @@ def test_a_permuted_data_set_is_the_other_with_its_pixels_in_another_order(small
 
 def test_settings_of_an_input_change_only_where_they_must():
     plain = dict(size=224, mean=list(MEAN), std=list(STD))
-    assert input_settings("flowers", 224) == dict(plain, prepared="centre")
-    assert input_settings("cubs", 224) == dict(plain, prepared="resize")
+    assert preparation_of("flowers", 224).plain() == dict(plain, prepared="centre")
+    assert preparation_of("cubs", 224).plain() == dict(plain, prepared="resize")
+    for name in ("flowers", "flowers_permuted_3"):
+        preparation = preparation_of(name, 224)
+        assert Preparation.from_plain(json.loads(json.dumps(preparation.plain()))) == preparation
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
-    assert permuted(pixels, input_settings("flowers", 2)) is pixels
+    assert permute(pixels, preparation_of("flowers", 2)) is pixels
 
 
 # ---- optimizer and schedule
@@ -287,19 +292,20 @@ def test_what_the_experiments_need_is_known():
         for _, settings in runs_of(name):
             config = Config(**settings)
             for task in {config.base_task, *config.task_list} - {"imagenet", "cubs", "cars", "flowers"}:
-                assert config.folder(task).name in OFFICIAL and task in DEMO_TASKS
-    assert OFFICIAL["wikiart"] == (195, 42129, 10628) and OFFICIAL["sketch"] == (250, 16000, 4000)
+                assert PUBLISHED[config.folder(task).name].counts and task in DEMO_TASKS
+    assert PUBLISHED["wikiart"].counts == (195, 42129, 10628)
+    assert PUBLISHED["sketch"].counts == (250, 16000, 4000)
     for page in ("docs/data.md", "docs/zh/data.md"):
         text = (ROOT / page).read_text(encoding="utf8")
         for task in ("wikiart", "sketch"):
-            assert all(f"{count:,}" in text for count in OFFICIAL[task][1:])
+            assert all(f"{count:,}" in text for count in PUBLISHED[task].counts[1:])
 
 
 @pytest.mark.parametrize("task", ["wikiart", "sketch", "cifar100_trees", "mnist_0_1"])
 def test_the_check_of_the_data_knows_the_official_counts(tmp_path, task):
     write_images(tmp_path / task / "train", {"a": 2, "b": 1})
     write_images(tmp_path / task / "test", {"a": 1, "b": 1})
-    classes, train, test = OFFICIAL[task]
+    classes, train, test = PUBLISHED[task].counts
     message = f"{task} has 2 classes, 3 train and 2 test images; official are {classes}, {train:,} and {test:,}"
     with pytest.raises(AssertionError, match=message):
         check_data(task, tmp_path)
@@ -405,7 +411,7 @@ def test_a_later_addition_measures_the_earlier_tasks_by_their_own_input(packed_r
     assert all(task["max_logit_change"] == 0 for task in (after["base"], *after["tasks"]))
     entries = load_packed(root / "more/packnet.safetensors")[1]["tasks"]
     assert entries[:3] == load_packed(root / "out/packnet.safetensors")[1]["tasks"]
-    assert entries[3]["input"] == input_settings("fourth", 32)
+    assert entries[3]["input"] == preparation_of("fourth", 32).plain()
     assert evaluate.main(["--output-dir", str(root / "more")]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
     assert all(row[1] == row[3] for row in rows)
