@@ -8,13 +8,13 @@ from pathlib import Path
 from reporting.published import OTHER_BASE
 from reporting.shape import missing
 from reporting.summary import top5_tells
-from settings.config import MAY_MOVE
+from settings.config import names_of
 from settings.experiments import EXPERIMENTS
 from system.files import RESULTS
 
 Runs = list[tuple[Path, dict]]  # (folder, results), one per seed
 # Settings that make no other experiment: seeds of one are averaged, wherever their files lay and on whatever they ran.
-NO_OTHER = ("seed", "device", *MAY_MOVE)
+NO_OTHER = ("seed", "device", *names_of("may_move"))
 
 
 def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:

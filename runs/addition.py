@@ -6,16 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from settings.archs import ARCHS, own, source_of
-from settings.config import Config, ConfigError, shown
+from settings.config import Config, ConfigError, flag_of, names_of, shown
 from storage import seals
 from storage.checkpoint import WeightsError, load_metadata
 from storage.packed import Packed, load_packed, other_content
 from system.files import CHECKPOINT, STATE
 
-# What the file was made with and no addition can change. All others but NOT_TAKEN are by default as the file's.
-FIXED = ("arch", "last", "image_size", "base_task", "train_biases", "train_bn", "pack", "pretrained", "initial_pruning_ratio",
-         "num_epochs_base", "base_lr", "num_epochs_base_finetune", "base_finetune_lr", "base_lr_decay_every")
-NOT_TAKEN = ("task_list", "pruning_ratios", "cache_dir", "device", "precision")  # they are of the old tasks, or of the machine of then
 BASELINES_OF_ONE = ("classifier", "individual")  # those that concern the new task alone
 
 
@@ -44,9 +40,12 @@ def completed(given: dict) -> dict:
             saved = saved | dict(arch=same_network(given, source, path), last=source["last"])
         elif saved["arch"] not in ARCHS:
             raise KeyError(saved["arch"])
-        differences = [f"--{name.replace('_', '-')} {shown(given[name])}: the packed network was made with {shown(saved[name])}"
-                       for name in FIXED if name in given and given[name] != saved.get(name)]
-        result = {name: value for name, value in saved.items() if name not in NOT_TAKEN} | given
+        differences = [
+            f"{flag_of(name)} {shown(given[name])}: the packed network was made with {shown(saved[name])}"
+            for name in names_of("fixed_when_packed") if name in given and given[name] != saved.get(name)]
+        # All others are by default as the file's, but for those of its tasks and of another machine.
+        own_ones = (*names_of("of_tasks"), *names_of("of_machine"))
+        result = {name: value for name, value in saved.items() if name not in own_ones} | given
         to_come = saved["tasks_to_come"] - len(given.get("task_list", []))  # the new tasks are among them
         result["tasks_to_come"] = given.get("tasks_to_come", max(0, to_come) if "equal" in given.get("pruning_ratios", []) else 0)
         Config(**result)

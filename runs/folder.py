@@ -6,11 +6,11 @@ from pathlib import Path
 
 from images.datasets import data_set, found_datasets
 from settings.archs import own, source_of
-from settings.config import MAY_MOVE, Config, ConfigError, shown
+from settings.config import Config, ConfigError, flag_of, names_of, shown
 from system.files import CHECKPOINT, LOG, RESULTS, STATE
 
 # Settings that do not say which run is meant: where things are, and what it computes on.
-PLACES = {*MAY_MOVE, "device", "precision", "convolution"}
+PLACES = {*names_of("may_move"), *names_of("of_machine"), "convolution"}
 
 
 def check_folders(config: Config, resume: bool = False) -> None:
@@ -79,7 +79,7 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
         saved, finished = results["config"], results["finished"]
         if set(saved) != {field.name for field in dataclasses.fields(config)} or not isinstance(finished, bool):
             raise ValueError("its settings are not those of this version")
-        may_move = set(MAY_MOVE)
+        may_move = set(names_of("may_move"))
         if same_source(saved["arch"], results, given):
             may_move.add("arch")
         if not saved["add_to"]:  # no addition becomes one
@@ -93,7 +93,7 @@ def resumed(config: Config, given: dict) -> tuple[Config, dict | None]:
     if own(saved["arch"]) and "arch" not in may_move:
         raise ConfigError(f"--resume: --arch {given['arch']} is not what the run began with ({saved['arch']}): the function, or a byte of "
                           "the file, is another, and the result would be neither run")
-    differences = [f"--{name.replace('_', '-')} was {shown(saved[name])} and is now {shown(value)}"
+    differences = [f"{flag_of(name)} was {shown(saved[name])} and is now {shown(value)}"
                    for name in given if name not in may_move and (value := getattr(config, name)) != saved[name]]
     if differences:
         raise ConfigError(f"--resume: the run in {config.output_dir} has other settings, and the result would be neither "

@@ -6,7 +6,6 @@ from pathlib import Path
 from images.folders import read_split
 from images.preprocess import preparation_of
 from runs.network import rebuild
-from runs.run import NOT_PACKED
 from runs.stage import Stage
 from settings.config import Config
 from storage import seals
@@ -43,7 +42,7 @@ def write_imported(release: Release, source: Path, config: Config) -> list[dict]
         image_size=config.image_size,
         tasks=entries,
         imported=source.name,
-        config={name: value for name, value in config.asdict().items() if name not in NOT_PACKED},
+        config=config.of_packed_network(),
     )
     save_packed(Path(config.output_dir) / CHECKPOINT, release.packed, metadata)
     return entries

@@ -31,9 +31,6 @@ from system.progress import say
 jt = toolchain.start()
 from jittor import nn
 
-# Settings that are none of the packed network's.
-NOT_PACKED = ("output_dir", "last", "baselines", "add_to", "prune_last")
-
 
 class Run:
     """One run: settings, loaders, the network with its owners, and what was measured so far.
@@ -190,7 +187,7 @@ class Run:
             return
         packed = contents(self.packnet)
         self.results.sealed(packed)
-        config = {name: value for name, value in self.config.asdict().items() if name not in NOT_PACKED}
+        config = self.config.of_packed_network()
         base, *added = self.results.entries
         config["task_list"] = [entry["name"] for entry in added]
         config["pruning_ratios"] = [entry["pruning_ratio"] for entry in added]

@@ -8,9 +8,14 @@ from settings.config import Config, flag_of
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """A flag for every field of Config; one that is not given leaves no attribute behind."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for field in dataclasses.fields(Config):
-        flag = flag_of(field.name)
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        title, choices = field.metadata["group"], field.metadata["choices"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        default = field.default
+        if default is dataclasses.MISSING:
+            default = field.default_factory()
         text = field.metadata["text"].replace("%", "%%")
         if "(default" not in text:
             text += f" (default: {' '.join(default) if isinstance(default, list) else default})"
@@ -18,7 +23,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         if isinstance(default, bool):
             how = dict(action=argparse.BooleanOptionalAction)
         elif isinstance(default, list):
-            how = dict(nargs="*" if not default else "+", type=kind)
+            how = dict(nargs="+" if default else "*", type=kind)
         else:
             how = dict(type=kind)
-        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **how)
+        if choices:  # shown here, checked with all others by Config.check_values
+            how["metavar"] = f"{{{','.join(choices)}}}"
+        groups[title].add_argument(flag_of(field.name), help=text, default=argparse.SUPPRESS, **how)

@@ -17,26 +17,47 @@ from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
 from system.errors import UserError
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
-PACK = ("all", "conv", "fc")
-PRUNE = ("weights", "filters")
 RATIO_WORDS = ("auto", "equal")
-KEEP = ("last", "best", "best-on-test")
-NORMALISE = ("imagenet", "own")
-DECAYED = ("all", "packed")
-MAY_MOVE = ("data_root", "output_dir", "cache_dir", "pretrained", "add_to")  # settings that a resumed run may change
+# The groups of --help.
+TASKS = "tasks"
+NETWORK = "network"
+OPTIONS = "options of the authors' release, and one of our own (free-weights)"
+COMPARED = "what the paper's text compares"
+SCHEDULE = "schedule of an added task (defaults: the authors' release)"
+BASE = "schedule of the pretrained network"
+METHODS = "comparisons"
+MACHINE = "machine"
 
 
 class ConfigError(UserError):
     """A setting cannot be used. The message names it and says what is allowed."""
 
 
-def setting(default, text: str, kind: Callable | None = None):
-    """A field of Config with its line of help; a list as default stands for its value. `kind`: how one is read from the command
-    line, where its type does not say so."""
-    metadata = dict(text=text, kind=kind)
+def setting(default, text: str, group: str, *, kind: Callable | None = None,
+            choices: tuple[str, ...] = (), fixed_when_packed: bool = False, may_move: bool = False,
+            of_machine: bool = False, of_tasks: bool = False, packed: bool = True):
+    """A field of Config with its line of help; a list as default stands for its value.
+
+    group               of --help
+    kind                how one is read from the command line, where its type does not say so
+    choices             what it may be; of a list, what each of it may be
+    fixed_when_packed   a packed network was made with it, and no later task can change it
+    may_move            where something is: a run that goes on may name another place
+    of_machine          what a machine has: never taken from a packed file
+    of_tasks            what the packed tasks had, and a later one does not take from the file
+    packed              whether a packed file says it: not what is of the run alone
+    """
+    metadata = dict(text=text, group=group, kind=kind, choices=tuple(choices),
+                    fixed_when_packed=fixed_when_packed, may_move=may_move, of_machine=of_machine,
+                    of_tasks=of_tasks, packed=packed)
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def names_of(kind: str, value: bool = True) -> tuple[str, ...]:
+    """The settings of a kind, as "may_move"."""
+    return tuple(each.name for each in dataclasses.fields(Config) if each.metadata[kind] == value)
 
 
 def ratio(text: str) -> float | str:
@@ -47,87 +68,197 @@ def ratio(text: str) -> float | str:
 @dataclass
 class WhatIsPacked:
     """The part of Config that says which tasks go into which network."""
-    # Tasks
-    task_list: list[str] = setting(["cubs", "cars", "flowers"], "data sets to add, in this order: cubs, cars, flowers, "
-                                   "or any folder X of the data root with X/{train,test}/<class>/")
-    pruning_ratios: list[float | str] = setting([], "fraction of its weights each task gives up, one per task; 0 keeps all; auto finds it "
-                                                "(--max-drop), equal gives all the same share of the weights (--tasks-to-come), less "
-                                                "those that a task's training has left at exactly 0, which later tasks get; one word "
-                                                "stands for all tasks (default: 0.75 for each)", kind=ratio)
-    max_drop: float = setting(1.0, "with auto: how many percentage points of accuracy on the validation part a prune may cost")
-    tasks_to_come: int = setting(0, "with equal: how many tasks are to be added later, for which the same share of the weights is left")
-    initial_pruning_ratio: float = setting(0.5, "the same for the pretrained network, before the first task "
-                                                "(the first Jittor implementation: 0.75)")
-    base_task: str = setting("imagenet", "data set of the pretrained network; where its folder is present, the pruned "
-                             "network is re-trained on it")
-    add_to: str | None = setting(None, "folder of a finished run, or its packed file: the tasks are added to that network (default: "
-                                 "none)")
-    prune_last: float | None = setting(None, "with --add-to: fraction of its weights that the last task of that network gives up "
-                                       "first, where none are free (default: nothing)")
-    # Network
-    arch: str = setting("vgg16", f"network: {', '.join(ARCHS)}; or one of your own, path/to/my_net.py:build, a function that returns it")
-    last: str | None = setting(None, "of a network of your own, the linear layer that each task replaces by a head of its own, or none "
-                               "where it gives features (default: the one that it ends with)")
-    pretrained: str | None = setting(None, "file with the pretrained weights, torchvision's or timm's: .pth, .safetensors "
-                                     "or Jittor's .pkl; a checkpoint that holds them, or an exported network "
-                                     "of this project, will do (default: what torch.hub or Hugging Face "
-                                     "have in their caches, or Jittor's own download)")
-    image_size: int = setting(224, "side of the network's input in pixels")
-    crop: str = setting("resized", f"how training images are cropped that are not cropped to boxes: {', '.join(CROPS)}; resized is the "
-                                   "authors' release's (8 to 100 % of the area), plain the first Jittor implementation's (any "
-                                   "part of the crop's size); padded: of the image with a black edge of an eighth around it; "
-                                   "whole: not cropped, and not mirrored")
-    normalise: str = setting("imagenet", "by what mean and deviation images are normalised: imagenet's, or each task's own, of its "
-                                         "training images (ImageNet and Places365 keep ImageNet's)")
-    # Options of the authors' release, and one of our own (free_weights)
-    train_biases: bool = setting(False, "give every task biases of its own, stored per task")
-    train_bn: bool = setting(False, "give every task norms (batch, layer, ...) of its own, stored per task")
-    free_weights: float = setting(0.0, "where the free weights that a task takes over start: at 0, or at random, with this fraction of "
-                                       "He's deviation")
-    # What the paper's text compares
-    pack: str = setting("all", "which layers are packed: all, conv (convolutions only) or fc (linear layers only); the others move with "
-                        "the base task and stay as they are afterwards")
-    prune: str = setting("weights", "what a prune frees: weights, or whole filters, by their norm")
+    task_list: list[str] = setting(
+        ["cubs", "cars", "flowers"],
+        "data sets to add, in this order: cubs, cars, flowers, or any folder X of the data "
+        "root with X/{train,test}/<class>/",
+        group=TASKS, of_tasks=True)
+    pruning_ratios: list[float | str] = setting(
+        [],
+        "fraction of its weights each task gives up, one per task; 0 keeps all; auto finds it"
+        " (--max-drop), equal gives all the same share of the weights (--tasks-to-come), less"
+        " those that a task's training has left at exactly 0, which later tasks get; one word"
+        " stands for all tasks (default: 0.75 for each)",
+        kind=ratio, group=TASKS, of_tasks=True)
+    max_drop: float = setting(
+        1.0,
+        "with auto: how many percentage points of accuracy on the validation part a prune may"
+        " cost",
+        group=TASKS)
+    tasks_to_come: int = setting(
+        0,
+        "with equal: how many tasks are to be added later, for which the same share of the "
+        "weights is left",
+        group=TASKS)
+    initial_pruning_ratio: float = setting(
+        0.5,
+        "the same for the pretrained network, before the first task (the first Jittor "
+        "implementation: 0.75)",
+        group=TASKS, fixed_when_packed=True)
+    base_task: str = setting(
+        "imagenet",
+        "data set of the pretrained network; where its folder is present, the pruned network "
+        "is re-trained on it",
+        group=TASKS, fixed_when_packed=True)
+    add_to: str | None = setting(
+        None,
+        "folder of a finished run, or its packed file: the tasks are added to that network "
+        "(default: none)",
+        group=TASKS, may_move=True, packed=False)
+    prune_last: float | None = setting(
+        None,
+        "with --add-to: fraction of its weights that the last task of that network gives up "
+        "first, where none are free (default: nothing)",
+        group=TASKS, packed=False)
+    arch: str = setting(
+        "vgg16",
+        f"network: {', '.join(ARCHS)}; or one of your own, path/to/my_net.py:build, "
+        "a function that returns it",
+        group=NETWORK, fixed_when_packed=True)
+    last: str | None = setting(
+        None,
+        "of a network of your own, the linear layer that each task replaces by a head of its "
+        "own, or none where it gives features (default: the one that it ends with)",
+        group=NETWORK, fixed_when_packed=True, packed=False)
+    pretrained: str | None = setting(
+        None,
+        "file with the pretrained weights, torchvision's or timm's: .pth, .safetensors or "
+        "Jittor's .pkl; a checkpoint that holds them, or an exported network of this project, "
+        "will do (default: what torch.hub or Hugging Face have in their caches, or Jittor's own "
+        "download)",
+        group=NETWORK, fixed_when_packed=True, may_move=True)
+    image_size: int = setting(
+        224,
+        "side of the network's input in pixels",
+        group=NETWORK, fixed_when_packed=True)
+    crop: str = setting(
+        "resized",
+        "how training images are cropped that are not cropped to boxes: resized is the "
+        "authors' release's (8 to 100 % of the area), plain the first Jittor implementation's"
+        " (any part of the crop's size); padded: of the image with a black edge of an eighth "
+        "around it; whole: not cropped, and not mirrored",
+        choices=tuple(CROPS), group=NETWORK)
+    normalise: str = setting(
+        "imagenet",
+        "by what mean and deviation images are normalised: imagenet's, or each task's own, of"
+        " its training images (ImageNet and Places365 keep ImageNet's)",
+        choices=("imagenet", "own"), group=NETWORK)
+    train_biases: bool = setting(
+        False,
+        "give every task biases of its own, stored per task",
+        group=OPTIONS, fixed_when_packed=True)
+    train_bn: bool = setting(
+        False,
+        "give every task norms (batch, layer, ...) of its own, stored per task",
+        group=OPTIONS, fixed_when_packed=True)
+    free_weights: float = setting(
+        0.0,
+        "where the free weights that a task takes over start: at 0, or at random, with this "
+        "fraction of He's deviation",
+        group=OPTIONS)
+    pack: str = setting(
+        "all",
+        "which layers are packed: all, convolutions only (conv) or linear layers only (fc); "
+        "the others move with the base task and stay as they are afterwards",
+        choices=("all", "conv", "fc"), group=COMPARED, fixed_when_packed=True)
+    prune: str = setting(
+        "weights",
+        "what a prune frees: weights, or whole filters, by their norm",
+        choices=("weights", "filters"), group=COMPARED)
 
 
 @dataclass
 class Config(WhatIsPacked):
-    # Schedule of an added task: the authors' release
-    batch_size: int = setting(32, "images per step")
-    initial_lr: float = setting(1e-3, "learning rate of a new task")
-    num_epochs_per_task: int = setting(20, "epochs a new task trains before its prune")
-    finetune_lr: float = setting(1e-4, "learning rate of the re-training after a prune")
-    num_epochs_finetune: int = setting(10, "epochs of re-training after a prune")
-    lr_decay_every: int = setting(10, "epochs after which the learning rate is divided by 10")
-    lr_decay_at: list[int] = setting([], "epochs after which a task's training (not its re-training) divides the learning rate by 10, in "
-                                         "place of --lr-decay-every; training the base network from scratch too (default: none)")
-    momentum: float = setting(0.9, "SGD's momentum")
-    nesterov: bool = setting(False, "Nesterov's momentum")
-    weight_decay: float = setting(0.0, "SGD's weight decay; it never reaches a frozen weight")
-    weight_decay_on: str = setting("all", "what it acts on: all that trains, or packed, the weights that the task owns, without head, "
-                                          "biases and norms")
-    validation: float = setting(0.0, "fraction of each training split that is held out of training; epochs are then judged on it, and "
-                                     "the test split is used only once a task is frozen")
-    keep: str = setting("last", "which epoch of each phase is kept: last; best, on the validation part; or best-on-test, the authors' "
-                        "protocol")
-    # Schedule of the pretrained network
-    num_epochs_base: int = setting(0, "epochs of training the base network from scratch instead of loading "
-                                   "pretrained weights")
-    base_lr: float = setting(1e-2, "learning rate of that training")
-    num_epochs_base_finetune: int = setting(10, "epochs of re-training the pruned base network on its data set")
-    base_finetune_lr: float = setting(1e-4, "learning rate of that re-training")
-    base_lr_decay_every: int = setting(5, "epochs after which that learning rate is divided by 10")
-    baselines: list[str] = setting([], "what to compare with, each from the same base network: classifier, individual, "
-                                   "finetune, lwf, joint (default: none)")
-    # Machine
-    data_root: str = setting("data", "folder of the data sets")
-    output_dir: str = setting("checkpoints/packnet", "folder for log.txt, results.json, the checkpoint and plots/")
-    cache_dir: str | None = setting(None, "folder for decoded images (default: <data root>/.cache)")
-    seed: int = setting(0, "seed of weights, shuffling, crops, flips and dropout")
-    device: str = setting("auto", "auto, cpu or cuda")
-    precision: str = setting("fp32", "fp32, tf32 or fp16: how exactly a GPU multiplies; the CPU knows fp32 only")
-    convolution: str = setting("winograd", "how the CPU computes convolutions: direct = all as oneDNN does; winograd = 3x3 ones by "
-                               "Winograd's algorithm and 1x1 ones as matrix products, where that is faster")
+    batch_size: int = setting(32, "images per step", group=SCHEDULE)
+    initial_lr: float = setting(1e-3, "learning rate of a new task", group=SCHEDULE)
+    num_epochs_per_task: int = setting(
+        20,
+        "epochs a new task trains before its prune",
+        group=SCHEDULE)
+    finetune_lr: float = setting(
+        1e-4,
+        "learning rate of the re-training after a prune",
+        group=SCHEDULE)
+    num_epochs_finetune: int = setting(10, "epochs of re-training after a prune", group=SCHEDULE)
+    lr_decay_every: int = setting(
+        10,
+        "epochs after which the learning rate is divided by 10",
+        group=SCHEDULE)
+    lr_decay_at: list[int] = setting(
+        [],
+        "epochs after which a task's training (not its re-training) divides the learning rate"
+        " by 10, in place of --lr-decay-every; training the base network from scratch too "
+        "(default: none)",
+        group=SCHEDULE)
+    momentum: float = setting(0.9, "SGD's momentum", group=SCHEDULE)
+    nesterov: bool = setting(False, "Nesterov's momentum", group=SCHEDULE)
+    weight_decay: float = setting(
+        0.0,
+        "SGD's weight decay; it never reaches a frozen weight",
+        group=SCHEDULE)
+    weight_decay_on: str = setting(
+        "all",
+        "what it acts on: all that trains, or packed, the weights that the task owns, without"
+        " head, biases and norms",
+        choices=("all", "packed"), group=SCHEDULE)
+    validation: float = setting(
+        0.0,
+        "fraction of each training split that is held out of training; epochs are then judged"
+        " on it, and the test split is used only once a task is frozen",
+        group=SCHEDULE)
+    keep: str = setting(
+        "last",
+        "which epoch of each phase is kept: last; best, on the validation part; or "
+        "best-on-test, the authors' protocol",
+        choices=("last", "best", "best-on-test"), group=SCHEDULE)
+    num_epochs_base: int = setting(
+        0,
+        "epochs of training the base network from scratch instead of loading pretrained "
+        "weights",
+        group=BASE, fixed_when_packed=True)
+    base_lr: float = setting(
+        1e-2,
+        "learning rate of that training",
+        group=BASE, fixed_when_packed=True)
+    num_epochs_base_finetune: int = setting(
+        10,
+        "epochs of re-training the pruned base network on its data set",
+        group=BASE, fixed_when_packed=True)
+    base_finetune_lr: float = setting(
+        1e-4,
+        "learning rate of that re-training",
+        group=BASE, fixed_when_packed=True)
+    base_lr_decay_every: int = setting(
+        5,
+        "epochs after which that learning rate is divided by 10",
+        group=BASE, fixed_when_packed=True)
+    baselines: list[str] = setting(
+        [],
+        "what to compare with, each from the same base network (default: none)",
+        choices=BASELINES, group=METHODS, packed=False)
+    data_root: str = setting("data", "folder of the data sets", group=MACHINE, may_move=True)
+    output_dir: str = setting(
+        "checkpoints/packnet",
+        "folder for log.txt, results.json, the checkpoint and plots/",
+        group=MACHINE, may_move=True, packed=False)
+    cache_dir: str | None = setting(
+        None,
+        "folder for decoded images (default: <data root>/.cache)",
+        group=MACHINE, may_move=True, of_machine=True)
+    seed: int = setting(0, "seed of weights, shuffling, crops, flips and dropout", group=MACHINE)
+    device: str = setting(
+        "auto",
+        "what to compute on: auto is a GPU (cuda) where one can be used, else the cpu",
+        choices=DEVICES, group=MACHINE, of_machine=True)
+    precision: str = setting(
+        "fp32",
+        "how exactly a GPU multiplies; the CPU knows fp32 only",
+        choices=PRECISIONS, group=MACHINE, of_machine=True)
+    convolution: str = setting(
+        "winograd",
+        "how the CPU computes convolutions: direct = all as oneDNN does; winograd = 3x3 ones "
+        "by Winograd's algorithm and 1x1 ones as matrix products, where that is faster",
+        choices=CONVOLUTIONS, group=MACHINE)
 
     def __post_init__(self) -> None:
         self.pruning_ratios = self.pruning_ratios or [0.75] * len(self.task_list)
@@ -139,20 +270,16 @@ class Config(WhatIsPacked):
         need = self.need
         need(self.arch in ARCHS or bool(own(self.arch)), "arch", f"must be one of {', '.join(ARCHS)}, or path/to/file.py:function")
         need(self.last is None or bool(own(self.arch)), "last", f"is for a network of your own; the last layer of {self.arch} is known")
-        need(self.device in DEVICES, "device", f"must be one of {', '.join(DEVICES)}")
-        need(self.precision in PRECISIONS, "precision", f"must be one of {', '.join(PRECISIONS)}")
+        for each in dataclasses.fields(self):
+            value, choices = getattr(self, each.name), each.metadata["choices"]
+            if choices and isinstance(value, list):
+                need(set(value) <= set(choices), each.name, f"must be of {', '.join(choices)}")
+            elif choices:
+                need(value in choices, each.name, f"must be one of {', '.join(choices)}")
         need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
-        need(self.crop in CROPS, "crop", f"must be one of {', '.join(CROPS)}")
-        need(self.normalise in NORMALISE, "normalise", f"must be one of {', '.join(NORMALISE)}")
-        need(self.weight_decay_on in DECAYED, "weight_decay_on", f"must be one of {', '.join(DECAYED)}")
-        need(self.convolution in CONVOLUTIONS, "convolution", f"must be one of {', '.join(CONVOLUTIONS)}")
-        need(set(self.baselines) <= set(BASELINES), "baselines", f"must be of {', '.join(BASELINES)}")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
-        need(self.pack in PACK, "pack", f"must be one of {', '.join(PACK)}")
-        need(self.prune in PRUNE, "prune", f"must be one of {', '.join(PRUNE)}")
         need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
         need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
-        need(self.keep in KEEP, "keep", f"must be one of {', '.join(KEEP)}")
         need(self.keep != "best" or self.validation > 0, "keep", "needs a --validation part to judge the epochs on")
         need(self.keep != "best-on-test" or self.validation == 0, "keep", "judges on the test split; leave --validation out, or "
              "choose --keep best")
@@ -210,6 +337,10 @@ class Config(WhatIsPacked):
 
     def asdict(self) -> dict:
         return dataclasses.asdict(self)
+
+    def of_packed_network(self) -> dict:
+        """What a packed file says of the settings."""
+        return {name: value for name, value in self.asdict().items() if name in names_of("packed")}
 
     def network(self) -> dict:
         """What networks.build needs."""
