@@ -64,7 +64,7 @@ def test_a_reader_that_has_gone_ends_a_table_in_silence():
     process = program("for number in range(100_000): print(number)\nreturn 0")
     process.stdout.readline()
     process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait(60) == 141
+    assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
 
 
 def test_output_that_cannot_be_written_is_no_success():
@@ -82,7 +82,7 @@ def test_a_copy_goes_on_when_its_reader_has_gone(tmp_path, which):
     process = program(body.replace("print(number)", f"print(number, file=sys.{which})"))
     getattr(process, which).readline()
     getattr(process, which).close()
-    assert process.wait(60) == 0 and (tmp_path / "done").exists()
+    assert process.wait(timeout=60) == 0 and (tmp_path / "done").exists()
 
 
 def test_a_copy_goes_on_on_a_full_disk(tmp_path):
@@ -104,7 +104,7 @@ def test_a_copy_goes_on_when_its_terminal_is_closed(tmp_path):
     assert b"ready" in os.read(ours, 100)
     os.close(ours)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 0 and (tmp_path / "done").exists()
+    assert process.wait(timeout=60) == 0 and (tmp_path / "done").exists()
 
 
 def test_streams_that_are_closed_from_the_start(tmp_path):
