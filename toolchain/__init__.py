@@ -78,6 +78,9 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
     device, why = "cuda" if toolkit.nvcc else "cpu", toolkit.why
     if toolkit.nvcc:
         jittor.flags.use_cuda = 1
+        # Batches are copied while the card computes. Jittor's default waits for the card before each,
+        # and copies it three times.
+        jittor.flags.use_cuda_host_allocator = 0
         jittor.flags.use_tensorcore = 3 if precision == "fp16" else 0
         # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
         # task's logits would change by rounding from one run to the next.

@@ -1,46 +1,43 @@
-"""A CUDA toolkit put together from PyPI's wheels, or a system's completed with them: a folder of links.
+"""A CUDA toolkit put together from the parts that a machine has (cuda_parts.py): a folder of links.
 
-It lies in the user's cache and is laid out as Jittor expects a toolkit (bin/nvcc, include/, lib64/). For CUDA 13 and
-cuDNN 9 it also holds an nvcc that turns C++14 into C++17, and three small headers for what these releases have dropped.
-Nothing is copied, and nothing in site-packages or in Jittor is changed.
+It lies in the user's cache and is laid out as Jittor expects a toolkit (bin/nvcc, include/, lib64/).
+For CUDA 13 it also holds an nvcc that turns C++14 into C++17; for CUDA 13 and cuDNN 9 small headers
+for what these releases have dropped. Nothing is copied, and nothing in site-packages, in the system
+or in Jittor is changed.
 """
+
 import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from toolchain.base import output
+from toolchain import cuda_parts
+from toolchain.cuda_parts import Part, cuda_version
 
-SYSTEM_LIBRARIES = "/usr/lib/x86_64-linux-gnu"
-MARK = "assembled.json"  # in a folder that we put together: which versions
+MARK = "assembled.json"  # in a folder that we put together: which versions, which parts
 
-# CUDA 13: the wheels, by what a program that was built elsewhere must match (the compiler's parts) and what it need not.
-COMPILER = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl", "nvidia-cuda-runtime")
-LIBRARIES = ("nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-curand", "nvidia-cufft", "nvidia-cusparse", "nvidia-nvjitlink",
-             "nvidia-cudnn-cu13")
-NCCL = "nvidia-nccl-cu13"
 INSTALL = "pip install -r requirements-cuda.txt"
 # What Jittor loads by the names of cuDNN 8, and where cuDNN 9 has it.
 OLD_CUDNN = {"ops_infer": "ops", "ops_train": "ops", "cnn_infer": "cnn", "cnn_train": "cnn"}
 
-# -std: the headers of CUDA 13 refuse C++14. -code: Jittor knows no card after sm_90 and would build for sm_90 alone,
-# which newer ones cannot run; the PTX that is added here they can compile.
-NVCC_13 = """#!/bin/sh
-# Written by toolchain/cuda_folder.py: nvcc as Jittor 1.3.11 calls it, on to CUDA 13.
+# -std: the headers of CUDA 13 refuse C++14. -code: Jittor knows no card after sm_90 and would build
+# for sm_90 alone, which newer ones cannot run; the PTX that is added here they can compile.
+NVCC_9 = """#!/bin/sh
+# Written by toolchain/cuda_folder.py: nvcc as Jittor 1.3.11 calls it, on to CUDA {release}.
 for argument in "$@"; do
     shift
     case "$argument" in
-    -std=c++14) argument=-std=c++17 ;;
-    -code=sm_90) argument=-code=sm_90,compute_90 ;;
+{standard}    -code=sm_90) argument=-code=sm_90,compute_90 ;;
     esac
     set -- "$@" "$argument"
 done
 exec "{nvcc}" "$@"
 """
+CPP_17 = "    -std=c++14) argument=-std=c++17 ;;\n"
 NVCC = """#!/bin/sh
 # Written by toolchain/cuda_folder.py
 exec "{nvcc}" "$@"
@@ -56,8 +53,10 @@ struct DevicePropOfCuda12 : cudaDeviceProp {{
 }};
 static inline cudaError_t cudaGetDeviceProperties(DevicePropOfCuda12* prop, int device) {{
     cudaError_t error = cudaGetDeviceProperties(static_cast<cudaDeviceProp*>(prop), device);
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&prop->computeMode, cudaDevAttrComputeMode, device);
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&prop->clockRate, cudaDevAttrClockRate, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&prop->computeMode, cudaDevAttrComputeMode, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&prop->clockRate, cudaDevAttrClockRate, device);
     return error;
 }}
 #define cudaDeviceProp DevicePropOfCuda12
@@ -65,17 +64,27 @@ static inline cudaError_t cudaGetDeviceProperties(DevicePropOfCuda12* prop, int 
 """
 
 CUDNN_H = """// Written by toolchain/cuda_folder.py.
-// Jittor 1.3.11's recurrent operators name calls that cuDNN 9 no longer has. They compile with these, and fail with NOT_SUPPORTED if used.
+// Jittor 1.3.11's recurrent operators name calls that cuDNN 9 no longer has. They compile with these,
+// and fail with NOT_SUPPORTED if used.
 #include "{header}"
 #if defined(__cplusplus) && !defined(PACKNET_CUDNN_RNN)
 #define PACKNET_CUDNN_RNN
 {functions}#endif
 """
-OLD_RNN = ("cudnnSetRNNDescriptor_v6", "cudnnGetRNNParamsSize", "cudnnGetRNNWorkspaceSize",
-           "cudnnGetRNNTrainingReserveSize", "cudnnRNNForwardTraining", "cudnnRNNForwardInference", "cudnnRNNBackwardData",
-           "cudnnRNNBackwardWeights", "cudnnGetRNNLinLayerMatrixParams", "cudnnGetRNNLinLayerBiasParams")
+OLD_RNN = (
+    "cudnnSetRNNDescriptor_v6",
+    "cudnnGetRNNParamsSize",
+    "cudnnGetRNNWorkspaceSize",
+    "cudnnGetRNNTrainingReserveSize",
+    "cudnnRNNForwardTraining",
+    "cudnnRNNForwardInference",
+    "cudnnRNNBackwardData",
+    "cudnnRNNBackwardWeights",
+    "cudnnGetRNNLinLayerMatrixParams",
+    "cudnnGetRNNLinLayerBiasParams",
+)
 
-# Jittor takes the limits of the integers from NVIDIA's image library, which would be another 134 MB.
+# Jittor takes the limits of the integers from NVIDIA's image library, which would be 134 MB more.
 NPP_H = """// Written by toolchain/cuda_folder.py
 #pragma once
 #include <climits>
@@ -92,7 +101,8 @@ NPP_H = """// Written by toolchain/cuda_folder.py
 
 @dataclass(frozen=True)
 class Toolkit:
-    """`nvcc` of a toolkit that Jittor can use, or "" for none; `why` in one line, fit for the log."""
+    """`nvcc` of a toolkit that Jittor can use, "" for none; `why` in one line, fit for the log."""
+
     nvcc: str
     why: str
 
@@ -103,106 +113,232 @@ class Toolkit:
 
 def runtime_folder(nvcc: str) -> str:
     """Where Jittor looks for the CUDA runtime of this nvcc; "" if it is not there."""
-    lib = SYSTEM_LIBRARIES if nvcc == "/usr/bin/nvcc" else os.path.join(os.path.dirname(os.path.realpath(nvcc)), "../lib64")
+    beside = os.path.join(os.path.dirname(os.path.realpath(nvcc)), "../lib64")
+    lib = cuda_parts.SYSTEM_LIBRARIES if nvcc == cuda_parts.DEBIANS else beside
     return os.path.normpath(lib) if os.path.exists(os.path.join(lib, "libcudart.so")) else ""
 
 
-def cuda_version(nvcc: str) -> tuple[int, int]:
-    match = re.search(r"release (\d+)\.(\d+)", output([nvcc, "--version"]))
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+# ---------------------------------------------------------------------------------- what is missing
 
 
-# ------------------------------------------------------------------------------------------------ wheels
+def problem_beside(nvcc: str) -> str:
+    """Why no CUDA 12 or 13 toolkit with cuDNN 9 can be put together around this nvcc of the system,
+    with the command that mends it."""
+    release = cuda_version(nvcc)
+    parts = cuda_parts.find(nvcc, release)
+    if not cuda_parts.missing(parts):
+        return ""
+    names = ", ".join(part.name for part in cuda_parts.missing(parts))
+    return (
+        f"beside {nvcc} (CUDA {release[0]}.{release[1]}) Jittor also wants {names}: "
+        f"{cuda_parts.command(parts)}"
+    )
+
+
+def release_of_wheels() -> tuple[int, int]:
+    """The CUDA whose runtime is installed as a wheel; (0, 0) if none is."""
+    numbers = cuda_parts.version(cuda_parts.RUNTIME.wheels[13]).split(".")
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
+
 
 def wheels_problem() -> str:
-    """Why no CUDA 13 toolkit can be put together from the installed wheels, with the command that mends it."""
-    versions = {wheel: version(wheel) for wheel in (*COMPILER, *LIBRARIES)}
-    runtime = ".".join(versions["nvidia-cuda-runtime"].split(".")[:2])
-    if not any(versions.values()):
+    """Why no CUDA 13 toolkit can be put together from the installed wheels, with the command that
+    mends it."""
+    installed = [
+        cuda_parts.version(kind.wheels[13])
+        for kind in (*cuda_parts.COMPILER, *cuda_parts.LIBRARIES)
+    ]
+    cudnn = cuda_parts.version(cuda_parts.CUDNN.wheels[13])
+    release = release_of_wheels()
+    if not any(installed):
         return f"CUDA 13 is not installed as wheels: `{INSTALL}`"
-    if runtime and not runtime.startswith("13."):
-        return f"the wheels of CUDA {runtime} are installed, only CUDA 13 is known to work: `{INSTALL}`"
-    if not runtime:
+    if release == (0, 0):
         return f"the wheel nvidia-cuda-runtime is missing: `{INSTALL}`"
-    wrong = [wheel for wheel in COMPILER if not versions[wheel].startswith(f"{runtime}.")]
-    wrong += [wheel for wheel in LIBRARIES if not versions[wheel]]
-    if wrong:  # beside what is there, PyTorch's wheels for one, which must stay as they are
-        wanted = " ".join(f'"{wheel}=={runtime}.*"' if wheel in COMPILER else wheel for wheel in wrong)
-        return f"of CUDA {runtime}, whose runtime is installed as a wheel, parts are missing: `pip install {wanted}`"
-    if not versions["nvidia-cudnn-cu13"].startswith("9."):
-        return f"nvidia-cudnn-cu13 {versions['nvidia-cudnn-cu13']} is installed, only cuDNN 9 is known to work: `{INSTALL}`"
+    name = f"{release[0]}.{release[1]}"
+    if release[0] != 13:
+        return (
+            f"the wheels of CUDA {name} are installed, only CUDA 13 is known to work: `{INSTALL}`"
+        )
+    if cudnn and not cudnn.startswith("9."):
+        return f"nvidia-cudnn-cu13 {cudnn} is installed, only cuDNN 9 is known to work: `{INSTALL}`"
+    parts = cuda_parts.find("", release)
+    if cuda_parts.missing(
+        parts
+    ):  # beside what is there, PyTorch's wheels for one, which must stay as they are
+        return (
+            f"of CUDA {name}, whose runtime is installed as a wheel, parts are missing: "
+            f"{cuda_parts.command(parts)}"
+        )
     return ""
 
 
-def version(wheel: str) -> str:
-    try:
-        return importlib.metadata.version(wheel)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _roots(wheels: tuple[str, ...], *inside: str) -> list[Path]:
-    """The folders that these wheels were unpacked to. PyTorch's may be in another environment's site-packages."""
-    found = (Path(importlib.metadata.distribution(wheel).locate_file("nvidia")) / name
-             for wheel in wheels if version(wheel) for name in inside)
+def _roots(wheels: Iterable[str], *inside: str) -> list[Path]:
+    """The folders that these wheels were unpacked to. PyTorch's may be in another environment's
+    site-packages."""
+    found = (
+        Path(importlib.metadata.distribution(wheel).locate_file("nvidia")) / name
+        for wheel in wheels
+        for name in inside
+        if name
+    )
     return sorted({path.resolve() for path in found if path.is_dir()})
 
 
-# ------------------------------------------------------------------------------------------------ a folder of links
+# -------------------------------------------------------------------------------- a folder of links
+
 
 def from_wheels(cache: Path) -> Toolkit:
     """The CUDA 13 toolkit of the wheels."""
-    versions = {wheel: version(wheel) for wheel in (*COMPILER, *LIBRARIES, NCCL)}
-    roots = _roots((*COMPILER, *LIBRARIES, NCCL), "cu13", "cudnn", "nccl")
+    release = release_of_wheels()
+    parts = [part for part in cuda_parts.find("", release) if part.where]
+    roots = _roots((part.wheel for part in parts), "cu13", "cudnn", "nccl")
     nvcc = next(root / "bin/nvcc" for root in roots if (root / "bin/nvcc").exists())
-    links = _links_to(*roots)
-    for path in (path for root in roots if (root / "include/cccl").is_dir() for path in (root / "include/cccl").iterdir()):
-        links[f"include/{path.name}"] = path  # Jittor's sources say <cub/...>
+    return _of_cudnn_9(cache, "PyPI's wheels", release, str(nvcc), parts, _links_to(*roots))
+
+
+def around(nvcc: str, cache: Path) -> Toolkit:
+    """A CUDA 12 or 13 toolkit of the system's nvcc and the libraries that are found, cuDNN 9."""
+    release = cuda_version(nvcc)
+    parts = [part for part in cuda_parts.find(nvcc, release) if part.where]
+    wheels = [part for part in parts if part.wheel]
+    inside = (
+        {"cu13", "cudnn", "nccl"} if release[0] == 13 else {part.folder_of_12 for part in wheels}
+    )
+    roots = _roots((part.wheel for part in wheels), *sorted(inside))
+    links = _links_to(*roots)  # first, as what the toolkit itself has takes its place
+    if nvcc != cuda_parts.DEBIANS:  # whose headers every compiler finds
+        for folder in cuda_parts.headers_of(nvcc):
+            if (folder / "cuda_runtime.h").exists():
+                links |= {f"include/{path.name}": path for path in folder.iterdir()}
+    for folder in cuda_parts.libraries_of(nvcc):  # a conda environment's holds much else
+        links |= _libraries(folder, "libcu*", "libnv*")
+    for part in parts:  # last, as the toolkit may hold an older cuDNN
+        folders = [root / "lib" for root in roots] if part.wheel else [Path(part.where)]
+        for library in part.libraries:
+            links |= {
+                name: path
+                for folder in folders
+                for name, path in _libraries(folder, f"lib{library}*").items()
+            }
+        if part.name in (cuda_parts.CUDNN.name, cuda_parts.NCCL.name):
+            headers = (
+                [root / "include" for root in roots]
+                if part.wheel
+                else [*map(Path, reversed(cuda_parts.SYSTEM_HEADERS)), *cuda_parts.headers_of(nvcc)]
+            )
+            links |= {
+                f"include/{path.name}": path
+                for folder in headers
+                for path in folder.glob(f"{part.libraries[0]}*.h")
+            }
+    home = nvcc if nvcc == cuda_parts.DEBIANS else cuda_parts.home_of(nvcc)
+    others = "PyPI's wheels" if wheels else "the system's libraries"
+    return _of_cudnn_9(cache, f"{home} and {others}", release, os.path.realpath(nvcc), parts, links)
+
+
+def _of_cudnn_9(
+    cache: Path,
+    source: str,
+    release: tuple[int, int],
+    nvcc: str,
+    parts: list[Part],
+    links: dict[str, Path],
+) -> Toolkit:
+    """What Jittor wants otherwise than CUDA 12 and 13 with cuDNN 9 have it, on top of `links`."""
+    if "include/cccl" in links:  # Jittor's sources say <cub/...>
+        links |= {f"include/{path.name}": path for path in links["include/cccl"].iterdir()}
     for old, new in OLD_CUDNN.items():
         links[f"lib64/libcudnn_{old}.so"] = links[f"lib64/libcudnn_{new}.so"]
-    functions = "".join(f"template <class... T> cudnnStatus_t {name}(T...) {{ return CUDNN_STATUS_NOT_SUPPORTED; }}\n"
-                        for name in OLD_RNN)
-    files = {"bin/nvcc": NVCC_13.format(nvcc=nvcc),
-             "include/cuda_runtime.h": CUDA_RUNTIME_H.format(header=links.pop("include/cuda_runtime.h")),
-             "include/npp.h": NPP_H,
-             "include/cudnn.h": CUDNN_H.format(header=links.pop("include/cudnn.h"), functions=functions)}
-    release = ".".join(versions["nvidia-cuda-nvcc"].split(".")[:2])
-    return _assemble(cache, f"CUDA {release} put together from PyPI's wheels, cuDNN {versions['nvidia-cudnn-cu13']}",
-                     versions, links, files)
+    functions = "".join(
+        f"template <class... T> cudnnStatus_t {name}(T...) "
+        "{ return CUDNN_STATUS_NOT_SUPPORTED; }\n"
+        for name in OLD_RNN
+    )
+    name = f"{release[0]}.{release[1]}"
+    files = {
+        "bin/nvcc": NVCC_9.format(
+            release=name, nvcc=nvcc, standard=CPP_17 if release[0] > 12 else ""
+        ),
+        "include/cudnn.h": CUDNN_H.format(header=links.pop("include/cudnn.h"), functions=functions),
+    }
+    if release[0] > 12:
+        header = links.pop("include/cuda_runtime.h", Path("/usr/include/cuda_runtime.h"))
+        files["include/cuda_runtime.h"] = CUDA_RUNTIME_H.format(header=header)
+    if "include/npp.h" not in links:
+        files["include/npp.h"] = NPP_H
+    cudnn = next(part.version for part in parts if part.name == cuda_parts.CUDNN.name)
+    return _assemble(
+        cache,
+        f"CUDA {name} put together from {source}, cuDNN {cudnn}",
+        {part.wheel or part.name: part.version for part in parts},
+        links,
+        files,
+        parts,
+    )
 
 
 def complete(nvcc: str, wheel: str, version: str, cache: Path) -> Toolkit:
     """A CUDA 11 or 12 toolkit of the system with the cuDNN 8 of a wheel."""
-    if nvcc == "/usr/bin/nvcc":  # Debian's package spreads the toolkit over /usr
-        links = {f"lib64/{path.name}": path for pattern in ("libcu*.so*", "libnv*.so*")
-                 for path in Path(SYSTEM_LIBRARIES).glob(pattern)}
-        links["nvvm"] = Path("/usr/lib/nvidia-cuda-toolkit")
+    if nvcc == cuda_parts.DEBIANS:
+        links = {
+            f"lib64/{path.name}": path
+            for pattern in ("libcu*.so*", "libnv*.so*")
+            for path in Path(cuda_parts.SYSTEM_LIBRARIES).glob(pattern)
+        }
+        links["nvvm"] = Path(cuda_parts.DEBIANS_COMPILER)
     else:
         home = Path(os.path.realpath(nvcc)).parent.parent
-        links = {path.name: path for path in home.iterdir() if path.name not in ("bin", "include", "lib64")}
+        links = {
+            path.name: path
+            for path in home.iterdir()
+            if path.name not in ("bin", "include", "lib64")
+        }
         links |= {f"lib64/{path.name}": path for path in (home / "lib64").iterdir()}
         links |= {f"include/{path.name}": path for path in (home / "include").iterdir()}
     links |= _links_to(*_roots((wheel,), "cudnn"))
     release = ".".join(map(str, cuda_version(nvcc)))
-    return _assemble(cache, f"the system's toolkit of {nvcc} (CUDA {release}), completed with cuDNN {version} of {wheel}",
-                     {wheel: version, "nvcc": release}, links, {"bin/nvcc": NVCC.format(nvcc=os.path.realpath(nvcc))})
+    return _assemble(
+        cache,
+        f"the system's toolkit of {nvcc} (CUDA {release}), completed with cuDNN {version} of "
+        f"{wheel}",
+        {wheel: version, "nvcc": release},
+        links,
+        {"bin/nvcc": NVCC.format(nvcc=os.path.realpath(nvcc))},
+    )
 
 
 def _links_to(*roots: Path) -> dict[str, Path]:
-    """{place in the toolkit: file of a wheel}: headers, and libraries by their name with and without the version."""
+    """{place in the toolkit: file of a wheel}: headers and libraries."""
     links = {}
     for root in roots:
         links |= {f"include/{path.name}": path for path in (root / "include").glob("*")}
-        links |= {f"lib64/{path.name}": path for path in (root / "lib").glob("*.a")}
-        for path in (root / "lib").glob("*.so*"):
-            links[f"lib64/{path.name}"] = path
-            links.setdefault(f"lib64/{path.name.partition('.so')[0]}.so", path)
+        links |= _libraries(root / "lib", "*")
     return links
 
 
-def _assemble(cache: Path, what: str, versions: dict, links: dict[str, Path], files: dict[str, str]) -> Toolkit:
-    """Make the folder unless it is there. Its name follows from all that is in it, so it never changes once made."""
-    content = json.dumps([versions, {name: str(path) for name, path in links.items()}, files], sort_keys=True)
+def _libraries(folder: Path, *patterns: str) -> dict[str, Path]:
+    """{place in the toolkit: library}, by their names with and without the version."""
+    links = {f"lib64/{path.name}": path for name in patterns for path in folder.glob(f"{name}.a")}
+    found = [path for name in patterns for path in folder.glob(f"{name}.so*")]
+    for path in sorted(found, key=lambda path: len(path.name)):
+        links[f"lib64/{path.name}"] = path
+        links.setdefault(f"lib64/{path.name.partition('.so')[0]}.so", path)
+    return links
+
+
+def _assemble(
+    cache: Path,
+    what: str,
+    versions: dict,
+    links: dict[str, Path],
+    files: dict[str, str],
+    parts: Iterable[Part] = (),
+) -> Toolkit:
+    """Make the folder unless it is there. Its name follows from all that is in it, so it never
+    changes once made."""
+    content = json.dumps(
+        [versions, {name: str(path) for name, path in links.items()}, files], sort_keys=True
+    )
     folder = cache / f"cuda-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     if not folder.exists():
         partial = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -214,7 +350,8 @@ def _assemble(cache: Path, what: str, versions: dict, links: dict[str, Path], fi
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_text(text)
         (partial / "bin/nvcc").chmod(0o755)
-        (partial / MARK).write_text(json.dumps(dict(what=what, versions=versions), indent=1))
+        about = dict(what=what, versions=versions, parts=[asdict(part) for part in parts])
+        (partial / MARK).write_text(json.dumps(about, indent=1))
         try:
             partial.rename(folder)
         except OSError:  # another process was faster
@@ -224,7 +361,16 @@ def _assemble(cache: Path, what: str, versions: dict, links: dict[str, Path], fi
 
 def assembled_from(nvcc: str) -> str:
     """What the toolkit of this nvcc was put together from, "" if it is not one of ours."""
+    return _about(nvcc).get("what", "")
+
+
+def parts_of(nvcc: str) -> list[Part]:
+    """The parts that a toolkit of ours was put together from; none of one that is not."""
+    return [Part(**part) for part in _about(nvcc).get("parts", [])]
+
+
+def _about(nvcc: str) -> dict:
     try:
-        return json.loads((Path(nvcc).parent.parent / MARK).read_text())["what"]
-    except (OSError, ValueError, KeyError):
-        return ""
+        return json.loads((Path(nvcc).parent.parent / MARK).read_text())
+    except (OSError, ValueError):
+        return {}

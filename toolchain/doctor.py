@@ -51,6 +51,8 @@ def diagnose() -> list[tuple[str, str, str]]:
     toolkit = cuda.choose(cache_folder())
     rows.append(("CUDA toolkit", toolkit.why if toolkit.nvcc else f"none that Jittor can use: {toolkit.why}",
                  "" if toolkit.nvcc or problem else toolkit.why))
+    if toolkit.nvcc or not problem:
+        rows += [(f"  {part.name}", str(part), "") for part in cuda.parts(toolkit)]
     rows.append(("cuDNN", cuda.cudnn(toolkit) if toolkit.nvcc else "none", ""))
     nccl = toolkit.nvcc and cuda.nccl(toolkit)
     rows.append(("several GPUs", f"NCCL in {nccl[1]}" if nccl else "no NCCL", ""))
@@ -77,6 +79,8 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
         pairs += zip((title, f"{title}, input", f"{title}, weight"), (y, *jt.grad((y * jt.array(up)).sum(), [images, layer.weight])),
                      (correlate(x, w), correlate(up, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]),
                       np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64))))
+    # All at once: a gradient of a weight that is fetched by itself is no convolution's any more.
+    jt.sync([value for _, value, _ in pairs])
     return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max())) for what, value, right in pairs]
 
 
