@@ -65,7 +65,8 @@ API const char* cudaGetErrorName(cudaError_t) { return "pretended"; }
 static const char* trace = getenv("FAKE_GPU_TRACE");  // a file: a line for each call of these
 #define CONVOLUTION(NAME, KIND) \
     API cudnnStatus_t cudnnGetConvolution##NAME##Algorithm_v7(cudnnHandle_t, A, B, cudnnConvolutionDescriptor_t, C, int, \
-            int* found, cudnnConvolution##KIND##AlgoPerf_t* results) { return first(found, results); } \
+            int* found, cudnnConvolution##KIND##AlgoPerf_t* results) { \
+        note("chosen " #NAME); return first(found, results); } \
     API cudnnStatus_t cudnnFindConvolution##NAME##AlgorithmEx(cudnnHandle_t, A, const void*, B, const void*, \
             cudnnConvolutionDescriptor_t, C, void*, int, int* found, cudnnConvolution##KIND##AlgoPerf_t* results, void*, \
             size_t) { note("timed " #NAME); return first(found, results); } \

@@ -579,6 +579,20 @@ def test_the_doctor_shows_every_part_and_the_command_that_gets_it(monkeypatch, t
     assert "  cuFFT" not in {what for what, _, _ in doctor.diagnose()}  # nobody needs it
 
 
+def test_a_batch_is_copied_while_the_card_computes():
+    """Jittor's default waits for the card; and cuDNN chooses the same in every process."""
+    code = """import sys, types, toolchain
+said = types.SimpleNamespace()
+cudnn = types.SimpleNamespace(set_algorithm_cache_size=lambda size: setattr(said, "size", size))
+jittor = types.SimpleNamespace(flags=said, cudnn=cudnn)
+toolchain.compiling.import_jittor = lambda: jittor
+toolchain._prepare = lambda wanted, precision: toolchain.cuda.Toolkit("nvcc", "")
+toolchain.start("cuda")
+print(said.use_cuda, said.use_cuda_host_allocator, said.size)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "1 0 0\n", done.stderr
+
+
 def test_the_device(monkeypatch, tmp_path, wheels):
     monkeypatch.setattr(cuda, "cache_folder", lambda: tmp_path)
     assert cuda.for_device("auto") == cuda.for_device("cuda") and cuda.for_device("auto").nvcc
@@ -813,7 +827,9 @@ sys.exit(main.main())"""
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["finished"] and results["device"] == "cuda"
     assert "PyPI's wheels" in results["toolchain"]
-    assert not trace.exists()  # cuDNN's own choice of algorithms: none was timed
+    asked = trace.read_text().split("\n")  # cuDNN's own choice of algorithms: none was timed
+    assert all(line.startswith("chosen ") for line in asked if line)
+    assert len(asked) < 100, len(asked)  # once for each shape, not 11 times in each step
     if which("mpirun"):  # several GPUs: Jittor's part of NCCL
         done = subprocess.run(
             [

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,27 @@ def test_a_free_threaded_python_is_refused_by_name(monkeypatch):
     monkeypatch.setattr("sysconfig.get_config_var", lambda name: 1)
     with pytest.raises(ToolchainError, match="is a free-threaded Python"):
         cpu.check_compiler()
+
+
+@pytest.mark.parametrize("operator", ["conv", "conv_backward_x", "conv_backward_w"])
+def test_cudnns_choice_is_kept_whether_it_was_timed_or_not(operator):
+    """In the source; what it does on a pretended GPU is in test_cuda.py, -m cuda_wheels."""
+    name = f"extern/cuda/cudnn/ops/cudnn_{operator}_op"
+    text = (mending._mended(f"{name}.cc", mending.CORE[f"{name}.cc"]) / f"{name}.cc").read_text()
+    asked, kept = text.index("Algorithm_v7("), text.index("_algo_cache[jk.to_string()] = algo;")
+    assert asked < kept and "if (benchmark)" not in text[asked:kept]
+
+
+def test_operators_of_cuda_are_compiled_from_their_mended_sources(monkeypatch):
+    """The lines that are put into jittor.compile_extern."""
+    lines = next(new for old, new in mending.SOURCES["jittor.compile_extern"] if "culib" in old)
+    header = "extern/cuda/cudnn/ops/cudnn_conv_op.h"
+    monkeypatch.setenv("packnet_files", f"src/utils/log.cc {header}")
+    monkeypatch.setenv("packnet_mended", "/mended")
+    files = ["/jittor/a.cc", f"/jittor/{header}"]
+    names = dict(os=os, jittor_path="/jittor", culib_src_files=files)
+    exec(textwrap.dedent(lines.partition("    culib = ")[0]), names)
+    assert files == ["/jittor/a.cc", f"/mended/{header}"]
 
 
 def test_numpy_1_needs_nothing():

@@ -15,6 +15,8 @@ Nothing is written into the installed package, which several users may share; an
   and a mistake in a template that nobody uses (stack_vector.h) is an error.
 * What a compiler that fails has said goes with the error (compiling.py makes a sentence of it) and no
   longer to the screen.
+* cuDNN is asked for its choice of an algorithm once for each shape of a convolution; without
+  Jittor's timing of all of them it was asked in each convolution of every step.
 * Paths with a space: Jittor quotes most of them on its command lines, and now all.
 * Kernels that are compiled while a run goes on report themselves on stderr in lines of their own, in a log too: now on a
   terminal only, in one line that is gone afterwards.
@@ -63,7 +65,16 @@ SOURCES = {
         ("log_v=0 {sys.executable} -m", """log_v=0 '{sys.executable}' -m""")],
     "jittor.compile_extern": [
         ("for name in os.listdir(mkl_op_dir)]",
-         "for name in os.listdir(mkl_op_dir) if not name.startswith(('cpu_cnn_inference', 'mkl_test'))]")],
+         "for name in os.listdir(mkl_op_dir) "
+         "if not name.startswith(('cpu_cnn_inference', 'mkl_test'))]"),
+        ("""    culib = compile_custom_ops(culib_src_files, return_module=True,
+        extra_flags=f" -I\\"{jt_cuda_include}\\" -I\\"{jt_culib_include}\\" {link_flags}""",
+         """    for file in os.environ['packnet_files'].split():
+        if (path := os.path.join(jittor_path, file)) in culib_src_files:
+            mended = os.path.join(os.environ['packnet_mended'], file)
+            culib_src_files[culib_src_files.index(path)] = mended
+    culib = compile_custom_ops(culib_src_files, return_module=True,
+        extra_flags=f" -I\\"{jt_cuda_include}\\" -I\\"{jt_culib_include}\\" {link_flags}""")],
     "jittor_utils": [
         ("mod = locals()[hash]", "mod = sys.modules[hash]"),
         ("        run_cmd(cmd)\n        return True", "        run_cmd(cmd, print_error=False)\n        return True"),
@@ -102,6 +113,11 @@ int system_popen("""),
         ("""CHECKop(ret,==,0) << "Run cmd failed:" << cmd;""",
          """CHECKop(ret,==,0) << "Run cmd failed:" << cmd >> "\\n" >> output_of_failure;""")],
     "src/pyjt/numpy.cc": [("fill(PyArray_CopyInto, 82);", "fill(PyArray_CopyInto, (PyArray_API[82] ? 82 : 50));")]}
+for _name, _choice in (("conv", "fwd"), ("conv_backward_x", "bwdx"), ("conv_backward_w", "bwdw")):
+    _path = f"extern/cuda/cudnn/ops/cudnn_{_name}_op"
+    CORE[f"{_path}.cc"] = [(f"        if (benchmark) {{\n            {_choice}_algo_cache[",
+                            f"        {{\n            {_choice}_algo_cache[")]
+    CORE[f"{_path}.h"] = []  # an operator's source is looked for beside its header
 GCC_15 = """#include <cstdint>
 #pragma GCC diagnostic ignored "-Wtemplate-body"
 """
