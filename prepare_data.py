@@ -136,8 +136,6 @@ def prepare(name: str, archives: Archives, data_root: Path, counts: tuple[int, i
     sources = READERS[name](archives)
     check_lists(name, sources, counts)
     partial = final.with_name(f".{final.name}.partial")
-    for split, label in {(p.split, p.label) for _, pictures in sources for p in pictures}:
-        (partial / split / folder_name(label)).mkdir(parents=True, exist_ok=True)
     bar = Progress(total=sum(counts[1:]), desc=f"Making {final.name}", unit="image")
     with bar, ThreadPoolExecutor(cores()) as pool:
         for path, pictures in sources:
@@ -162,8 +160,9 @@ def make_all(path: Path, pictures: list[Picture], partial: Path, pool: ThreadPoo
     """Make the pictures of one container that are not made yet. Of a damaged one none is left."""
     targets = {}
     for picture in pictures:
-        file = f"{PurePosixPath(picture.member).stem}.jpg"
-        target = partial / picture.split / folder_name(picture.label) / file
+        folder = partial / picture.split / folder_name(picture.label)
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{PurePosixPath(picture.member).stem}.jpg"
         targets[picture.member] = picture, target
     checked = partial / f".{path.name}.checked"  # that it was read to its end
     missing = {member for member, (_, target) in targets.items() if not is_made(target)}
