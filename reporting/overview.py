@@ -41,23 +41,32 @@ def overview(page: Document, found: dict, rates: Rates | None) -> None:
 
 
 def finished(title: str, labels: dict[str, Runs], published: tuple[str, ...]) -> list[list[str]]:
-    """The rows of an experiment that was run: one for each published column, one for all runs that none stands beside."""
-    everything, rows, covered = [run for runs in labels.values() for run in runs], [], set()
+    """The rows of an experiment that was run: one for each published column, one for all runs that none
+    stands beside."""
+    everything = [run for runs in labels.values() for run in runs]
+    rows = []
+    covered = set()
     for source in published:
         for apart, runs in beside(source, everything):
             method = ABOUT.get(source, About()).method
             tasks = [task for task in PUBLISHED[source][1] if errors(runs, task, method)]
             if tasks:
                 covered |= {folder for folder, _ in runs}
-                ours, mean = means(runs, tasks, method), statistics.mean(PUBLISHED[source][1][task] for task in tasks)
-                rows.append([", ".join(filter(None, (title, METHODS[method] * (method != "packnet"), apart))),
-                             theirs(source, tasks), spread(ours), f"{statistics.mean(ours) - mean:+.2f}", *machine(runs)])
-    rest = {label: runs for label, runs in labels.items() if not covered & {folder for folder, _ in runs}}
+                ours = means(runs, tasks, method)
+                mean = statistics.mean(PUBLISHED[source][1][task] for task in tasks)
+                names = [title, "" if method == "packnet" else METHODS[method], apart]
+                rows.append([", ".join(filter(None, names)), theirs(source, tasks), spread(ours),
+                             f"{statistics.mean(ours) - mean:+.2f}", *machine(runs)])
+    rest = {label: runs for label, runs in labels.items()
+            if not covered & {folder for folder, _ in runs}}
     if rest:
+        figures = []
+        for label, runs in rest.items():
+            base_was_measured = bool(runs[0][1]["base"]["top1_final"])
+            figure = spread(means(runs, tasks_of(runs)[base_was_measured:]))
+            figures.append(f"{label} {figure}" if len(labels) > 1 else figure)
         runs = [run for its in rest.values() for run in its]
-        figures = {label: spread(means(its, tasks_of(its)[bool(its[0][1]["base"]["top1_final"]):])) for label, its in rest.items()}
-        ours = "; ".join(f"{label} {figure}" if len(labels) > 1 else figure for label, figure in figures.items())
-        rows.append([title, "-", ours, "-", *machine(runs)])
+        rows.append([title, "-", "; ".join(figures), "-", *machine(runs)])
     return rows
 
 

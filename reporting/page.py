@@ -163,21 +163,32 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
 
 
 def by_position(page: Document, labels: dict, name: str) -> None:
-    """What becomes of the tasks in a long sequence: a table for each figure, a row per position; and a picture."""
+    """What becomes of the tasks in a long sequence: a table for each figure, a row per position; and a
+    picture."""
     results = {label: [results for _, results in runs] for label, runs in labels.items()}
     length = min(len(run["tasks"]) for runs in results.values() for run in runs)
     parts = {f"mean of the {length} tasks": slice(length)}
     if length > HALFWAY:
-        parts = {f"mean of the first {HALFWAY}": slice(HALFWAY)} | parts | {"mean of the last 3": slice(length - 3, length)}
+        first = {f"mean of the first {HALFWAY}": slice(HALFWAY)}
+        parts = first | parts | {"mean of the last 3": slice(length - 3, length)}
     page.text("Top-1 accuracy at the end, in %:")
-    page.table(["free weights start at", *results], [
-        [title, *(spread([statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in its]) for its in results.values())]
-        for title, part in parts.items()])
+    rows = []
+    for title, part in parts.items():
+        cells = []
+        for runs in results.values():
+            means = [statistics.mean(task["top1_final"] for task in run["tasks"][part]) for run in runs]
+            cells.append(spread(means))
+        rows.append([title, *cells])
+    page.table(["free weights start at", *results], rows)
     for key, title in (("still_zero", "Of the weights a task took over, still 0 when it is pruned, in %:"),
                        ("owned_fraction", "Of all weights, owned by the task, in %:")):
         page.text(title)
-        page.table(["position", *results], [[str(number + 1), *(spread([100 * run["tasks"][number][key] for run in runs])
-                                                                for runs in results.values())] for number in range(length)])
+        rows = []
+        for number in range(length):
+            cells = [spread([100 * run["tasks"][number][key] for run in runs])
+                     for runs in results.values()]
+            rows.append([str(number + 1), *cells])
+        page.table(["position", *results], rows)
     path = page.folder / f"{name}.png"
     plots.draw_by_position(results, path)
     page.pictures([path])

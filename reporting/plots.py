@@ -42,17 +42,21 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
 
 
 def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
-    """Of runs of a long sequence, {fraction: results, one per seed}: accuracy, weights that are still 0 and weights owned, by the task's
-    position; a line for each fraction, the mean over seeds."""
-    panels = (("top1_final", 1, "top-1 accuracy (%)"), ("still_zero", 100, "still 0 at its prune (%)"),
+    """Of runs of a long sequence, {fraction: results, one per seed}: accuracy, weights that are still 0
+    and weights owned, by the task's position; a line for each fraction, the mean over seeds."""
+    panels = (("top1_final", 1, "top-1 accuracy (%)"),
+              ("still_zero", 100, "still 0 at its prune (%)"),
               ("owned_fraction", 100, "owned (%)"))
     with style([]):
         figure, axes = plt.subplots(1, 3, figsize=(11, 3))
         for panel, (key, scale, title) in zip(axes, panels):
             for number, (label, results) in enumerate(runs.items()):
-                means = [scale * statistics.mean(values) for values in zip(*([task[key] for task in run["tasks"]] for run in results))]
-                panel.plot(range(1, len(means) + 1), means, color=COLOURS[number % len(COLOURS)], marker=".", label=label)
-            panel.set(xlabel="position of the task", ylabel=title, yscale="log" if key == "owned_fraction" else "linear")
+                of_runs = [[task[key] for task in run["tasks"]] for run in results]
+                means = [scale * statistics.mean(values) for values in zip(*of_runs)]
+                panel.plot(range(1, len(means) + 1), means, color=COLOURS[number % len(COLOURS)],
+                           marker=".", label=label)
+            panel.set(xlabel="position of the task", ylabel=title)
+            panel.set_yscale("log" if key == "owned_fraction" else "linear")
             panel.xaxis.get_major_locator().set_params(integer=True)
         axes[-1].legend(title="free weights\nstart at", loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
@@ -60,15 +64,18 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
 
 
 def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None:
-    """{task: {its position in the order: errors in percent}}: a line for each task through the means, a dot for each run."""
+    """{task: {its position in the order: errors in percent}}: a line for each task through the means, a
+    dot for each run."""
     with style(errors):
         figure, axes = plt.subplots(figsize=(6, 4))
         for number, (task, by_position) in enumerate(errors.items()):
-            positions, colour = sorted(by_position), COLOURS[1 + number % (len(COLOURS) - 1)]  # the first is the base task's
+            colour = COLOURS[1 + number % (len(COLOURS) - 1)]  # the first is the base task's
+            positions = sorted(by_position)
             for position in positions:
-                axes.plot([position] * len(by_position[position]), by_position[position], "o", ms=4, mfc="none", color=colour, alpha=0.6)
-            axes.plot(positions, [statistics.mean(by_position[position]) for position in positions], marker="s", ms=5, color=colour,
-                      label=task)
+                found = by_position[position]
+                axes.plot([position] * len(found), found, "o", ms=4, mfc="none", color=colour, alpha=0.6)
+            means = [statistics.mean(by_position[position]) for position in positions]
+            axes.plot(positions, means, marker="s", ms=5, color=colour, label=task)
         axes.set(xlabel="position of the task in the order", ylabel="top-1 error (%)", ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title("Error by position in the order", loc="left", fontweight="bold")
@@ -77,18 +84,22 @@ def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None
 
 
 def draw_by_ratio(errors: dict[str, dict[float, list[float]]], path: Path) -> None:
-    """{moment: {pruning ratio: errors in percent}}: a line for each moment (before the prune, right after it, re-trained) through the
-    means, with the deviation over seeds."""
+    """{moment: {pruning ratio: errors in percent}}: a line for each moment (before the prune, right
+    after it, re-trained) through the means, with the deviation over seeds."""
+    looks = (dict(color="0.45", ls=":", marker="o", mfc="none"),
+             dict(color=COLOURS[3], ls="--", marker="v"),
+             dict(color=COLOURS[0], marker="s"))
     with style([]):
         figure, axes = plt.subplots(figsize=(6, 4))
-        looks = (dict(color="0.45", ls=":", marker="o", mfc="none"), dict(color=COLOURS[3], ls="--", marker="v"),
-                 dict(color=COLOURS[0], marker="s"))
         for (moment, by_ratio), look in zip(errors.items(), looks):
             ratios = sorted(by_ratio)
-            axes.errorbar([100 * ratio for ratio in ratios], [statistics.mean(by_ratio[ratio]) for ratio in ratios],
-                          [statistics.stdev(by_ratio[ratio]) if len(by_ratio[ratio]) > 1 else 0 for ratio in ratios],
-                          ms=5, capsize=3, label=moment, **look)
-        axes.set(xlabel="weights that the task gives up (%)", ylabel="top-1 error (%)", ylim=(0, None), xlim=(0, 100))
+            means = [statistics.mean(by_ratio[ratio]) for ratio in ratios]
+            deviations = [statistics.stdev(by_ratio[ratio]) if len(by_ratio[ratio]) > 1 else 0
+                          for ratio in ratios]
+            percent = [100 * ratio for ratio in ratios]
+            axes.errorbar(percent, means, deviations, ms=5, capsize=3, label=moment, **look)
+        axes.set(xlabel="weights that the task gives up (%)", ylabel="top-1 error (%)")
+        axes.set(ylim=(0, None), xlim=(0, 100))
         axes.set_title("Error against the pruning ratio", loc="left", fontweight="bold")
         axes.legend()
         _save(figure, path)
