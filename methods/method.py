@@ -55,6 +55,10 @@ class Method:
         """Which of `tasks`, all that have data, are tested once `task` is learnt."""
         return tasks[:tasks.index(task) + 1] if task in tasks else []
 
+    def packnet_options(self, c: "Config") -> dict:
+        """The options of the pruning.PackNet that it works with."""
+        return {}
+
     # ---- the steps
 
     def start(self, run: "Run", task: str) -> None:

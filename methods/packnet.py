@@ -71,6 +71,9 @@ class Packing(Method):
         return Phase("retrain", c.num_epochs_base_finetune if there else 0, c.base_finetune_lr,
                      c.base_lr_decay_every, c.weight_decay)
 
+    def packnet_options(self, c: "Config") -> dict:
+        return c.packnet_options()
+
     def start(self, run: "Run", task: str) -> None:
         if task != run.config.base_task:  # the base network has brought its head
             run.add_head(task)

@@ -68,13 +68,14 @@ def contents(packnet: PackNet) -> Packed:
     )
 
 
-def rebuild(packed: Packed, config: Config) -> PackNet:
-    """The packed network of these arrays; the settings say which network it is. Raises
-    WeightsError and ValueError where something does not fit."""
+def rebuild(packed: Packed, config: Config, options: dict | None = None) -> PackNet:
+    """The packed network of these arrays; the settings say which network it is. `options`: of its
+    PackNet, by default the settings'. Raises WeightsError and ValueError where something does not
+    fit."""
     net = build(**config.network())
     for task, classes in packed.heads().items():
         net.add_head(task, classes)
     assign(net, packed.parameters, packed.source)
-    packnet = PackNet(net, **config.packnet_options())
+    packnet = PackNet(net, **config.packnet_options() if options is None else options)
     packnet.restore(packed.tasks, packed.owners, packed.ratios, packed.private)
     return packnet

@@ -12,6 +12,7 @@ from dataset import create_dataloader
 from images.datasets import data_set
 from images.folders import DataError, read_split, unused_validation
 from images.preprocess import Preparation, look_uncropped
+from methods import METHODS
 from networks import MultiHead, assign, build
 from packing import loops
 from pruning import PackNet
@@ -218,16 +219,21 @@ class Run:
             data = self._data()
             for key in saved["data"].keys() | data.keys():
                 if saved["data"].get(key) != data.get(key):
-                    raise ConfigError(f"--resume: the data have changed since the run stopped ({key}: images and classes were "
-                                      f"{saved['data'].get(key)}, are {data.get(key)}), and the result would be neither run")
+                    raise ConfigError("--resume: the data have changed since the run stopped "
+                                      f"({key}: images and classes were {saved['data'].get(key)}, "
+                                      f"are {data.get(key)}), and the result would be neither run")
             self.position, self.best = saved["position"], saved["best"]
             self.started = time.monotonic() - saved["seconds"]
             step = self.steps[self.position].plain() if self.position < len(self.steps) else None
             if step != saved["step"]:
                 raise ValueError(f"its next step is {saved['step']}, here it would be {step}")
-            self.packnet = rebuild(state.packed, self.config)
-            reference, self.kept, self.stopped_momentum = state.kept.pop("reference"), state.kept, state.momentum
-            self.log = Log(self.folder / LOG, saved["log_length"])  # last: it cuts off what was logged after the state
+            method = METHODS[self.steps[self.position - 1].method]  # whose network it is
+            self.packnet = rebuild(state.packed, self.config, method.packnet_options(self.config))
+            reference = state.kept.pop("reference")
+            self.kept = state.kept
+            self.stopped_momentum = state.momentum
+            # Last: it cuts off what was logged after the state.
+            self.log = Log(self.folder / LOG, saved["log_length"])
             self.results = Results(self.config, self.loaders, self.log, saved["results"], reference)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise other_version(path, error) from error

@@ -315,6 +315,32 @@ def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(compared, data,
     assert json.loads((tmp_path / "run/results.json").read_text())["baselines"] == expected["baselines"]
 
 
+def test_a_baseline_goes_on_as_it_began_where_packnets_tasks_have_parameters_of_their_own(
+        data, tmp_path, monkeypatch):
+    """The network of a baseline is packed without PackNet's options, after a stop too."""
+    train_epoch, stops = training.train_epoch, []
+    command = ["--demo", "--data-root", str(data), *SHORT, "--arch", "vgg-bn-slim", "--train-bn",
+               "--train-biases", "--task-list", "demo_birds", "demo_cars", "--baselines",
+               "classifier", "--num-epochs-per-task", "2", "--output-dir"]
+
+    def interrupted(net, loss, loader, optimizer, title):
+        if title in stops:
+            stops.remove(title)
+            raise KeyboardInterrupt
+        return train_epoch(net, loss, loader, optimizer, title)
+
+    def baselines(name):
+        return json.loads((tmp_path / name / "results.json").read_text())["baselines"]
+
+    monkeypatch.setattr(training, "train_epoch", interrupted)
+    monkeypatch.setattr("runs.carry_out.SAVING_SHARE", 1e9)
+    assert main.main([*command, str(tmp_path / "whole")]) == 0
+    stops.append("classifier: demo_cars, train 2/2")
+    assert main.main([*command, str(tmp_path / "stopped")]) == 130
+    assert main.main([*command, str(tmp_path / "stopped"), "--resume"]) == 0
+    assert baselines("stopped") == baselines("whole")
+
+
 # ---- every named experiment
 
 @pytest.fixture(scope="module")
