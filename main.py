@@ -7,10 +7,10 @@
     python main.py --experiment baselines # one of them
     python main.py --arch my_net.py:build --dry-run   # what becomes of each parameter of a network
     python main.py --task-list my_birds --pruning-ratios 0.5 --data-root ~/images
-    python main.py --add-to checkpoints/packnet --task-list my_birds --output-dir checkpoints/with_birds
+    python main.py --add-to checkpoints/packnet --task-list my_birds --output-dir checkpoints/birds
 
-`python main.py --help` lists every setting with its default (settings/config.py). Bad input ends with exit code 2 and one
-message, before anything is written. What a run does: training.py.
+`python main.py --help` lists every setting with its default (settings/config.py). Bad input ends
+with exit code 2 and one message, before anything is written. What a run does: training.py.
 """
 import argparse
 import shlex
@@ -39,17 +39,27 @@ SET_BY_EXPERIMENT = ("seed", "task_list", "pruning_ratios", "arch", "add_to", "p
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]:
     """(the flags, the settings that were given). Exits with 2 on unknown options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--demo", action="store_true", help="draw small data sets and pack them with a slim network; "
-                        "other options still apply")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the output directory where it stopped, "
-                        "with its settings; where there is none, start it with the settings that are given")
-    parser.add_argument("--experiment", choices=EXPERIMENTS, metavar="NAME", help="carry out all runs of a named experiment "
-                        f"(settings/experiments.py), into checkpoints/NAME/ (or --output-dir/NAME/): {', '.join(EXPERIMENTS)}")
-    parser.add_argument("--experiments", action="store_true",
-                        help="only print the named experiments: name, number of runs, what it is")
-    parser.add_argument("--seeds", type=int, help="of an experiment: how many seeds (default: the experiment's)")
-    parser.add_argument("--dry-run", action="store_true", help="only print what becomes of each parameter of the network; needs no data, "
-                        "trains and writes nothing")
+    parser.add_argument(
+        "--demo", action="store_true",
+        help="draw small data sets and pack them with a slim network; other options still apply")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on with the run in the output directory where it stopped, with its settings; "
+             "where there is none, start it with the settings that are given")
+    parser.add_argument(
+        "--experiment", choices=EXPERIMENTS, metavar="NAME",
+        help="carry out all runs of a named experiment (settings/experiments.py), into "
+             f"checkpoints/NAME/ (or --output-dir/NAME/): {', '.join(EXPERIMENTS)}")
+    parser.add_argument(
+        "--experiments", action="store_true",
+        help="only print the named experiments: name, number of runs, what it is")
+    parser.add_argument(
+        "--seeds", type=int,
+        help="of an experiment: how many seeds (default: the experiment's)")
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="only print what becomes of each parameter of the network; needs no data, trains and "
+             "writes nothing")
     add_settings(parser)
     flags = parser.parse_args(arguments)
     return flags, {name: value for name, value in vars(flags).items() if name not in FLAGS}
@@ -76,26 +86,29 @@ def main(arguments: list[str] | None = None) -> int:
 def check_flags(flags: argparse.Namespace, given: dict) -> None:
     """Raise ConfigError for flags that do not go together."""
     if flags.seeds is not None and (flags.seeds < 1 or not flags.experiment):
-        raise ConfigError(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an --experiment; "
-                          "one run's is --seed")
+        raise ConfigError(f"--seeds {flags.seeds}: must be at least 1, and counts the runs of an "
+                          "--experiment; one run's is --seed")
     if flags.demo and "add_to" in given:
-        raise ConfigError("--add-to: everything but the new task's settings comes from the packed network; "
-                          "leave --demo out")
+        raise ConfigError("--add-to: everything but the new task's settings comes from the packed "
+                          "network; leave --demo out")
     if flags.dry_run and flags.experiment:
-        raise ConfigError("--dry-run: is for one network; an --experiment has several. Name one with --arch.")
+        raise ConfigError("--dry-run: is for one network; an --experiment has several. Name one "
+                          "with --arch.")
     if flags.dry_run and flags.resume:
         raise ConfigError("--dry-run: is for a network that is named, not for a run to go on with; "
                           "leave --resume out")
     own_settings = [flag_of(name) for name in given if name in SET_BY_EXPERIMENT]
     if flags.experiment and own_settings:
-        raise ConfigError(f"{', '.join(own_settings)}: --experiment {flags.experiment} sets this itself")
+        raise ConfigError(f"{', '.join(own_settings)}: --experiment {flags.experiment} sets this "
+                          "itself")
 
 
 def print_way_on(given: dict) -> None:
-    """What to do after the demo: the command that adds a folder of the user's own to its network."""
+    """After the demo: the command that adds a folder of the user's own to its network."""
     root, output = (given.get(name, DEMO[name]) for name in ("data_root", "output_dir"))
-    print(f"To add a folder of your own, {root}/my_birds/{{train,test}}/<class>/*.jpg, to this network:\n"
-          f"python main.py --add-to {output} --task-list my_birds --output-dir {Path(output).parent}/with_birds")
+    print(f"To add a folder of your own, {root}/my_birds/{{train,test}}/<class>/*.jpg, to this "
+          f"network:\npython main.py --add-to {output} --task-list my_birds "
+          f"--output-dir {Path(output).parent}/with_birds")
 
 
 def run_experiment(flags: argparse.Namespace, given: dict) -> int:
@@ -111,7 +124,8 @@ def run_experiment(flags: argparse.Namespace, given: dict) -> int:
     drawn = flags.demo or EXPERIMENTS[name].drawn
     for number, (label, settings) in enumerate(todo, start=1):
         if not processes.RANK:
-            print(f"==== {name}: run {number} of {len(todo)}, {label} -> {parent}/{label}", flush=True)
+            print(f"==== {name}: run {number} of {len(todo)}, {label} -> {parent}/{label}",
+                  flush=True)
         code = run(settings, resume=True, demo=drawn)
         if code:
             return code
@@ -125,12 +139,13 @@ def print_hours(experiment: str, seeds: int | None, given: dict) -> None:
     rates = load_rates()
     estimate = rates and hours(experiment, rates, seeds, **given)
     if estimate:
-        print(f"==== {experiment}: about {rounded(estimate)} h in all, from what `python report.py --measure` "
-              "has timed here")
+        print(f"==== {experiment}: about {rounded(estimate)} h in all, from what "
+              "`python report.py --measure` has timed here")
 
 
 def run(given: dict, resume: bool, demo: bool) -> int:
-    """One run with these settings, or the rest of it. Returns the exit code. Raises UserError and OSError."""
+    """One run with these settings, or the rest of it. Returns the exit code. Raises UserError and
+    OSError."""
     config, before = Config(**given), None
     if resume:
         config, before = resumed(config, given)
@@ -155,8 +170,8 @@ def run(given: dict, resume: bool, demo: bool) -> int:
 
 
 def describe(given: dict) -> int:
-    """Print the table of the parameters of the network that a run with these settings would have, with heads
-    for the tasks whose data are there. Returns the exit code. Raises UserError."""
+    """Print the table of the parameters of the network that a run with these settings would have,
+    with heads for the tasks whose data are there. Returns the exit code. Raises UserError."""
     config = Config(**completed(given) if given.get("add_to") else given)
     config.check_values(weights=False)
     if own(config.arch):
@@ -174,19 +189,24 @@ def describe(given: dict) -> int:
 
 
 def agree(config: Config, before: dict | None) -> None:
-    """Raise ConfigError unless all processes of mpirun would do the same: boxes that share no output folder may not."""
+    """Raise ConfigError unless all processes of mpirun would do the same: boxes that share no
+    output folder may not."""
     jt = toolchain.start(config.device, config.precision, config.convolution)
-    config.need(config.batch_size % jt.world_size == 0, "batch_size", f"must be a multiple of the {jt.world_size} processes")
+    config.need(config.batch_size % jt.world_size == 0, "batch_size",
+                f"must be a multiple of the {jt.world_size} processes")
     source = source_of(config.arch) if own(config.arch) and own(config.arch)[0].is_file() else None
-    config.need(processes.all_agree(source), "arch", "the processes of mpirun find different files there, or none. Every box must have the "
-                "same, to the byte.")
+    config.need(processes.all_agree(source), "arch",
+                "the processes of mpirun find different files there, or none. Every box must have "
+                "the same, to the byte.")
     if not processes.all_agree([config.asdict(), before and before["finished"]]):
-        raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find different runs in it, or have other settings. "
-                          "Every box must see the same folder (a shared one, or a copy).")
+        raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find different "
+                          "runs in it, or have other settings. Every box must see the same folder "
+                          "(a shared one, or a copy).")
 
 
 def prepare(config: Config, resume: bool, demo: bool) -> None:
-    """Draw the demo's data and check all folders; under mpirun one process draws, and none writes before all have checked."""
+    """Draw the demo's data and check all folders; under mpirun one process draws, and none writes
+    before all have checked."""
     if demo and not processes.LOCAL_RANK:
         from images.drawings import ALPHABETS, DATASETS, draw
         folders = {config.folder(task).name for task in (config.base_task, *config.task_list)}
@@ -197,22 +217,25 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
 
 
 def start_jittor(config: Config, before: dict | None) -> None:
-    """Start Jittor. `before`: the results of the run to go on with, which must be on a device as it was."""
+    """Start Jittor. `before`: the results of the run to go on with, which must be on a device as it
+    was."""
     jt = toolchain.start(config.device, config.precision, config.convolution)
     processes.wait_for_all()
     if config.precision != "fp32" and toolchain.device == "cpu":
-        raise ConfigError(f"--precision {config.precision}: needs a GPU, and none can be used: {toolchain.why}")
+        raise ConfigError(f"--precision {config.precision}: needs a GPU, and none can be used: "
+                          f"{toolchain.why}")
     if before and before["device"] != toolchain.device:
-        raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, this would go on on "
-                          f"{toolchain.device}, and the result would be neither run")
+        raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, "
+                          f"this would go on on {toolchain.device}, and the result would be neither run")
     if before and before["processes"] != jt.world_size:
-        raise ConfigError(f"--resume: the run in {config.output_dir} had {before['processes']} processes (mpirun -np), this "
-                          f"would go on with {jt.world_size}, and the result would be neither run")
+        raise ConfigError(f"--resume: the run in {config.output_dir} had {before['processes']} "
+                          f"processes (mpirun -np), this would go on with {jt.world_size}, and the "
+                          "result would be neither run")
 
 
 def pack(config: Config, earlier: Earlier | None) -> int:
-    """PackNet, and the baselines that were asked for, from where it was stopped to the end; `earlier`:
-    the packed network that a new run adds to. Returns the exit code. Raises UserError."""
+    """PackNet, and the baselines that were asked for, from where it was stopped to the end;
+    `earlier`: the packed network that a new run adds to. Returns the exit code. Raises UserError."""
     from runs.carry_out import carry_out
     from runs.run import Run
     from training import take
