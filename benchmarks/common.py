@@ -1,5 +1,6 @@
 """What the benchmarks share: the path to the project, alternating timings, one line of result."""
 import importlib.util
+import json
 import os
 import statistics
 import subprocess
@@ -39,6 +40,21 @@ def report(name: str, ours: list[float], theirs: list[float], other: str) -> Non
     ratios = [b / a for a, b in zip(ours, theirs)]
     print(f"{name}: ours {statistics.median(ours):.4g} s, {other} {statistics.median(theirs):.4g} s, "
           f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)", flush=True)
+    keep(name=name, other=other, ours=statistics.median(ours), theirs=statistics.median(theirs))
+
+
+def record(**row) -> None:
+    """Print a row of figures, and keep it."""
+    print(", ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in row.items()), flush=True)
+    keep(**row)
+
+
+def keep(**row) -> None:
+    """Where BENCHMARK_ROWS names a file: a line of JSON in it, at once."""
+    if path := os.environ.get("BENCHMARK_ROWS"):
+        with open(path, "a") as file:
+            print(json.dumps(row), file=file)
 
 
 def batch(arch: str, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Loader against decoding from JPEG: images per second, on the same cores, in one run.
 
-    python benchmarks/loader.py [--images 400] [--rounds 5]
+    python benchmarks/loader.py [--images 400] [--rounds 5] [--device auto]
 
 Both sides deliver the same: normalised float32 batches of 32 on Jittor's device, shuffled and flipped. "decoding" opens,
 resizes and crops every JPEG anew on all cores, as an image-folder loader does; "ours" is an epoch after the
@@ -16,7 +16,7 @@ import common
 import numpy as np
 from PIL import Image
 
-from dataset import Loader, create_dataloader
+import toolchain
 from images.cache import StreamedImages
 from images.crops import CROPS
 from images.folders import read_split
@@ -45,7 +45,7 @@ class Decoding(StreamedImages):
         return super()._one(i, rng)
 
 
-def epoch(loader: Loader) -> None:
+def epoch(loader) -> None:
     for images, _ in loader:
         images.sync()
 
@@ -54,7 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=toolchain.DEVICES, default="auto")
     options = parser.parse_args()
+    toolchain.start(options.device)
+    from dataset import Loader, create_dataloader
     sets = (("cubs", "cubs_cropped", (300, 220), "plain"), ("flowers", "flowers", (500, 667), "plain"),
             ("flowers", "flowers", (500, 667), "resized"))
     for name, folder, size, crop in sets:
@@ -69,7 +72,8 @@ def main() -> None:
             a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
         common.report(f"{name}, crop {crop}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,
                       "decoding")
-        print(f"  ours {options.images / min(a):,.0f} images/s at best, decoding {options.images / min(b):,.0f}")
+        best = dict(ours=options.images / min(a), decoding=options.images / min(b))
+        common.record(data_set=name, crop=crop, images_per_second_at_best=best)
 
 
 if __name__ == "__main__":

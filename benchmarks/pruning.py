@@ -7,6 +7,7 @@ weights below and update the mask. Both sides start from the same weights each t
 """
 import argparse
 import hashlib
+import statistics
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -33,12 +34,12 @@ def digest(pruned) -> str:
     return checksum.hexdigest()
 
 
-def jittor_side(result: Path) -> Callable[[], float]:
+def jittor_side(options, result: Path) -> Callable[[], float]:
     import toolchain
-    jt = toolchain.start("cpu")
+    jt = toolchain.start(options.device)
     import networks
     from pruning import PackNet
-    packnet = PackNet(networks.VGG(networks.ARCHITECTURES["vgg16"]))
+    packnet = PackNet(networks.VGG(networks.ARCHITECTURES[options.arch]))
     packnet.start_task("base")
     start = weights({name: tuple(weight.shape) for name, weight in packnet.weights.items()})
 
@@ -54,12 +55,14 @@ def jittor_side(result: Path) -> Callable[[], float]:
     return turn
 
 
-def torch_side(result: Path) -> Callable[[], float]:
+def torch_side(options, result: Path) -> Callable[[], float]:
     import torch
     from torch_twin import trunk
-    layers = [parameter for parameter in trunk("vgg16")[0].parameters() if parameter.ndim > 1]
+    layers = [parameter for parameter in trunk(options.arch)[0].parameters() if parameter.ndim > 1]
     start = weights({str(number): tuple(parameter.shape) for number, parameter in enumerate(layers)})
     pruned: list = []
+    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def prune(masks: list) -> None:
         for weight, mask in zip(pruned, masks):
@@ -69,31 +72,44 @@ def torch_side(result: Path) -> Callable[[], float]:
             weight[mask == 0] = 0
 
     def turn() -> float:
-        pruned[:] = [torch.from_numpy(value.copy()) for value in start.values()]
-        return common.seconds(partial(prune, [torch.ones(value.shape, dtype=torch.uint8) for value in pruned]))
+        pruned[:] = [torch.from_numpy(value.copy()).to(device) for value in start.values()]
+        masks = [torch.ones(value.shape, dtype=torch.uint8, device=device) for value in pruned]
+        return common.seconds(lambda: (prune(masks), wait()))
 
     turn()
-    result.write_text(digest(weight.numpy() for weight in pruned))
+    result.write_text(digest(weight.cpu().numpy() for weight in pruned))
     return turn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--arch", default="vgg16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--alone", action="store_true", help="ours only: needs no PyTorch")
     parser.add_argument("--side", nargs=2, metavar=("SIDE", "RESULT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         side, result = options.side
-        common.serve(partial(torch_side if side == "torch" else jittor_side, Path(result)), time=lambda turn: turn())
+        make = torch_side if side == "torch" else jittor_side
+        common.serve(partial(make, options, Path(result)), time=lambda turn: turn())
+        return
+    if options.alone:
+        with tempfile.TemporaryDirectory() as folder:
+            turn = jittor_side(options, Path(folder) / "ours")
+            seconds = statistics.median(turn() for _ in range(options.rounds))
+        common.record(what="prune", arch=options.arch, seconds=seconds)
         return
     if not common.installed("torch"):
         raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0")
     with tempfile.TemporaryDirectory() as folder:
         results = [Path(folder) / side for side in ("ours", "torch")]
-        with common.Side("--side", "ours", results[0]) as ours, common.Side("--side", "torch", results[1]) as theirs:
+        where = ("--arch", options.arch, "--device", options.device, "--side")
+        with common.Side(*where, "ours", results[0]) as ours, \
+                common.Side(*where, "torch", results[1]) as theirs:
             pairs = [(ours(), theirs()) for _ in range(options.rounds)]
         equal = results[0].read_text() == results[1].read_text()
-    common.report("pruning 134,248,128 weights by 75 %", *zip(*pairs), "kthvalue")
+    common.report(f"pruning {options.arch} by 75 %", *zip(*pairs), "kthvalue")
     print(f"  the pruned weights are {'equal' if equal else 'NOT EQUAL'}")
 
 
