@@ -31,7 +31,8 @@ def base_retrained(config: Config) -> bool:
 
 
 def input_of(task: str, loader: Loader | None, config: Config) -> dict:
-    """How a task's images are prepared, as its entry holds it; `loader`: of its test split, None where there are no data."""
+    """How a task's images are prepared, as its entry holds it; `loader`: of its test split, None
+    where there are no data."""
     known = loader.preparation if loader else preparation_of(task, config.image_size, config.crop)
     return known.plain()
 
@@ -52,6 +53,11 @@ class Score:
     @property
     def top5_tells(self) -> bool:
         return top5_tells(self.logits.shape[1])
+
+    def shown(self) -> str:
+        """Top-1 for a person, and top-5 where that tells something."""
+        top5 = f" ({self.top5:.2f} %)" if self.top5_tells else ""
+        return f"{self.top1:.2f} %{top5}"
 
 
 def still_zero(packnet: PackNet, task: str) -> float:
@@ -273,8 +279,7 @@ class Results:
                   and (record["task"], record["phase"]) == (task, last_phase)]
         stage.top1_after_finetune = stage.top1_final
         stage.top1_best_epoch = max(tested, default=stage.top1_final)
-        shown = [f"{name} {score.top1:.2f} %" + (f" ({score.top5:.2f} %)" if score.top5_tells else "")
-                 for name, score in scores.items()]
+        shown = [f"{name} {score.shown()}" for name, score in scores.items()]
         top5 = " (top-5)" if any(score.top5_tells for score in scores.values()) else ""
         self.log(f"{task} is frozen. Top-1{top5} now: {', '.join(shown)}")
 

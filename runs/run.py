@@ -201,13 +201,14 @@ class Run:
     def save_state(self) -> None:
         if processes.RANK:
             return
-        momentum = {name: value.numpy() for name, value in self._momentum().items()} or self.stopped_momentum
+        momentum = {name: value.numpy() for name, value in self._momentum().items()}
         step = self.steps[self.position].plain() if self.position < len(self.steps) else None
         values = dict(position=self.position, step=step, best=self.best,
                       seconds=time.monotonic() - self.started, data=self._data(),
                       log_length=self.log.length, results=self.results.figures())
         kept = dict(reference=self.results.reference) | self.kept
-        State(contents(self.packnet), kept, momentum, values).save(self.folder / STATE)
+        state = State(contents(self.packnet), kept, momentum or self.stopped_momentum, values)
+        state.save(self.folder / STATE)
 
     def _restore(self, path: Path) -> None:
         state = State.load(path)
@@ -254,29 +255,36 @@ def decayed_and_not(moving: dict[str, jt.Var], decayed: Container[str],
 
 
 def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
-    """Every loader at once: what is wrong with any data set is said before the first epoch. Of `earlier` tasks (their metadata),
-    which are packed already, the test split where it is there; of the last, if it is pruned once more, all."""
-    every = ("train", "validation", "test") if config.validation else ("train", "test")
-    if not config.add_to:
-        splits = {name: every for name in [*config.task_list] + [config.base_task] * config.has_data(config.base_task)}
-    else:
-        splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
-        again = [earlier[-1]["name"]] if config.prune_last else []
-        splits |= {name: every for name in again + config.task_list}
+    """Every loader at once: what is wrong with any data set is said before the first epoch.
+    `earlier`: the metadata of the tasks that are packed already. Raises DataError, where the data
+    of one of these have other classes too."""
     loaders = {}
-    packed = {entry["name"]: Preparation.from_plain(entry["input"]) for entry in earlier}
+    # All splits of a task are prepared alike: as it was packed, else as its training images.
+    known = {entry["name"]: Preparation.from_plain(entry["input"]) for entry in earlier}
     if processes.LOCAL_RANK:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
-    for name, split in ((name, split) for name, its_splits in splits.items() for split in its_splits):
-        known = loaders[name, "train"].preparation if (name, "train") in loaders else packed.get(name)
-        loaders[name, split], _ = create_dataloader(name, config.data_root, split, config.batch_size, seed=config.seed,
-                                                    image_size=config.image_size, cache_dir=config.cache_dir, validation=config.validation,
-                                                    crop=config.crop, normalise=config.normalise, preparation=known)
+    for name, splits in splits_to_open(config, earlier).items():
+        for split in splits:
+            loader, _ = create_dataloader(
+                name,
+                config.data_root,
+                split,
+                config.batch_size,
+                seed=config.seed,
+                image_size=config.image_size,
+                cache_dir=config.cache_dir,
+                validation=config.validation,
+                crop=config.crop,
+                normalise=config.normalise,
+                preparation=known.get(name),
+            )
+            loaders[name, split] = loader
+            if split == "train":
+                known[name] = loader.preparation
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
-        if loader and (entry["classes"] not in (None, loader.classes) or entry["num_classes"] != len(loader.classes)):
-            raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed task {entry['name']}. "
-                            "Move the folder away: what is stored of the task is then shown.")
+        if loader:
+            check_classes(entry, loader.classes, config)
     if not processes.RANK:
         remark(config, [name for name, split in loaders if split == "train"])
     if not processes.LOCAL_RANK:
@@ -284,8 +292,33 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     return loaders
 
 
+def splits_to_open(config: Config, earlier: list[dict]) -> dict[str, tuple[str, ...]]:
+    """{data set: the splits that a run with these settings needs}. Of `earlier` tasks (their
+    metadata) the test split, where their data are there; of the last one all, if it is pruned once
+    more."""
+    every = ("train", "validation", "test") if config.validation else ("train", "test")
+    if not config.add_to:
+        splits = dict.fromkeys(config.task_list, every)
+        if config.has_data(config.base_task):
+            splits[config.base_task] = every
+        return splits
+    splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
+    if config.prune_last:
+        splits[earlier[-1]["name"]] = every
+    return splits | dict.fromkeys(config.task_list, every)
+
+
+def check_classes(entry: dict, classes: list[str], config: Config) -> None:
+    """Raise DataError unless the data of a packed task have the classes of its `entry`, which may
+    know their number only."""
+    if entry["classes"] not in (None, classes) or entry["num_classes"] != len(classes):
+        raise DataError(f"{config.folder(entry['name'])}: its classes are not those of the packed "
+                        f"task {entry['name']}. Move the folder away: what is stored of the task "
+                        "is then shown.")
+
+
 def remark(config: Config, names: list[str]) -> None:
-    """Say what is no error in the data sets that are trained on, but may not be meant."""
+    """Say what in the data sets that are trained on is no error, but may not be meant."""
     unused = {unused_validation(name, config.data_root) for name in names}
     for folder in sorted(unused - {None}):
         say(f"{folder} is not used: --validation holds a part of the training images out.")

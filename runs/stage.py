@@ -50,7 +50,8 @@ class Stage:
         that it is the same whatever is added later, with the task's data or without. `classes`:
         their names, where there are data; `preparation`: Preparation.plain of its images."""
         kept = {name: getattr(self, name) for name in KEPT}
-        return kept | dict(top1=self.top1_final, top5=self.top5_final, classes=classes, input=preparation)
+        return kept | dict(top1=self.top1_final, top5=self.top5_final, classes=classes,
+                           input=preparation)
 
     @classmethod
     def of_entry(cls, entry: dict, later: int, stored: bool) -> "Stage":
