@@ -146,7 +146,8 @@ def print_hours(experiment: str, seeds: int | None, given: dict) -> None:
 def run(given: dict, resume: bool, demo: bool) -> int:
     """One run with these settings, or the rest of it. Returns the exit code. Raises UserError and
     OSError."""
-    config, before = Config(**given), None
+    config = Config(**given)
+    before = None
     if resume:
         config, before = resumed(config, given)
     if config.add_to and not before:
@@ -156,7 +157,7 @@ def run(given: dict, resume: bool, demo: bool) -> int:
         agree(config, before)
     if before and before["finished"]:
         if not processes.RANK:
-            # Where it is there still, the run was killed just before it removed it.
+            # A state that is still there: the run was killed just before it removed it.
             (Path(config.output_dir) / STATE).unlink(missing_ok=True)
             print(f"The run in {config.output_dir} is finished; nothing is changed. "
                   f"Its results: {config.output_dir}/log.txt")
@@ -189,8 +190,8 @@ def describe(given: dict) -> int:
 
 
 def agree(config: Config, before: dict | None) -> None:
-    """Raise ConfigError unless all processes of mpirun would do the same: boxes that share no
-    output folder may not."""
+    """Raise ConfigError unless all processes of mpirun would do the same, which they may not on
+    computers that share no output folder."""
     jt = toolchain.start(config.device, config.precision, config.convolution)
     config.need(config.batch_size % jt.world_size == 0, "batch_size",
                 f"must be a multiple of the {jt.world_size} processes")
@@ -199,9 +200,9 @@ def agree(config: Config, before: dict | None) -> None:
                 "the processes of mpirun find different files there, or none. Every box must have "
                 "the same, to the byte.")
     if not processes.all_agree([config.asdict(), before and before["finished"]]):
-        raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find different "
-                          "runs in it, or have other settings. Every box must see the same folder "
-                          "(a shared one, or a copy).")
+        raise ConfigError(f"--output-dir {config.output_dir}: the processes of mpirun find "
+                          "different runs in it, or have other settings. Every box must see the "
+                          "same folder (a shared one, or a copy).")
 
 
 def prepare(config: Config, resume: bool, demo: bool) -> None:
@@ -217,8 +218,9 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
 
 
 def start_jittor(config: Config, before: dict | None) -> None:
-    """Start Jittor. `before`: the results of the run to go on with, which must be on a device as it
-    was."""
+    """Start Jittor. `before`: the results of the run to go on with. Raises ConfigError where the
+    precision needs a GPU and there is none, and where the run was on another device or had another
+    number of processes."""
     jt = toolchain.start(config.device, config.precision, config.convolution)
     processes.wait_for_all()
     if config.precision != "fp32" and toolchain.device == "cpu":
@@ -226,7 +228,8 @@ def start_jittor(config: Config, before: dict | None) -> None:
                           f"{toolchain.why}")
     if before and before["device"] != toolchain.device:
         raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, "
-                          f"this would go on on {toolchain.device}, and the result would be neither run")
+                          f"this would go on on {toolchain.device}, and the result would be "
+                          "neither run")
     if before and before["processes"] != jt.world_size:
         raise ConfigError(f"--resume: the run in {config.output_dir} had {before['processes']} "
                           f"processes (mpirun -np), this would go on with {jt.world_size}, and the "
@@ -234,8 +237,9 @@ def start_jittor(config: Config, before: dict | None) -> None:
 
 
 def pack(config: Config, earlier: Earlier | None) -> int:
-    """PackNet, and the baselines that were asked for, from where it was stopped to the end;
-    `earlier`: the packed network that a new run adds to. Returns the exit code. Raises UserError."""
+    """PackNet, and the baselines that were asked for, from where the run was stopped to its end;
+    `earlier`: the packed network that a new run adds to. Returns the exit code. Raises
+    UserError."""
     from runs.carry_out import carry_out
     from runs.run import Run
     from training import take

@@ -1,13 +1,14 @@
 """A page of everything that was run, beside the published figures.
 
-    python report.py                     # checkpoints/report.md, report.html and report.csv, from all runs below checkpoints/
+    python report.py                     # from all runs below checkpoints/
     python report.py --runs D --out D    # from and to other folders
-    python report.py --measure           # time a few steps of each network first, for the hours of what was not run
+    python report.py --measure           # time a few steps of each network first
 
-The page begins with one table: every experiment, published, ours, difference, seeds, hours and hardware; one that was not run shows
-with its command. Then accuracies with the published figures, baselines, curves, capacity, storage, and how each run
-was made. The HTML needs no other file. The CSV has a row for each
-run, task and method.
+Writes report.md, report.html, which needs no other file, and report.csv, which has a row for each
+run, task and method; by default into checkpoints/. The page begins with one table: every
+experiment, published, ours, difference, seeds, hours and hardware; one that was not run is shown
+with its command, and with the hours that --measure lets us estimate. Then come accuracies beside
+the published figures, baselines, curves, capacity, storage, and how each run was made.
 """
 import argparse
 from pathlib import Path
@@ -23,11 +24,19 @@ from system.errors import run_cli
 @run_cli
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--runs", default="checkpoints", help="folder with the runs (default: %(default)s)")
-    parser.add_argument("--out", help="folder for report.md, report.html and report.csv (default: the same)")
-    parser.add_argument("--measure", action="store_true", help="time a few steps of each network of the experiments on this machine "
-                        "(minutes), from which the hours of what was not run are estimated")
-    parser.add_argument("--device", default="auto", choices=toolchain.DEVICES, help="of --measure (default: %(default)s)")
+    parser.add_argument(
+        "--runs", default="checkpoints",
+        help="folder with the runs (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        help="folder for report.md, report.html and report.csv (default: the same)")
+    parser.add_argument(
+        "--measure", action="store_true",
+        help="time a few steps of each network of the experiments on this machine (minutes), from "
+             "which the hours of what was not run are estimated")
+    parser.add_argument(
+        "--device", default="auto", choices=toolchain.DEVICES,
+        help="of --measure (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not Path(options.runs).is_dir():
         raise ConfigError(f"--runs {options.runs}: no such folder")

@@ -1,8 +1,9 @@
 """The settings of a run, their defaults and what they may be.
 
-The names are those of the first Jittor implementation (initial_lr, num_epochs_per_task, pruning_ratios, ...); each has a flag on
-main.py's command line (--initial-lr, ...). The defaults are the paper's, from the authors' release where the paper
-is silent. Nothing here needs Jittor, so that a wrong option is answered at once.
+The names are those of the first Jittor implementation (initial_lr, num_epochs_per_task,
+pruning_ratios, ...); each has a flag on main.py's command line (--initial-lr, ...). The defaults
+are the paper's, from the authors' release where the paper is silent. Nothing here needs Jittor, so
+that a wrong option is answered at once.
 """
 import dataclasses
 import os
@@ -266,40 +267,84 @@ class Config(WhatIsPacked):
             self.pruning_ratios = self.pruning_ratios * len(self.task_list)
 
     def check_values(self, weights: bool = True) -> None:
-        """Raise ConfigError for the first setting that cannot be used, whatever the disk holds. `weights`: whether it needs any."""
+        """Raise ConfigError for the first setting that cannot be used, whatever the disk holds.
+        `weights`: whether the run needs any to start from."""
         need = self.need
-        need(self.arch in ARCHS or bool(own(self.arch)), "arch", f"must be one of {', '.join(ARCHS)}, or path/to/file.py:function")
-        need(self.last is None or bool(own(self.arch)), "last", f"is for a network of your own; the last layer of {self.arch} is known")
-        for each in dataclasses.fields(self):
-            value, choices = getattr(self, each.name), each.metadata["choices"]
-            if choices and isinstance(value, list):
-                need(set(value) <= set(choices), each.name, f"must be of {', '.join(choices)}")
-            elif choices:
-                need(value in choices, each.name, f"must be one of {', '.join(choices)}")
-        need(self.precision == "fp32" or self.device != "cpu", "precision", "needs a GPU; --device cpu computes in fp32")
+        need(self.arch in ARCHS or bool(own(self.arch)), "arch",
+             f"must be one of {', '.join(ARCHS)}, or path/to/file.py:function")
+        need(self.last is None or bool(own(self.arch)), "last",
+             f"is for a network of your own; the last layer of {self.arch} is known")
+        self._check_choices()
+        need(self.precision == "fp32" or self.device != "cpu", "precision",
+             "needs a GPU; --device cpu computes in fp32")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
         need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
-        need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
-        need(self.keep != "best" or self.validation > 0, "keep", "needs a --validation part to judge the epochs on")
-        need(self.keep != "best-on-test" or self.validation == 0, "keep", "judges on the test split; leave --validation out, or "
-             "choose --keep best")
+        self._check_judging()
+        self._check_tasks()
+        self._check_ratios()
+        self._check_schedule()
+        self._check_image_size()
+        need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
+             "cannot be combined with --num-epochs-base, which trains the base network from "
+             "scratch")
+        if weights and self.add_to is None and self.arch not in PUBLISHED_WEIGHTS:
+            need(self.pretrained is not None or self.num_epochs_base > 0, "arch",
+                 "has no published weights: give --pretrained FILE or --num-epochs-base N")
+
+    def _check_choices(self) -> None:
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            choices = each.metadata["choices"]
+            if choices and isinstance(value, list):
+                self.need(set(value) <= set(choices), each.name,
+                          f"must be of {', '.join(choices)}")
+            elif choices:
+                self.need(value in choices, each.name, f"must be one of {', '.join(choices)}")
+
+    def _check_judging(self) -> None:
+        """What the epochs are judged on."""
+        self.need(0 <= self.validation < 1, "validation", "must be in [0, 1)")
+        if self.keep == "best":
+            self.need(self.validation > 0, "keep",
+                      "needs a --validation part to judge the epochs on")
+        if self.keep == "best-on-test":
+            self.need(self.validation == 0, "keep",
+                      "judges on the test split; leave --validation out, or choose --keep best")
+
+    def _check_tasks(self) -> None:
+        need = self.need
         need(bool(self.task_list), "task_list", "needs at least one task")
         need(len(set(self.task_list)) == len(self.task_list), "task_list", "names a task twice")
-        for name, task in (*(("task_list", task) for task in self.task_list), ("base_task", self.base_task)):
-            need(bool(NAME.fullmatch(task)), name, f"{task!r} is no name of a data set: only letters, digits, - and _ are allowed")
-        need(self.base_task not in self.task_list, "task_list", f"holds the base task {self.base_task!r}")
+        settings = [("task_list", task) for task in self.task_list]
+        settings.append(("base_task", self.base_task))
+        for name, task in settings:
+            need(bool(NAME.fullmatch(task)), name,
+                 f"{task!r} is no name of a data set: only letters, digits, - and _ are allowed")
+        need(self.base_task not in self.task_list, "task_list",
+             f"holds the base task {self.base_task!r}")
+
+    def _check_ratios(self) -> None:
+        need = self.need
         need(len(self.pruning_ratios) == len(self.task_list), "pruning_ratios",
-             f"needs one ratio for each of the {len(self.task_list)} tasks, has {len(self.pruning_ratios)}")
-        need(all(ratio in RATIO_WORDS or 0 <= ratio < 1 for ratio in self.pruning_ratios), "pruning_ratios", "each must be in [0, 1)")
-        need("auto" not in self.pruning_ratios or self.validation > 0, "pruning_ratios", "auto needs a --validation part to judge on")
+             f"needs one ratio for each of the {len(self.task_list)} tasks, has "
+             f"{len(self.pruning_ratios)}")
+        for ratio in self.pruning_ratios:
+            need(ratio in RATIO_WORDS or 0 <= ratio < 1, "pruning_ratios", "each must be in [0, 1)")
+        need("auto" not in self.pruning_ratios or self.validation > 0, "pruning_ratios",
+             "auto needs a --validation part to judge on")
         need(0 <= self.max_drop <= 100, "max_drop", "must be in [0, 100]")
         need(self.tasks_to_come >= 0, "tasks_to_come", "must not be negative")
-        need(self.tasks_to_come == 0 or "equal" in self.pruning_ratios, "tasks_to_come", "goes with --pruning-ratios equal")
+        need(self.tasks_to_come == 0 or "equal" in self.pruning_ratios, "tasks_to_come",
+             "goes with --pruning-ratios equal")
         need(0 <= self.initial_pruning_ratio < 1, "initial_pruning_ratio", "must be in [0, 1)")
-        need(self.prune_last is None or self.add_to is not None, "prune_last", "goes with --add-to only")
-        need(self.prune_last is None or 0 < self.prune_last < 1, "prune_last", "must be in (0, 1)")
-        for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base", "num_epochs_base_finetune", "seed",
-                     "weight_decay"):
+        if self.prune_last is not None:
+            need(self.add_to is not None, "prune_last", "goes with --add-to only")
+            need(0 < self.prune_last < 1, "prune_last", "must be in (0, 1)")
+
+    def _check_schedule(self) -> None:
+        need = self.need
+        for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base",
+                     "num_epochs_base_finetune", "seed", "weight_decay"):
             need(0 <= getattr(self, name) < float("inf"), name, "must not be negative")
         for name in ("batch_size", "lr_decay_every", "base_lr_decay_every"):
             need(getattr(self, name) >= 1, name, "must be at least 1")
@@ -307,17 +352,16 @@ class Config(WhatIsPacked):
             need(0 < getattr(self, name) < float("inf"), name, "must be a positive number")
         need(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
         need(not self.nesterov or self.momentum > 0, "momentum", "must be above 0 with --nesterov")
-        need(self.lr_decay_at == sorted(set(self.lr_decay_at)) and all(epoch > 0 for epoch in self.lr_decay_at), "lr_decay_at",
+        ascending = self.lr_decay_at == sorted(set(self.lr_decay_at))
+        need(ascending and all(epoch > 0 for epoch in self.lr_decay_at), "lr_decay_at",
              "must be numbers of epochs, ascending")
+
+    def _check_image_size(self) -> None:
         least = ARCHS.get(self.arch, 1)
-        need(self.arch not in FIXED_SIZE or self.image_size == least, "image_size",
-             f"must be {least} for {self.arch}, whose position embedding is for that size")
-        need(self.image_size >= least, "image_size", f"must be at least {least} for {self.arch}")
-        need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
-             "cannot be combined with --num-epochs-base, which trains the base network from scratch")
-        need(not weights or self.add_to is not None or self.arch in PUBLISHED_WEIGHTS or self.pretrained is not None
-             or self.num_epochs_base > 0, "arch",
-             "has no published weights: give --pretrained FILE or --num-epochs-base N")
+        self.need(self.arch not in FIXED_SIZE or self.image_size == least, "image_size",
+                  f"must be {least} for {self.arch}, whose position embedding is for that size")
+        self.need(self.image_size >= least, "image_size",
+                  f"must be at least {least} for {self.arch}")
 
     def need(self, good: bool, name: str, rule: str) -> None:
         """Raise ConfigError for the setting `name` unless it is good."""
@@ -325,9 +369,15 @@ class Config(WhatIsPacked):
             raise ConfigError(f"{flag_of(name)} {shown(getattr(self, name))}: {rule}")
 
     def ratios(self) -> list[float | str]:
-        """The pruning ratio of each task: a number, or "auto". Of equal ones, each keeps one share of what the shares to come divide."""
-        shares = [self.pruning_ratios[number:].count("equal") + self.tasks_to_come for number in range(len(self.task_list))]
-        return [1 - 1 / share if ratio == "equal" else ratio for ratio, share in zip(self.pruning_ratios, shares)]
+        """The pruning ratio of each task: a number, or "auto". A task whose ratio is "equal" keeps
+        one of as many equal shares as there are such tasks from it on, those to come included."""
+        ratios = []
+        for number, ratio in enumerate(self.pruning_ratios):
+            if ratio == "equal":
+                shares = self.pruning_ratios[number:].count("equal") + self.tasks_to_come
+                ratio = 1 - 1 / shares
+            ratios.append(ratio)
+        return ratios
 
     def folder(self, task: str) -> Path:
         return dataset_folder(task, self.data_root)
@@ -349,7 +399,8 @@ class Config(WhatIsPacked):
     def packnet_options(self) -> dict:
         """The options of the run's pruning.PackNet."""
         return dict(train_biases=self.train_biases, train_bn=self.train_bn,
-                    free_weights=self.free_weights, packed_layers=self.pack, pruned_units=self.prune)
+                    free_weights=self.free_weights, packed_layers=self.pack,
+                    pruned_units=self.prune)
 
 
 def flag_of(name: str) -> str:

@@ -1,7 +1,9 @@
-"""How long an experiment takes on this machine: the images it trains and tests on, times what an image was found to take.
+"""How long an experiment takes on this machine: the images it trains and tests on, times the
+seconds that an image was found to take.
 
-`python report.py --measure` times a few steps of each network (runs/rate.py) and keeps the result in the cache folder, by the name
-of the machine: home folders are shared in clusters. Nothing here needs Jittor.
+`python report.py --measure` times a few steps of each network (runs/rate.py) and keeps the result
+in the cache folder, in a file named after the machine: the machines of a cluster share home
+folders. Nothing here needs Jittor.
 """
 import json
 import os
@@ -20,26 +22,30 @@ from settings.plan import plan
 from system.files import write
 from toolchain import ToolchainError, cache_folder
 
-Sizes = Callable[[str], tuple[int, int] | None]  # (training, test images) of a data set; None where it is not known
+# The numbers of training and test images of a data set; None where they are not known.
+Sizes = Callable[[str], tuple[int, int] | None]
 
 
 @dataclass
 class Effort:
-    """Images of a run: those it trains on, forward and backward, and those that only go `forward`."""
+    """Images of a run: those it trains on, forward and backward, and those that only go
+    `forward`."""
     trained: int = 0
     forward: int = 0
 
 
 @dataclass
 class Rates:
-    """Seconds that an image takes on this machine, (to train on, to go forward), by network and image size: "vgg16 224"."""
+    """Seconds that an image takes on this machine, (to train on, to go forward), by network and
+    image size: "vgg16 224"."""
     hardware: str
     seconds: dict[str, tuple[float, float]]
 
 
 @cache
 def images_of(task: str, data_root: str) -> tuple[int, int] | None:
-    """The numbers of files where they are there, else those that are published, or that would be drawn."""
+    """The numbers of training and test images of a data set: of the files in its folder, else the
+    published ones, else those of a set that would be drawn; None where nothing is known."""
     about = data_set(task)
     if about.large:
         return about.train, about.test  # too many to count each time
@@ -50,14 +56,17 @@ def images_of(task: str, data_root: str) -> tuple[int, int] | None:
         return train, test
     if about.counts:
         return about.train, about.test
-    signs = (DATASETS | ALPHABETS).get(about.name)
-    return (len(signs) * TRAIN, len(signs) * TEST) if signs else None
+    classes = (DATASETS | ALPHABETS).get(about.name)
+    if classes:
+        return len(classes) * TRAIN, len(classes) * TEST
+    return None
 
 
 def effort(c: Config, sizes: Sizes) -> Effort | None:
     """Of a run with these settings; None where a data set's size is not known."""
-    base = [c.base_task] if c.num_epochs_base or c.has_data(c.base_task) else []
-    tasks = [*base, *c.task_list]
+    tasks = list(c.task_list)
+    if c.num_epochs_base or c.has_data(c.base_task):
+        tasks.insert(0, c.base_task)
     known = {task: sizes(task) for task in tasks}
     if None in known.values():
         return None
@@ -90,16 +99,18 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
 
 
 def key(c: Config) -> str:
-    """Of Rates."""
+    """Of the network of a run in Rates."""
     return f"{c.arch} {c.image_size}"
 
 
 def hours(experiment: str, rates: Rates, seeds: int | None = None, **given) -> float | None:
-    """The estimate for all runs of an experiment; None where something it takes is not known. `given`: settings of the user's."""
+    """The estimate for all runs of an experiment; None where the size of a data set or the seconds
+    of a network are not known. `given`: settings that the user named."""
     total = 0.0
     for _, settings in runs_of(experiment, seeds=seeds):
         c = Config(**settings | given)
-        whole, seconds = effort(c, lambda task, root=c.data_root: images_of(task, root)), rates.seconds.get(key(c))
+        whole = effort(c, lambda task, root=c.data_root: images_of(task, root))
+        seconds = rates.seconds.get(key(c))
         if whole is None or seconds is None:
             return None
         total += whole.trained * seconds[0] + whole.forward * seconds[1]

@@ -172,8 +172,8 @@ EXPERIMENTS = {
         {"packnet": sequences.MNIST_PERMUTED_10}),
 }
 
-# main.py --demo: small drawn data sets and a slim network. Of 48 pixels, 8 % of the area do not show
-# what was drawn: plain crops.
+# main.py --demo: small drawn data sets and a slim network. Its crops are plain: of images of 48
+# pixels, a crop of 8 % of the area does not show what was drawn.
 DEMO = SEED | dict(
     data_root="data/demo", output_dir="checkpoints/demo",
     base_task="demo_base", task_list=["demo_birds", "demo_cars", "demo_flowers"],

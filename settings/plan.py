@@ -1,7 +1,7 @@
-"""The whole of a run as data: every step of PackNet, and then of the baselines that were asked for.
+"""The whole of a run as data: every step of PackNet, and then of the baselines asked for.
 
 training.py carries the steps out, settings/effort.py counts the images that go through them, the
-benchmarks take rates and epochs from them.
+benchmarks take learning rates and epochs from them.
 """
 from collections.abc import Sequence
 
