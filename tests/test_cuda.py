@@ -10,7 +10,7 @@ from shutil import which
 
 import fake_gpu
 import pytest
-from conftest import ROOT, executable
+from conftest import ROOT, executable, jt
 
 from toolchain import ToolchainError, cuda, cuda_folder, cuda_parts, doctor, gpu
 
@@ -593,6 +593,14 @@ print(said.use_cuda, said.use_cuda_host_allocator, said.size)"""
     assert done.stdout == "1 0 0\n", done.stderr
 
 
+def test_the_doctor_asks_for_all_its_results_at_once(monkeypatch):
+    """On a GPU a gradient of a weight that is fetched by itself is no convolution of cuDNN's."""
+    asked, sync = [], jt.sync
+    monkeypatch.setattr(jt, "sync", lambda values: (asked.append(len(values)), sync(values)))
+    monkeypatch.setattr(jt.Var, "numpy", lambda value: asked == [7] and value.data)
+    assert len(doctor.check(jt)) == 7
+
+
 def test_the_device(monkeypatch, tmp_path, wheels):
     monkeypatch.setattr(cuda, "cache_folder", lambda: tmp_path)
     assert cuda.for_device("auto") == cuda.for_device("cuda") and cuda.for_device("auto").nvcc
@@ -775,54 +783,57 @@ def test_precision_and_processes_decide_the_environment(monkeypatch, tmp_path, w
 # ---- the real wheels
 
 
+def real_toolkit(compiler: str, cache: Path) -> str:
+    """The nvcc of a toolkit put together of what this machine really has; skips where that is too
+    little."""
+    if compiler == "of a wheel":
+        problem = cuda_folder.wheels_problem()
+        found = problem or cuda_folder.from_wheels(cache).nvcc
+    else:
+        usable = [nvcc for nvcc in cuda.system_nvccs() if cuda.cuda_version(nvcc)[0] in (12, 13)]
+        problem = cuda_folder.problem_beside(usable[0]) if usable else "no nvcc of CUDA 12 or 13"
+        found = problem or cuda_folder.around(usable[0], cache).nvcc
+    if problem:
+        pytest.skip(problem)
+    return found
+
+
 @pytest.mark.cuda_wheels
-def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, tmp_path):
-    """Everything but the numbers: the real nvcc and headers, every kernel of a run, what the libraries export."""
+@pytest.mark.parametrize("compiler", ["of the system", "of a wheel"])
+def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, tmp_path, compiler):
+    """Everything but the numbers: the real nvcc and headers, every kernel of a run, what the
+    libraries export."""
     monkeypatch.undo()
-    if cuda_folder.wheels_problem():
-        pytest.skip(cuda_folder.wheels_problem())
-    environment = dict(os.environ, HOME=str(tmp_path))
-    for name in ("nvcc_path", "cache_name", "python_config_path", "use_mpi"):
+    environment = dict(os.environ, HOME=str(tmp_path), FAKE_GPU_TRACE=str(tmp_path / "trace"),
+                       nvcc_path=real_toolkit(compiler, tmp_path / "gpu"))
+    for name in ("cache_name", "python_config_path", "use_mpi", "cc_flags"):
         environment.pop(name, None)
     trace = tmp_path / "trace"
-    # Where no kernel writes a weight, an owner or a count, it is what lay there: a pixel, say, that makes the weight NaN.
+    # Where no kernel writes a weight, an owner or a count, it is what lay there: a pixel, say, that
+    # makes the weight NaN.
     unchecked = """import sys, toolchain
 toolchain.start("cuda")
 import main
 from packing import loops
 from reporting import plots
 from storage import seals
-loops.finite, seals.broken, plots.draw = lambda parameter: True, lambda packed, entries: [], lambda results, folder: []
+loops.finite, plots.draw = lambda parameter: True, lambda results, folder: []
+seals.broken = lambda packed, entries: []
 sys.exit(main.main())"""
+    pretended = [sys.executable, "tests/fake_gpu.py", tmp_path / "gpu", sys.executable]
+    done = subprocess.run([*pretended, "-m", "toolchain", "--check", "--device", "cuda"], cwd=ROOT,
+                          capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr[-3000:]  # nothing is computed
+    # Two convolutions, their two gradients: all of them cuDNN's.
+    assert sorted(trace.read_text().split()) == sorted(
+        [*["chosen"] * 6, *["Forward", "BackwardData", "BackwardFilter"] * 2])
+    trace.unlink()
     done = subprocess.run(
-        [
-            sys.executable,
-            "tests/fake_gpu.py",
-            tmp_path / "gpu",
-            sys.executable,
-            "-c",
-            unchecked,
-            "--demo",
-            "--device",
-            "cuda",
-            "--data-root",
-            tmp_path / "data",
-            "--output-dir",
-            tmp_path / "run",
-            "--num-epochs-base",
-            "1",
-            "--num-epochs-base-finetune",
-            "1",
-            "--num-epochs-per-task",
-            "1",
-            "--num-epochs-finetune",
-            "1",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment | dict(FAKE_GPU_TRACE=str(trace)),
-    )
+        [*pretended, "-c", unchecked, "--demo", "--device", "cuda", "--data-root",
+         tmp_path / "data", "--output-dir", tmp_path / "run", "--num-epochs-base", "1",
+         "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1",
+         "--num-epochs-finetune", "1"],
+        cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["finished"] and results["device"] == "cuda"
@@ -831,21 +842,11 @@ sys.exit(main.main())"""
     assert all(line.startswith("chosen ") for line in asked if line)
     assert len(asked) < 100, len(asked)  # once for each shape, not 11 times in each step
     if which("mpirun"):  # several GPUs: Jittor's part of NCCL
+        code = """import toolchain
+jt = toolchain.start("cuda")
+print(jt.compile_extern.nccl_ops.__name__, jt.ones(4).mpi_all_reduce("mean").shape)"""
         done = subprocess.run(
-            [
-                "mpirun",
-                "-np",
-                "1",
-                sys.executable,
-                "-c",
-                "import toolchain; jt = toolchain.start('cuda')\n"
-                "print(jt.compile_extern.nccl_ops.__name__, jt.ones(4).mpi_all_reduce('mean').shape)",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env=environment
-            | fake_gpu.environment(tmp_path / "gpu")
-            | dict(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"),
-        )
+            ["mpirun", "-np", "1", sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+            text=True, env=environment | fake_gpu.environment(tmp_path / "gpu")
+            | dict(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"))
         assert done.stdout == "jittor_nccl_core.ops [4,]\n", done.stderr[-3000:]
