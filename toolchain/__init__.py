@@ -9,7 +9,8 @@ a few things that are easy to miss. `start` looks for them first and says in one
 * g++ and Python's headers; oneDNN, which Jittor would otherwise download from its own server, and without which a VGG-16 step
   on the CPU takes about 100 times as long: cpu.py.
 * CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
-  each has a compile cache of its own. Which toolkit: cuda.py; its parts: cuda_parts.py; put together: cuda_folder.py.
+  each has a compile cache of its own. Which toolkit: cuda.py; its parts: cuda_parts.py; put
+  together: cuda_folder.py.
 * No other backend of Jittor's (ROCm, Ascend) unless it is asked for: backends.py.
 * A faster CPU: kernels/, which `start` puts in. Compilation with a progress bar and in half the time: compiling.py. This year's
   Python and NumPy: mending.py.
