@@ -81,16 +81,17 @@ class Run:
             process = subprocess.Popen(
                 command, cwd=common.ROOT, stdout=log, stderr=log, start_new_session=True,
                 env=os.environ | dict(BENCHMARK_ROWS=str(rows)))
-            while process.poll() is None:
-                if kill_at and kill_at.exists():
-                    ended = "stopped"
-                elif time.monotonic() > self.ends:
-                    ended = "its time was over"
-                if ended:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-                else:
+            try:
+                while process.poll() is None and not ended:
+                    if kill_at and kill_at.exists():
+                        ended = "stopped"
+                    elif time.monotonic() > self.ends:
+                        ended = "its time was over"
                     time.sleep(0.05)
+            finally:  # with whatever it has started itself; also where this program is interrupted
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         lines = rows.read_text().splitlines() if rows.exists() else []
         rows.unlink(missing_ok=True)
         result = dict(command=command[1:], exit=ended or process.returncode,

@@ -1,5 +1,6 @@
 """benchmarks/gpu.py, the first fifteen minutes on a card: its phases, and what is left on disk."""
 import json
+import os
 import subprocess
 import sys
 
@@ -66,6 +67,22 @@ def test_a_command_is_killed_when_a_file_is_there(tmp_path):
     mark = tmp_path / "state"
     code = f"import time; open({str(mark)!r}, 'w'); time.sleep(60)"
     assert this.python("-c", code, kill_at=mark)["exit"] == "stopped"
+
+
+def test_an_interrupt_ends_what_was_started(monkeypatch, tmp_path):
+    options = type("Options", (), dict(out=tmp_path))
+    this, mark = benchmark.Run(options, "demo", limit=60), tmp_path / "pid"
+
+    def interrupt(seconds: float) -> None:
+        if mark.exists() and mark.read_text().endswith("."):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark.time, "sleep", interrupt)
+    code = f"import os, time; open({str(mark)!r}, 'w').write(f'{{os.getpid()}}.'); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        this.python("-c", code)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()[:-1]), 0)
 
 
 def test_what_no_time_is_left_for_is_skipped(monkeypatch, capsys, tmp_path):
