@@ -35,12 +35,13 @@ class Packed:
     source: str = "the packed network"
 
     def heads(self) -> dict[str, int]:
-        """{task: number of classes} of every head, of tasks that have no weights yet too."""
-        found = [name.split(".")[1] for name in self.parameters if name.startswith("heads.")]
-        return {
-            task: len(self.parameters[f"heads.{task}.weight"])
-            for task in dict.fromkeys([*self.tasks, *found])
-        }
+        """{task: number of classes} of every head, in the order of the tasks; after them those of
+        tasks that have no weights yet. (Joint training's one task has no head of its own.)"""
+        found = dict.fromkeys(name.split(".")[1] for name in self.parameters
+                              if name.startswith("heads."))
+        started = [task for task in self.tasks if task in found]
+        return {task: len(self.parameters[f"heads.{task}.weight"])
+                for task in dict.fromkeys([*started, *found])}
 
     def tensors(self) -> Tensors:
         """All of it under one name each."""

@@ -155,7 +155,8 @@ def compared(data, tmp_path_factory):
     train_epoch, predict = training.train_epoch, loops.predict
 
     def counted(net, loss, loader, optimizer, title):
-        there = loader.loaders.values() if isinstance(loader, Mixture) else [loader]
+        batches = loader.loader  # within Learnable
+        there = batches.loaders.values() if isinstance(batches, Mixture) else [batches]
         kind = "head" if "warm-up" in title or title.startswith("classifier:") else "trained"
         images[kind] += sum(its.num_images for its in there)
         images["teacher"] += loader.num_images if title.startswith("lwf:") else 0
