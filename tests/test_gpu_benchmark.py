@@ -73,8 +73,11 @@ def test_an_interrupt_ends_what_was_started(monkeypatch, tmp_path):
     options = type("Options", (), dict(out=tmp_path))
     this, mark = benchmark.Run(options, "demo", limit=60), tmp_path / "pid"
 
+    sleep = benchmark.time.sleep
+
     def interrupt(seconds: float) -> None:
         if mark.exists() and mark.read_text().endswith("."):
+            monkeypatch.setattr(benchmark.time, "sleep", sleep)  # once
             raise KeyboardInterrupt
 
     monkeypatch.setattr(benchmark.time, "sleep", interrupt)
