@@ -10,7 +10,7 @@ from reporting.published import PUBLISHED
 from settings.experiments import EXPERIMENTS
 
 PAGES = ("data", "experiments", "adding-tasks", "networks", "gpu", "faithfulness", "performance",
-         "running")
+         "running", "jittor")
 PAIRS = [("README.md", "README.zh.md"), ("CONTRIBUTING.md", "CONTRIBUTING.zh.md"),
          *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in PAGES)]
 ALL = [page for pair in PAIRS for page in pair]
