@@ -4,8 +4,8 @@
 # Weights that no training has moved are all 0, so that a prune of them is a choice among equals.
 # One expects all of them (a threshold), the first, or a random choice; l1_unstructured frees
 # exactly the share asked for, from the end: of a layer of 0s the output units that come last lose
-# all their weights. Its documentation says nothing of ties. Half of 5
-# weights are 2, half of 7 are 4: Python rounds to the even number.
+# all their weights. Its documentation says nothing of ties. Half of 5 weights are 2, half of 7 are
+# 4: Python rounds to the even number.
 source "$(dirname "$0")/common"
 install torch==2.13.0 numpy==2.4.6
 python - <<'END'

@@ -1,4 +1,4 @@
-"""docs/jittor.md: each numbered line of it is what Jittor does here, or names the script that says so.
+"""docs/jittor.md: each numbered line of it is what Jittor does.
 
 The checks run in one process of their own (this file, called as a program), as what another test
 has imported changes Jittor's modules (packing/freezing.py). Values are computed by hand, or are
@@ -211,8 +211,8 @@ CHECKS = {
     1: (dropout, (1, 0)),
     2: (lambda: (average(count_include_pad=False),
                  average(count_include_pad=False, ceil_mode=True)), (0.25, 1)),
-    3: (lambda: values(nn.AdaptiveAvgPool2d((1, 3))(row(0, 1, 2, 3, 4).reshape(1, 1, 1, 5))[0, 0, 0]),
-        [1, 2, 3]),
+    3: (lambda: values(nn.AdaptiveAvgPool2d((1, 3))(
+        row(0, 1, 2, 3, 4).reshape(1, 1, 1, 5))[0, 0, 0]), [1, 2, 3]),
     4: (lambda: refused(lambda: nn.Pool(4, op="maximum")(jt.ones((1, 1, 4, 4))).sync()), True),
     5: (lambda: values(nn.interpolate(row(0, 4).reshape(1, 1, 1, 2), (1, 4))[0, 0, 0]),
         [0, 1, 3, 4]),
