@@ -187,6 +187,12 @@ def aliased():
     return values(x)
 
 
+def scattered():
+    x = jt.ones(3)
+    x.scatter(0, jt.array([1]), jt.array([6.0]), reduce="add").sync()
+    return values(x)
+
+
 def refused(call) -> bool:
     try:
         call()
@@ -275,18 +281,24 @@ CHECKS = {
     49: (lambda: values(jt.round(row(0.5, 1.5, 2.5))), [1, 2, 3]),
     50: (aliased, [5, 2]),
     51: (lambda: nn.logsumexp(row(100, 0), 0).item(), float("inf")),
+    52: (lambda: [str(jt.array(x).dtype) for x in (np.arange(4), np.arange(4)[::2])],
+         ["int32", "int64"]),
+    53: (lambda: values(jt.array(np.array([1], ">i4"))), [1 << 24]),
+    54: (lambda: values(row(1, 2)[jt.array([7])]), [0]),
+    55: (scattered, [1, 7, 1]),
+    56: (lambda: (values(row().mean()), values(row().max())), ([0], [np.finfo(np.float32).min])),
     # not a number
-    52: (lambda: values(nn.relu(row(*[NAN] * 8))), [0] * 8),
-    53: (lambda: values(jt.clamp(row(*[NAN] * 8), 0, 1)), [1] * 8),
-    54: (lambda: (values(jt.maximum(row(*[NAN] * 8), row(*[1] * 8))),
+    57: (lambda: values(nn.relu(row(*[NAN] * 8))), [0] * 8),
+    58: (lambda: values(jt.clamp(row(*[NAN] * 8), 0, 1)), [1] * 8),
+    59: (lambda: (values(jt.maximum(row(*[NAN] * 8), row(*[1] * 8))),
                   values(jt.maximum(row(*[1] * 8), row(*[NAN] * 8)))),
          ([NAN] * 8, [1] * 8)),
-    55: (lambda: values(row(NAN) == row(NAN)), [True]),
-    56: (lambda: row(NAN, 2).max().item(), 2),
-    57: (lambda: values(nn.Pool(2, op="maximum")(
+    60: (lambda: values(row(NAN) == row(NAN)), [True]),
+    61: (lambda: row(NAN, 2).max().item(), 2),
+    62: (lambda: values(nn.Pool(2, op="maximum")(
         row(NAN, 1, 0, 0, 0, 0, 0, 0, 0).reshape(1, 1, 3, 3))[0, 0, 0]), [1]),
     # files
-    58: (loaded_half, "float16"),
+    63: (loaded_half, "float16"),
 }
 
 
@@ -299,7 +311,7 @@ def seen() -> dict:
 
 @pytest.mark.parametrize("number", CHECKS)
 def test_jittor_does_what_the_line_says(seen, number):
-    expected = json.loads(json.dumps(CHECKS[number][1]))  # tuples are lists there
+    expected = json.loads(json.dumps(CHECKS[number][1], default=encoded))  # tuples are lists there
     assert rounded(seen[str(number)]) == rounded(expected)
 
 
