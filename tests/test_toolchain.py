@@ -1,4 +1,5 @@
 """What Jittor needs is found, or named in one sentence; and a run on the CPU starts with a useless nvcc around."""
+import importlib.metadata
 import json
 import os
 import re
@@ -273,6 +274,17 @@ def test_the_doctor_says_which_compiler_was_not_tried(capsys, monkeypatch, tmp_p
     monkeypatch.setenv("cc_path", str(executable(tmp_path / "g++", f"echo 'g++ {version}\nFree Software Foundation'")))
     assert doctor.main([]) == 0
     assert f"C++ compiler             g++ {version}{remark}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version, trap", [("0.8.0", True), ("0.7.0", False)])
+def test_the_doctor_tells_of_a_known_trap(capsys, monkeypatch, version, trap):
+    installed = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version",
+                        lambda name: version if name == "safetensors" else installed(name))
+    assert doctor.main([]) == 0
+    out = capsys.readouterr().out
+    assert f"safetensors              {version}" in out
+    assert ("wrong numbers for arrays that are not in C order" in out) == trap
 
 
 def test_the_doctor_names_what_is_missing(capsys, monkeypatch):

@@ -21,6 +21,9 @@ from toolchain.base import ToolchainError, cache_folder, compiler, gcc_version, 
 from toolchain.cpu import check_compiler, check_paths, cpu_name, python_config
 
 TRIED = range(12, 17)  # GCC
+# What is known to go wrong in one's own scripts with a version of a package. Here it is avoided.
+TRAPS = {("safetensors", "0.8.0"): "writes wrong numbers for arrays that are not in C order: "
+                                   "np.ascontiguousarray first"}
 UNTRIED = (3, 15)  # this Python and those after it; the oldest that works: system.OLDEST
 
 
@@ -39,9 +42,11 @@ def diagnose() -> list[tuple[str, str, str]]:
             attempt("Python", f"{platform.python_version()}{' (not tried)' * (sys.version_info >= UNTRIED)} with headers in "
                     f"{sysconfig.get_path('include')}", python_config)]
     rows.append(attempt("paths", "without a character that Jittor cannot take", check_paths))
-    for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp"):
+    for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp", "safetensors"):
         try:
-            rows.append((package, importlib.metadata.version(package), ""))
+            release = importlib.metadata.version(package)
+            trap = TRAPS.get((package, release))
+            rows.append((package, f"{release} ({trap})" if trap else release, ""))
         except importlib.metadata.PackageNotFoundError:
             rows.append((package, "", "run `pip install -r requirements.txt`"))
     version, _ = gpu.driver()
