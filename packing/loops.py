@@ -151,9 +151,11 @@ def starved_norm(model: nn.Module, images: jt.Var, part: tuple[int, int] = (0, 1
 
     What the layers see is found by a pass in test mode whose results are never computed.
     """
+    if images.shape[0] * part[1] > 1:
+        return None
     norms = {name: layer for name, layer in model.named_modules()
              if isinstance(layer, nn.BatchNorm) and layer.is_train}
-    if images.shape[0] * part[1] > 1 or not norms:
+    if not norms:
         return None
     starved = []
 
