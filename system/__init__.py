@@ -9,6 +9,8 @@ import os
 import sys
 
 OLDEST = (3, 10)
+INSTALL = "pip install -r requirements.txt && "\
+          "pip install --no-deps jittor==1.3.11.0"  # requirements.txt says why
 PACKAGES = {  # {module: package}
     "numpy": "numpy",
     "PIL": "pillow",
@@ -31,7 +33,7 @@ def problem() -> str:
     if not missing:
         return ""
     return (f"{', '.join(missing)}: not installed in this Python ({sys.executable}): run "
-            "`pip install -r requirements.txt` in it, or activate the environment in which you did")
+            f"`{INSTALL}` in it, or activate the environment in which you did")
 
 
 if _problem := problem():

@@ -1,5 +1,6 @@
 """Jittor 1.3.11.0 on this year's Python and NumPy: its sources are mended on their way in, and the package stays as it is."""
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shlex
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, executable, jt
+from packaging.requirements import Requirement
 
+from system import INSTALL
 from toolchain import ToolchainError, base, cpu, mending
 
 PACKAGE = Path(importlib.util.find_spec("jittor").origin).parent
@@ -85,6 +88,15 @@ def test_the_compilers_version_decides_what_it_is_given(tmp_path, monkeypatch, s
     if 0 < version < 9:
         with pytest.raises(ToolchainError, match="is GCC 8, and Jittor's sources want 9 or newer"):
             cpu.check_compiler()
+
+
+@pytest.mark.parametrize("said", ["Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu",
+                                  "Debian clang version 19.1.7 (22+b1)\nTarget: x86_64-pc-linux-gnu"])
+def test_clang_is_refused_by_name(tmp_path, monkeypatch, said):
+    clang = executable(tmp_path / "cc", f"echo '{said}'")
+    monkeypatch.setenv("cc_path", str(clang))
+    with pytest.raises(ToolchainError, match=rf"{clang} is clang, .*`export cc_path=g\+\+`"):
+        cpu.check_compiler()
 
 
 def test_a_free_threaded_python_is_refused_by_name(monkeypatch):
@@ -191,12 +203,66 @@ def test_the_layout_in_use_is_that_of_the_numpy_in_use():
         assert (jt.array(array).numpy() == array).all() and jt.array(array).numpy().dtype == array.dtype
 
 
-def test_the_requirements_for_numpy_2_are_the_others_but_for_jittor_and_numpy():
-    def lines(name):
-        return {line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "jittor", "numpy"))}
+@pytest.mark.parametrize("python, jittor", [("3.10", True), ("3.12", True), ("3.13", False), ("3.15", False)])
+def test_the_requirements_leave_pip_a_wheel_of_numpy_on_every_python(python, jittor):
+    """Beside Jittor, whose metadata ask for NumPy 1, pip would build that from source where there is
+    no wheel of it: from Python 3.13 on."""
+    text = "".join((ROOT / name).read_text()
+                   for name in ("requirements.txt", "requirements-numpy2.txt"))
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    asked = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+    asked = {one.name: one.specifier for one in asked
+             if not one.marker or one.marker.evaluate({"python_version": python})}
+    assert ("jittor" in asked) == jittor
+    assert all(version in asked["numpy"] for version in ("1.26.4", "2.5.5"))
+    needed = {Requirement(line).name for line in importlib.metadata.requires("jittor")
+              if "Windows" not in line}
+    assert needed <= asked.keys()  # what `--no-deps` leaves out
 
-    extra = lines("requirements-numpy2.txt") - lines("requirements.txt")
-    assert lines("requirements.txt") <= lines("requirements-numpy2.txt") and [line.split()[0] for line in extra] == ["astunparse"]
-    command = f"pip install -r requirements-numpy2.txt && pip install --no-deps jittor=={mending.JITTOR}"
-    for page in ("docs/running.md", "docs/zh/running.md", "requirements-numpy2.txt"):
-        assert command in (ROOT / page).read_text(encoding="utf8")
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/gpu.md", "docs/zh/gpu.md",
+                                  "requirements.txt"])
+def test_the_commands_that_install_are_the_same_everywhere(page):
+    assert INSTALL.endswith(f"jittor=={mending.JITTOR}")
+    assert INSTALL in (ROOT / page).read_text(encoding="utf8")
+
+
+def test_the_random_numbers_of_a_seed_are_the_same_with_every_compiler():
+    """C++'s std::minstd_rand0, and each of its numbers as a share of their range."""
+    jt.set_global_seed(7)
+    drawn = jt.random((1000,)).numpy()
+    numbers, state = [], 7
+    for _ in drawn:
+        state = state * 16807 % (2**31 - 1)
+        numbers.append(np.float32(state - 1) / np.float32(2**31 - 2))
+    assert (drawn == np.array(numbers, np.float32)).all()
+
+
+SCRIPT = """
+import multiprocessing
+multiprocessing.set_start_method("forkserver")  # what Python 3.14 does by itself
+print("once")
+import toolchain
+jt = toolchain.start("cpu")
+import jittor_utils
+from jittor.dataset import Dataset
+jittor_utils.run_cmds(['g++ "a.cc" -c -o "a.o"'], ".", ".")
+class Squares(Dataset):
+    def __init__(self):
+        super().__init__(batch_size=2, num_workers=2)
+        self.set_attrs(total_len=4)
+    def __getitem__(self, i):
+        return i * i
+print([batch.numpy().tolist() for batch in Squares()])
+toolchain.processes.leave(0)
+"""
+
+
+def test_jittors_processes_run_no_script_once_more(tmp_path):
+    """Those that compile and those that load data, of a script without `if __name__`."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "a.cc").write_text("int a;\n")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | dict(PYTHONPATH=str(ROOT)), timeout=60)
+    assert done.stdout == "once\n[[0, 1], [4, 9]]\n" and "Error" not in done.stderr, done.stderr
+    assert (tmp_path / "a.o").exists()

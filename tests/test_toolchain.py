@@ -205,7 +205,7 @@ def test_no_python_headers(monkeypatch, tmp_path):
 def test_no_onednn(monkeypatch, tmp_path):
     monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
     monkeypatch.setattr("importlib.metadata.files", lambda name: [])
-    with pytest.raises(ToolchainError, match="onednn-cpu-gomp.*pip install -r requirements.txt"):
+    with pytest.raises(ToolchainError, match="onednn-cpu-gomp.*pip install -r requirements.txt && pip"):
         cpu.link_onednn()
 
 

@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from system import processes
+from system import INSTALL, processes
 from system.files import write
 from system.progress import Progress
 from toolchain import mending
@@ -125,7 +125,7 @@ def import_jittor() -> ModuleType:
             "code is") from error
     except ModuleNotFoundError as error:
         raise ToolchainError(f"the package {error.name} is not installed: "
-                             "run `pip install -r requirements.txt`") from error
+                             f"run `{INSTALL}`") from error
     except ImportError as error:
         if "GLIBCXX" not in str(error):
             raise

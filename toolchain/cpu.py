@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from system import INSTALL
 from system.files import replacing
 from toolchain.base import (
     ToolchainError,
@@ -20,6 +21,7 @@ from toolchain.base import (
     gcc_version,
     jittor_home,
     make_folder,
+    output,
 )
 
 # Where Jittor 1.3.11 looks before it downloads oneDNN (jittor/compile_extern.py, install_mkl).
@@ -44,6 +46,10 @@ def check_compiler() -> None:
     if not shutil.which(compiler()):
         raise ToolchainError(f"the C++ compiler {compiler()} was not found: install it with "
                              "`sudo apt install g++` (Debian, Ubuntu) or `sudo dnf install gcc-c++` (Fedora, RHEL)")
+    if "clang" in output([compiler(), "--version"]):
+        raise ToolchainError(
+            f"the C++ compiler {compiler()} is clang, and Jittor is compiled by GCC's g++ here: name "
+            "one in cc_path (`export cc_path=g++`)")
     if 0 < gcc_version() < OLDEST_GCC:
         raise ToolchainError(
             f"the C++ compiler {compiler()} is GCC {gcc_version()}, and Jittor's sources want "
@@ -135,7 +141,7 @@ def _file_of_wheel(package: str, name: str) -> Path:
         if file.name == name:
             return Path(file.locate()).resolve()
     raise ToolchainError(f"oneDNN is missing (the package {package} is not installed): "
-                         "run `pip install -r requirements.txt`")
+                         f"run `{INSTALL}`")
 
 
 def _soname(library: Path) -> str:

@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 import toolchain
+from system import INSTALL
 from system.errors import run_cli
 from system.processes import cores
 from toolchain import backends, cuda, gpu
@@ -48,7 +49,7 @@ def diagnose() -> list[tuple[str, str, str]]:
             trap = TRAPS.get((package, release))
             rows.append((package, f"{release} ({trap})" if trap else release, ""))
         except importlib.metadata.PackageNotFoundError:
-            rows.append((package, "", "run `pip install -r requirements.txt`"))
+            rows.append((package, "", f"run `{INSTALL}`"))
     version, _ = gpu.driver()
     problem = gpu.gpu_problem()
     rows.append(("NVIDIA driver", f"supports CUDA {version[0]}.{version[1]}" if version > (0, 0) else "none", ""))

@@ -3,6 +3,9 @@
 Nothing is written into the installed package, which several users may share; any other version of Jittor is left as it is.
 
 * Python 3.13: exec no longer writes into a function's locals(), from which Jittor takes the modules it has compiled.
+* Python 3.14: a process that is started is a fork of this one no longer, but a new Python, which runs
+  the user's script once more, as those that compile Jittor did. They are forks again, and so are
+  those that load Jittor's own data sets.
 * NumPy 2: its array descriptor has another layout than the one that Jittor's header knows
   (numpy/ndarraytypes.h), and the function that copies an array which is not contiguous has another
   place in NumPy's table.
@@ -13,6 +16,8 @@ Nothing is written into the installed package, which several users may share; an
   process hung for ever at its end.
 * GCC 15: no other header brings <cstdint> along any more, which Jittor's types.h takes for granted,
   and a mistake in a template that nobody uses (stack_vector.h) is an error.
+* GCC 16: its C++ library makes other random numbers of the same seed, so that on the CPU the same
+  command began with other weights. It is told to make those that every GCC before it made.
 * What a compiler that fails has said goes with the error (compiling.py makes a sentence of it) and no
   longer to the screen.
 * cuDNN is asked for its choice of an algorithm once for each shape of a convolution; without
@@ -24,6 +29,7 @@ Nothing is written into the installed package, which several users may share; an
   not compiled, the core with -O1 instead of -O2, its data beside the other files and not before them; and a kernel goes through
   Jittor's assembly tuner, a Python program with an assembler run of its own, only where there is something to tune.
 """
+import hashlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -75,7 +81,12 @@ SOURCES = {
             culib_src_files[culib_src_files.index(path)] = mended
     culib = compile_custom_ops(culib_src_files, return_module=True,
         extra_flags=f" -I\\"{jt_cuda_include}\\" -I\\"{jt_culib_include}\\" {link_flags}""")],
+    "jittor.dataset.dataset": [
+        ("import multiprocessing as mp\n",
+         'import multiprocessing\nmp = multiprocessing.get_context("fork")\n')],
     "jittor_utils": [
+        ("from multiprocessing import Pool\n",
+         'import multiprocessing\nPool = multiprocessing.get_context("fork").Pool\n'),
         ("mod = locals()[hash]", "mod = sys.modules[hash]"),
         ("        run_cmd(cmd)\n        return True", "        run_cmd(cmd, print_error=False)\n        return True"),
         ("""run_cmd(get_py3_config_path()+" --includes")""", """run_cmd(f"'{get_py3_config_path()}' --includes")"""),
@@ -118,7 +129,8 @@ for _name, _choice in (("conv", "fwd"), ("conv_backward_x", "bwdx"), ("conv_back
     CORE[f"{_path}.cc"] = [(f"        if (benchmark) {{\n            {_choice}_algo_cache[",
                             f"        {{\n            {_choice}_algo_cache[")]
     CORE[f"{_path}.h"] = []  # an operator's source is looked for beside its header
-GCC_15 = """#include <cstdint>
+GCC_15 = """#define _GLIBCXX_USE_OLD_GENERATE_CANONICAL
+#include <cstdint>
 #pragma GCC diagnostic ignored "-Wtemplate-body"
 """
 NUMPY_1 = """    char flags;
@@ -196,8 +208,9 @@ def gcc_flags() -> str:
     Raises ToolchainError and OSError."""
     if gcc_version() < 15 or not is_known():
         return ""
-    header = cache_folder() / f"jittor-{JITTOR}" / "gcc15.h"
-    if not header.exists() or header.read_text() != GCC_15:
+    name = f"gcc15-{hashlib.sha256(GCC_15.encode()).hexdigest()[:8]}.h"  # another text, another flag
+    header = cache_folder() / f"jittor-{JITTOR}" / name
+    if not header.exists():
         write(header, GCC_15.encode())
     return f'-include "{header}"'
 
