@@ -32,7 +32,7 @@ def carry_out(run: Run, take: Callable[[Run, Step], None]) -> None:
             take(run, run.steps[run.position])
             run.position += 1
             start = time.monotonic()
-            # On a fast GPU an epoch can take less time than to save it.
+            # On a fast GPU an epoch can take less time than saving the state.
             if start - saved_at >= saving_seconds / SAVING_SHARE:
                 run.save_state()
                 saved_at = time.monotonic()
@@ -65,7 +65,8 @@ def report(run: Run) -> None:
 def noticing_interrupts() -> Iterator[threading.Event]:
     """Ctrl-C raises KeyboardInterrupt as ever, and sets the event: where C code had called Python,
     the exception itself can get lost."""
-    seen, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    seen = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
 
     def interrupt(*_) -> None:
         seen.set()

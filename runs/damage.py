@@ -33,7 +33,8 @@ def outputs(run: "Run") -> dict[str, np.ndarray]:
     loader.epoch = 0  # the same images and crops each time
     run.packnet.set_training(False)
     head = run.net.heads[run.config.base_task]
-    features, logits, seen = [], [], 0
+    features, logits = [], []
+    seen = 0
     with jt.no_grad():
         for images, _ in loader:
             found = run.net.trunk(images)
@@ -49,7 +50,7 @@ def compared(whole: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> dict[s
     """In percent: `agreement`, of the images whose likeliest class is the whole network's;
     `variance_kept`, of the features' variance over the images, what the features now explain
     without being scaled or shifted (100 - the unexplained share, at least 0). And `images`, how
-    many. Features that vary in nothing keep all or nothing."""
+    many. Features that are the same for all images are kept whole or not at all."""
     same = whole["logits"].argmax(1) == now["logits"].argmax(1)
     before, after = (outputs["features"].astype(np.float64) for outputs in (whole, now))
     variance = np.square(before - before.mean(0)).sum()
@@ -60,7 +61,7 @@ def compared(whole: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> dict[s
 
 
 def lines(task: str, when: str, figures: dict[str, float], folder: str, last: bool) -> list[str]:
-    """For a person. `when`: "after its prune", say; `last`: nothing will bring back more."""
+    """For a person. `when`: "after its prune", say; `last`: no re-training follows."""
     said = [f"{task}, {when}: gives the class of the whole network for "
             f"{figures['agreement']:.1f} % of {figures['images']} images, and keeps "
             f"{figures['variance_kept']:.1f} % of its features' variance"]

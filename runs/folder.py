@@ -142,5 +142,6 @@ def same_source(arch: str, results: dict, given: dict) -> bool:
                           f"is named is run: add --arch {arch}, or where that file is now")
     if not own(given["arch"]) or not own(given["arch"])[0].is_file():
         return False
-    there, then = source_of(given["arch"]), results["network"]
-    return all(there[key] == then[key] for key in ("function", "sha256"))
+    there = source_of(given["arch"])
+    begun_with = results["network"]
+    return all(there[key] == begun_with[key] for key in ("function", "sha256"))

@@ -16,11 +16,12 @@ from system.files import CHECKPOINT
 
 
 def write_imported(release: Release, source: Path, config: Config) -> list[dict]:
-    """Write it into config.output_dir, sealed, and return the metadata of its tasks. A task's
-    classes are those of its folder of the data root, where that is there: the release has numbered
-    them in the order of their names, as we do. Raises WeightsError where the network does not fit
-    its architecture or the data, DataError, OSError."""
-    (base, *added), ratios = release.tasks, release.ratios()
+    """Write the release's network into config.output_dir, sealed, and return the metadata of its
+    tasks. A task's classes are those of its folder in the data root, where there is one: the
+    release has numbered them in the order of their names, as we do. Raises WeightsError where the
+    network does not fit its architecture or the data, DataError, OSError."""
+    base, *added = release.tasks
+    ratios = release.ratios()
     config = dataclasses.replace(
         config,
         arch=release.arch,
@@ -50,7 +51,7 @@ def write_imported(release: Release, source: Path, config: Config) -> list[dict]
 
 def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
     """The metadata of a task but for its seal; what the file does not say is None."""
-    classes, last = None, task == [*release.tasks][-1]
+    classes = None
     if config.has_data(task):
         classes = read_split(task, config.data_root, "test").classes
         if len(classes) != release.tasks[task]:
@@ -60,7 +61,7 @@ def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
                 "--data-root, or move this one away."
             )
     stage = Stage(task, release.tasks[task], pruning_ratio=ratio)
-    if last:
+    if task == [*release.tasks][-1]:
         stage.top1_final = release.top1
         stage.top5_final = release.top5
     return stage.entry(classes, preparation_of(task, config.image_size).plain())

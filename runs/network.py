@@ -33,8 +33,8 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
 
 
 def packed_network(net: MultiHead, config: Config) -> PackNet:
-    """A PackNet of it with the run's options. Raises ConfigError for a network that cannot be
-    packed."""
+    """A PackNet of the network, with the run's options. Raises ConfigError where the network cannot
+    be packed."""
     try:
         return PackNet(net, **config.packnet_options())
     except ValueError as error:

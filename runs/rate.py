@@ -16,7 +16,7 @@ from settings.experiments import EXPERIMENTS, runs_of
 jt = toolchain.start()
 from jittor import nn
 
-WARM_UP, STEPS = 2, 3  # compiled in the first
+WARM_UP, STEPS = 2, 3  # the first step compiles
 
 
 def measured(configs: list[Config] | None = None) -> Rates:
@@ -37,7 +37,7 @@ def seconds_an_image(c: Config) -> tuple[float, float]:
     random images."""
     size = c.batch_size
     if toolchain.device == "cpu" and c.image_size >= 100:
-        size = min(8, size)  # which keep the cores busy
+        size = min(8, size)  # enough to keep all cores busy
     packnet = PackNet(build(**c.network()), **c.packnet_options())
     for task in ("first", "second"):
         packnet.model.add_head(task, 200)

@@ -62,7 +62,8 @@ class Score:
 
 def still_zero(packnet: PackNet, task: str) -> float:
     """The fraction of the weights that a task owns which are exactly 0."""
-    k, owned, zeros = packnet.owner_of(task), 0, 0
+    k = packnet.owner_of(task)
+    owned, zeros = 0, 0
     for name, weight in packnet.weights.items():
         mine = packnet.owners[name] == k
         owned += int(mine.sum().item())
@@ -156,7 +157,8 @@ class Results:
         return (task, "test") in self.loaders
 
     def count_owners(self, packnet: PackNet) -> None:
-        self.capacity, self.owners_by_layer = packnet.capacity(), owners_by_layer(packnet)
+        self.capacity = packnet.capacity()
+        self.owners_by_layer = owners_by_layer(packnet)
 
     # ---- the events of a run
 
@@ -179,7 +181,8 @@ class Results:
     def take_earlier(self, packnet: PackNet, entries: list[dict]) -> None:
         """The tasks packed before the run: the figures stored in their file, and what is measured
         anew where there are data."""
-        self.earlier, self.entries = entries, list(entries)
+        self.earlier = entries
+        self.entries = list(entries)
         for number, entry in enumerate(entries, start=1):
             task, stored = entry["name"], entry["top1"]
             later = len(entries) - number
@@ -192,7 +195,7 @@ class Results:
             elif stored is not None:
                 self.log(f"{task}: {stored:.2f} % as stored; there is no "
                          f"{self.config.folder(task)} to measure it again")
-        if self.config.prune_last:  # the last task is open once more
+        if self.config.prune_last:  # the last task is pruned and frozen once more
             self.entries.pop()
             for stage in self.stages:
                 stage.top1_by_stage.pop()
@@ -224,11 +227,13 @@ class Results:
                before: float | None) -> float | None:
         """`freed` from each layer; nothing, where the ratio is 0. Returns the accuracy after the
         prune."""
-        after, k = before, packnet.owner_of(task)
+        k = packnet.owner_of(task)
+        after = before
         if freed:
             self.log(f"{task}: pruned {100 * ratio:g} % of its weights, layer by layer")
             kept = {name: int((packnet.owners[name] == k).sum().item()) for name in freed}
-            freed, kept = freed | {"all": sum(freed.values())}, kept | {"all": sum(kept.values())}
+            freed = freed | {"all": sum(freed.values())}
+            kept = kept | {"all": sum(kept.values())}
             width = max(map(len, freed))
             for name, count in freed.items():
                 owned = kept[name] + count

@@ -44,7 +44,8 @@ class Run:
 
     def __init__(self, config: Config, earlier: Earlier | None = None) -> None:
         """`earlier`: the packed network that a new run begins with, if it is one of --add-to."""
-        self.config, self.folder = config, Path(config.output_dir)
+        self.config = config
+        self.folder = Path(config.output_dir)
         self.started = time.monotonic()
         self.position = 0
         self.kept: dict[str, dict[str, np.ndarray]] = {}
@@ -113,7 +114,7 @@ class Run:
         return net
 
     def branch_off(self, anew: bool) -> None:
-        """Nothing of the network is packed any more: of that at hand, or `anew` of the network
+        """Go on with a network of which nothing is packed: the one at hand, or `anew` with the one
         that was kept for the baselines."""
         net = self.net
         if anew:
@@ -157,7 +158,8 @@ class Run:
         """With --keep best or best-on-test: keep the network as it is now, unless it was as good
         before in this phase."""
         if self.config.keep != "last" and top1 > self.best:
-            self.best, self.kept["best"] = top1, self.arrays()
+            self.kept["best"] = self.arrays()
+            self.best = top1
 
     def take_best(self) -> None:
         """The end of a phase: go on from what was kept, if anything was."""
@@ -167,8 +169,12 @@ class Run:
         self.end_optimizer()
 
     def _momentum(self) -> dict[str, jt.Var]:
-        groups = self.optimizer.param_groups if self.optimizer else []
-        return dict(zip(self.moving, [value for group in groups for value in group["values"]]))
+        if not self.optimizer:
+            return {}
+        values = []
+        for group in self.optimizer.param_groups:
+            values.extend(group["values"])
+        return dict(zip(self.moving, values))
 
     # ---- files; under mpirun the first process writes for all
 
@@ -331,7 +337,8 @@ def remark(config: Config, names: list[str]) -> None:
 
 def seed(number: int, *position: int) -> None:
     """Set every random state from the seed `number` and a position in a run alone."""
-    jt.sync_all()  # Jittor computes late: what is still to be drawn belongs to the seed before
+    # Jittor computes when a value is needed: what it has not drawn yet belongs to the seed before.
+    jt.sync_all()
     # + 1: to NumPy (s, 0) is the same seed as (s,)
     state = np.random.SeedSequence((number, *(int(p) + 1 for p in position))).generate_state(1)[0]
     jt.set_global_seed(int(state >> 1), different_seed_for_mpi=False)

@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-# The least side of the images that leaves something to the last layers.
+# The least side of the images in pixels: of smaller ones nothing would be left for the last layers.
 PAPERS = {"vgg16": 32, "vgg16-bn": 32, "resnet50": 32, "densenet121": 32}
 SLIM = {"vgg16-slim": 32, "vgg-slim": 8, "vgg-bn-slim": 8, "resnet-slim": 32, "densenet-slim": 32}
 SMALL = {"vgg16-bn-cifar": 32, "mlp": 1}  # for images of 32 and 28 pixels, from scratch

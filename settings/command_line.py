@@ -10,7 +10,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """A flag for every field of Config; one that is not given leaves no attribute behind."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     for field in dataclasses.fields(Config):
-        title, choices = field.metadata["group"], field.metadata["choices"]
+        title = field.metadata["group"]
+        choices = field.metadata["choices"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         default = field.default

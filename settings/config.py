@@ -41,12 +41,12 @@ def setting(default, text: str, group: str, *, kind: Callable | None = None,
 
     group               of --help
     kind                how one is read from the command line, where its type does not say so
-    choices             what it may be; of a list, what each of it may be
+    choices             what it may be; of a list, what each of its elements may be
     fixed_when_packed   a packed network was made with it, and no later task can change it
     may_move            where something is: a run that goes on may name another place
     of_machine          what a machine has: never taken from a packed file
     of_tasks            what the packed tasks had, and a later one does not take from the file
-    packed              whether a packed file says it: not what is of the run alone
+    packed              whether a packed file holds it: what concerns the run alone is not in it
     """
     metadata = dict(text=text, group=group, kind=kind, choices=tuple(choices),
                     fixed_when_packed=fixed_when_packed, may_move=may_move, of_machine=of_machine,
@@ -267,7 +267,7 @@ class Config(WhatIsPacked):
             self.pruning_ratios = self.pruning_ratios * len(self.task_list)
 
     def check_values(self, weights: bool = True) -> None:
-        """Raise ConfigError for the first setting that cannot be used, whatever the disk holds.
+        """Raise ConfigError for the first setting that cannot be used; no file is looked at.
         `weights`: whether the run needs any to start from."""
         need = self.need
         need(self.arch in ARCHS or bool(own(self.arch)), "arch",

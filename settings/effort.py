@@ -99,7 +99,7 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
 
 
 def key(c: Config) -> str:
-    """Of the network of a run in Rates."""
+    """What a run's network is called in Rates.seconds."""
     return f"{c.arch} {c.image_size}"
 
 
