@@ -18,6 +18,8 @@ import system  # noqa: F401  (first: it says in one sentence which package is mi
 import numpy as np
 
 SHORTEST = 0.5  # seconds of one side's turn
+# Of the images of the slim networks, in pixels; those of the others have 224.
+SIDES = {"vgg-slim": 48, "vgg-bn-slim": 48, "resnet-slim": 64, "densenet-slim": 64}
 
 
 def installed(package: str) -> bool:
@@ -38,9 +40,10 @@ def alternate(ours: Callable, theirs: Callable, rounds: int) -> tuple[list[float
 
 def report(name: str, ours: list[float], theirs: list[float], other: str) -> None:
     ratios = [b / a for a, b in zip(ours, theirs)]
-    print(f"{name}: ours {statistics.median(ours):.4g} s, {other} {statistics.median(theirs):.4g} s, "
-          f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)", flush=True)
-    keep(name=name, other=other, ours=statistics.median(ours), theirs=statistics.median(theirs))
+    a, b = statistics.median(ours), statistics.median(theirs)
+    print(f"{name}: ours {a:.4g} s, {other} {b:.4g} s, ratio {statistics.median(ratios):.2f} "
+          f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)", flush=True)
+    keep(name=name, other=other, ours=a, theirs=b)
 
 
 def record(**row) -> None:
@@ -58,20 +61,24 @@ def keep(**row) -> None:
 
 
 def batch(arch: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images float32 [size, 3, S, S], labels int32 [size] of 200 classes), at random; S as the network is used here."""
+    """(images float32 [size, 3, S, S], labels int32 [size] of 200 classes), at random; S as the
+    network is used here."""
     rng = np.random.default_rng(0)
-    side = {"vgg-slim": 48, "vgg-bn-slim": 48, "resnet-slim": 64, "densenet-slim": 64}.get(arch, 224)
-    return rng.standard_normal((size, 3, side, side), np.float32), rng.integers(0, 200, size).astype(np.int32)
+    side = SIDES.get(arch, 224)
+    images = rng.standard_normal((size, 3, side, side), np.float32)
+    return images, rng.integers(0, 200, size).astype(np.int32)
 
 
 class Side:
-    """A process of its own that has something to time: two frameworks in one process get into each other's way, since each
-    brings its own OpenMP threads. While one side is timed the other waits for its turn, asleep."""
+    """A process of its own that has something to time: two frameworks in one process get into each
+    other's way, since each brings its own OpenMP threads. While one side is timed the other waits
+    for its turn, asleep."""
 
     def __init__(self, *arguments) -> None:
-        self.process = subprocess.Popen([sys.executable, sys.argv[0], *map(str, arguments)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
-        self._answer()  # it is ready: nothing of its preparation falls into the other's turn
+        command = [sys.executable, sys.argv[0], *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True)
+        self._answer()  # once it is ready: none of its preparation falls into the other's turn
 
     def __call__(self) -> float:
         """Seconds of one turn, as the process itself measured them."""
@@ -93,9 +100,11 @@ class Side:
         self.process.wait()
 
 
-def serve(make: Callable[[], Callable[[], object]], time: Callable[[Callable], float] = seconds) -> None:
-    """The other end of a Side: make what is to be timed, then for every line that comes in time it, again and again for at least
-    SHORTEST seconds, and answer with the median. `time`: how; what prepares itself for every turn says its seconds itself."""
+def serve(make: Callable[[], Callable[[], object]],
+          time: Callable[[Callable], float] = seconds) -> None:
+    """The other end of a Side: `make` what is to be timed; then, for every line that comes in, time
+    it again and again for at least SHORTEST seconds and answer with the median. `time`: how one
+    turn is timed; a turn that has to prepare something first returns its seconds itself."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed must not be taken for an answer
     turn = make()

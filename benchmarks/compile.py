@@ -1,7 +1,9 @@
-"""What the first start costs: Jittor's core and the kernels of the demo's steps compiled from empty caches, our way (a precompiled
-header, and what toolchain/mending.py leaves out) and as Jittor itself does. Python 3.11 or 3.12: Jittor as it is knows no later one.
+"""What the first start costs: Jittor's core and the kernels of the demo's steps, from empty caches.
 
     python benchmarks/compile.py [--rounds 1]      # about five minutes a round on two cores
+
+They are compiled our way (a precompiled header, and what toolchain/mending.py leaves out) and as
+Jittor itself does. Needs Python 3.11 or 3.12: Jittor without our changes runs on no later one.
 """
 import argparse
 import os
@@ -39,11 +41,16 @@ print(core - start, time.perf_counter() - core)
 def measure(ours: bool) -> list[float]:
     """Seconds to start Jittor, and from there to the end of the steps; MB in the caches."""
     with tempfile.TemporaryDirectory() as home:
-        environment = {name: value for name, value in os.environ.items() if name not in ("cc_flags", "JITTOR_HOME")}
-        environment |= dict(HOME=home, XDG_CACHE_HOME=home)
-        done = subprocess.run([sys.executable, "-c", STEPS, "ours" if ours else "plain"], cwd=common.ROOT, env=environment,
-                              stdout=subprocess.PIPE, text=True, check=True)
-        size = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file() and not path.is_symlink())
+        environment = os.environ | dict(HOME=home, XDG_CACHE_HOME=home)
+        for name in ("cc_flags", "JITTOR_HOME"):
+            environment.pop(name, None)
+        command = [sys.executable, "-c", STEPS, "ours" if ours else "plain"]
+        done = subprocess.run(command, cwd=common.ROOT, env=environment, stdout=subprocess.PIPE,
+                              text=True, check=True)
+        size = 0
+        for path in Path(home).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                size += path.stat().st_size
         return [*map(float, done.stdout.split()[-2:]), size / 1e6]
 
 
@@ -53,8 +60,9 @@ def main() -> None:
     options = parser.parse_args()
     pairs = [(measure(True), measure(False)) for _ in range(options.rounds)]
     for number, what in enumerate(("Jittor's core", "the kernels")):
-        common.report(f"compiling {what}", [ours[number] for ours, _ in pairs], [plain[number] for _, plain in pairs],
-                      "as Jittor does")
+        ours_seconds = [ours[number] for ours, _ in pairs]
+        plain_seconds = [plain[number] for _, plain in pairs]
+        common.report(f"compiling {what}", ours_seconds, plain_seconds, "as Jittor does")
     (*_, ours), (*_, plain) = pairs[0]
     print(f"Caches afterwards: {ours:.0f} MB, as Jittor does {plain:.0f} MB")
 

@@ -2,10 +2,10 @@
 
     python benchmarks/loader.py [--images 400] [--rounds 5] [--device auto]
 
-Both sides deliver the same: normalised float32 batches of 32 on Jittor's device, shuffled and flipped. "decoding" opens,
-resizes and crops every JPEG anew on all cores, as an image-folder loader does; "ours" is an epoch after the
-first, from the cache. The files have the usual sizes: cropped birds and cars about 300x220, flowers 500x667; flowers with both
-kinds of --crop.
+Both sides deliver the same: normalised float32 batches of 32 on Jittor's device, shuffled and
+flipped. "decoding" opens, resizes and crops every JPEG anew on all cores, as an image-folder loader
+does; "ours" is an epoch after the first, from the cache. The files have the usual sizes: cropped
+birds and cars about 300x220, flowers 500x667; flowers with both kinds of --crop.
 """
 import argparse
 import tempfile
@@ -24,16 +24,25 @@ from images.preprocess import preparation_of, preprocess
 from system import processes
 from system.processes import cores
 
+SETS = (  # (data set, its folder, width and height of its files, --crop)
+    ("cubs", "cubs_cropped", (300, 220), "plain"),
+    ("flowers", "flowers", (500, 667), "plain"),
+    ("flowers", "flowers", (500, 667), "resized"),
+)
+
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
     """`count` JPEGs of quality 95 with about a photograph's detail (0.6 bytes per pixel)."""
     rng = np.random.default_rng(0)
+    width, height = size
     for split, number in (("train", count), ("test", 1)):
-        (folder / split / "only").mkdir(parents=True)
+        only_class = folder / split / "only"
+        only_class.mkdir(parents=True)
         for i in range(number):
-            coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 12, size[0] // 12, 3), np.uint8))
-            pixels = np.asarray(coarse.resize(size, Image.BICUBIC)) + rng.normal(0, 6, (size[1], size[0], 1))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / split / "only" / f"{i}.jpg", quality=95)
+            coarse = rng.integers(0, 256, (height // 12, width // 12, 3), np.uint8)
+            smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.BICUBIC))
+            pixels = (smooth + rng.normal(0, 6, (height, width, 1))).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(only_class / f"{i}.jpg", quality=95)
 
 
 class Decoding(StreamedImages):
@@ -58,9 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     toolchain.start(options.device)
     from dataset import Loader, create_dataloader
-    sets = (("cubs", "cubs_cropped", (300, 220), "plain"), ("flowers", "flowers", (500, 667), "plain"),
-            ("flowers", "flowers", (500, 667), "resized"))
-    for name, folder, size, crop in sets:
+    for name, folder, size, crop in SETS:
         with tempfile.TemporaryDirectory() as root:
             draw(Path(root) / folder, options.images, size)
             ours, _ = create_dataloader(name, root, "train", 32, crop=crop)
@@ -68,10 +75,11 @@ def main() -> None:
             whole = preparation_of(name, 224, crop, "train")
             images = Decoding(split, name, whole, Path(root), CROPS[crop])
             theirs = Loader(images, split, 32, True, 0, ours.preparation)
-            epoch(ours), epoch(theirs)  # warm-up
+            epoch(ours)  # warm-up
+            epoch(theirs)
             a, b = common.alternate(partial(epoch, ours), partial(epoch, theirs), options.rounds)
-        common.report(f"{name}, crop {crop}: an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores", a, b,
-                      "decoding")
+        what = f"an epoch of {options.images} images {size[0]}x{size[1]} on {cores()} cores"
+        common.report(f"{name}, crop {crop}: {what}", a, b, "decoding")
         best = dict(ours=options.images / min(a), decoding=options.images / min(b))
         common.record(data_set=name, crop=crop, images_per_second_at_best=best)
 

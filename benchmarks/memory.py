@@ -17,7 +17,8 @@ def measure(arch: str, batch_size: int, what: str) -> None:
     import networks
     from pruning import PackNet
     from training import cross_entropy, train_epoch
-    jt, shape = networks.jt, networks.ARCHITECTURES[arch]
+    jt = networks.jt
+    shape = networks.ARCHITECTURES[arch]
     side = shape.pooled * 2 ** shape.convolutions.count("M")
     net = networks.build(arch)
     packnet = PackNet(net)
@@ -27,14 +28,16 @@ def measure(arch: str, batch_size: int, what: str) -> None:
         packnet.prune(task)
     net.select("a")
     rng = np.random.default_rng(0)
-    batch = (jt.array(rng.normal(size=(batch_size, 3, side, side)).astype(np.float32)), jt.array(rng.integers(0, 200, batch_size)))
+    images = jt.array(rng.normal(size=(batch_size, 3, side, side)).astype(np.float32))
+    batch = images, jt.array(rng.integers(0, 200, batch_size))
     if what == "training":
         optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
         packnet.set_training(True)
         train_epoch(net, cross_entropy, [batch] * 4, optimizer, "training")
     else:
         packnet.predict("base", [batch] * 4)
-    print(f"{arch}, batch {batch_size}, {what}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB at most")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{arch}, batch {batch_size}, {what}: {peak:.1f} GB at most")
 
 
 def main() -> None:

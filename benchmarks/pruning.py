@@ -1,9 +1,10 @@
-"""Pruning the VGG-16 trunk (134 M weights) against PyTorch's kthvalue, each side in a process of its own, in turn.
+"""Pruning the VGG-16 trunk (134 M weights) against PyTorch's kthvalue.
 
     python benchmarks/pruning.py [--rounds 5]      # about a minute; needs PyTorch
 
-"kthvalue" is the authors' way: per layer, select what the task owns, take the k-th smallest magnitude with kthvalue, zero the
-weights below and update the mask. Both sides start from the same weights each time, and end with the same.
+Each side is a process of its own, and they take turns. "kthvalue" is the authors' way: per layer,
+select what the task owns, take the k-th smallest magnitude with kthvalue, zero the weights below
+and update the mask. Both sides start from the same weights each time, and end with the same.
 """
 import argparse
 import hashlib
@@ -22,9 +23,13 @@ RATIO = 0.75
 
 
 def weights(shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """He's, drawn by the order of the layers."""
+    """Random weights of He's deviation, drawn layer after layer."""
     rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5) for name, shape in shapes.items()}
+    drawn = {}
+    for name, shape in shapes.items():
+        deviation = np.float32((2 / np.prod(shape[1:])) ** 0.5)
+        drawn[name] = rng.standard_normal(shape, np.float32) * deviation
+    return drawn
 
 
 def digest(pruned) -> str:
@@ -59,7 +64,8 @@ def torch_side(options, result: Path) -> Callable[[], float]:
     import torch
     from torch_twin import trunk
     layers = [parameter for parameter in trunk(options.arch)[0].parameters() if parameter.ndim > 1]
-    start = weights({str(number): tuple(parameter.shape) for number, parameter in enumerate(layers)})
+    shapes = {str(number): tuple(layer.shape) for number, layer in enumerate(layers)}
+    start = weights(shapes)
     pruned: list = []
     device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -1,7 +1,9 @@
-"""Two runs on the same cores: a training step of the slim network, alone and beside another, with OpenMP's threads waiting as
-libgomp has them by default (300,000 turns) and as system/processes.py sets them.
+"""Two runs on the same cores: a training step of the slim network, alone and beside another.
 
     python benchmarks/sharing.py [--rounds 3]      # about a minute
+
+OpenMP's threads wait for work as libgomp has them by default (they look 300,000 times before they
+sleep), and as system/processes.py sets them.
 """
 import argparse
 import json
@@ -46,19 +48,30 @@ print(json.dumps(times), flush=True)
 
 
 def measure(spins: int | None, runs: int) -> float:
-    """Mean seconds of a step while `runs` processes take steps (the median is blind to the few that wait for long); `spins` None: as
-    the toolchain sets it."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    environment |= {} if spins is None else {"GOMP_SPINCOUNT": str(spins)}
-    processes = [subprocess.Popen([sys.executable, "-c", STEPS], cwd=common.ROOT, env=environment, text=True,
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(runs)]
-    for process in processes:
+    """Mean seconds of a step while `runs` processes take steps: the median would not show the few
+    that wait for long. `spins`: how often a thread looks for work before it sleeps; None: as the
+    toolchain sets it."""
+    environment = dict(os.environ)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        environment.pop(name, None)
+    if spins is not None:
+        environment["GOMP_SPINCOUNT"] = str(spins)
+    running = []
+    for _ in range(runs):
+        running.append(subprocess.Popen(
+            [sys.executable, "-c", STEPS], cwd=common.ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    for process in running:
         while process.stdout.readline() != "ready\n":
             pass
-    for process in processes:
+    for process in running:
         process.stdin.write("go\n")
         process.stdin.flush()
-    return statistics.mean(t for process in processes for t in json.loads(process.communicate()[0].splitlines()[-1]))
+    times = []
+    for process in running:
+        printed, _ = process.communicate()
+        times += json.loads(printed.splitlines()[-1])
+    return statistics.mean(times)
 
 
 def main() -> None:
@@ -67,8 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     for runs, what in ((1, "alone"), (2, "two at once, each")):
         pairs = [(measure(None, runs), measure(DEFAULT, runs)) for _ in range(options.rounds)]
-        common.report(f"a step of 32 images, {what}", [ours for ours, _ in pairs], [default for _, default in pairs],
-                      "libgomp's default")
+        common.report(f"a step of 32 images, {what}", *zip(*pairs), "libgomp's default")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def rate(step: Turn, wait: Turn, seconds: float) -> float:
     for _ in range(WARM_UP):
         step()
     wait()
-    start, steps = time.perf_counter(), 0
+    start = time.perf_counter()
+    steps = 0
     while not steps or time.perf_counter() - start < seconds:
         for _ in range(BETWEEN_WAITS):
             step()
@@ -201,15 +202,19 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", *NAMES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
-        (options.arch,), options.side = options.arch, options.alone
+        (options.arch,) = options.arch
+        options.side = options.alone
         alone(options)
         return
     if options.side:
-        (options.arch,), (options.batch_size,), (options.what,) = options.arch, options.batch_size, options.what
+        (options.arch,) = options.arch
+        (options.batch_size,) = options.batch_size
+        (options.what,) = options.what
         common.serve(partial(prepared, options))
         return
     if {"torch", "torch-best"} & {*options.against} and not common.installed("torch"):
-        raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0, or compare with --against direct plain")
+        raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0, or compare "
+                         "with --against direct plain")
     for arch in options.arch:
         for size in options.batch_size:
             for what in options.what:

@@ -1,5 +1,8 @@
-"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names. Needs torch; the project does not. Nothing
-here starts Jittor, so that PyTorch's side of a comparison has its process for itself."""
+"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names.
+
+Needs torch; the project does not. Nothing here starts Jittor, so that PyTorch's side of a
+comparison has its process for itself.
+"""
 from typing import NamedTuple
 
 import torch
@@ -30,24 +33,38 @@ def classifier(arch: str, classes: int) -> nn.Module:
     """float32 [B, 3, S, S] -> [B, classes]; its last layer has torchvision's name."""
     if arch in VGGS:
         return VGG(VGGS[arch], classes)
-    return {"resnet50": lambda: ResNet((3, 4, 6, 3), 64, classes), "resnet-slim": lambda: ResNet((1, 1, 1, 1), 16, classes),
-            "densenet121": lambda: DenseNet(32, (6, 12, 24, 16), 64, classes),
-            "densenet-slim": lambda: DenseNet(12, (2, 2, 2, 2), 16, classes)}[arch]()
+    others = {
+        "resnet50": lambda: ResNet((3, 4, 6, 3), 64, classes),
+        "resnet-slim": lambda: ResNet((1, 1, 1, 1), 16, classes),
+        "densenet121": lambda: DenseNet(32, (6, 12, 24, 16), 64, classes),
+        "densenet-slim": lambda: DenseNet(12, (2, 2, 2, 2), 16, classes),
+    }
+    return others[arch]()
 
 
 class VGG(nn.Module):
     def __init__(self, shape: VGGShape, classes: int) -> None:
         super().__init__()
-        layers, channels = [], 3
+        layers = []
+        channels = 3
         for width, repeats in zip(shape.widths, shape.repeats):
             for _ in range(repeats):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), *[nn.BatchNorm2d(width)] * shape.batch_norm, nn.ReLU(inplace=True)]
+                layers.append(nn.Conv2d(channels, width, 3, padding=1))
+                if shape.batch_norm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU(inplace=True))
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Linear(channels * shape.pooled ** 2, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout),
-            nn.Linear(shape.hidden, shape.hidden), nn.ReLU(inplace=True), nn.Dropout(shape.dropout), nn.Linear(shape.hidden, classes))
+            nn.Linear(channels * shape.pooled ** 2, shape.hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(shape.dropout),
+            nn.Linear(shape.hidden, classes),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(x).flatten(1))
@@ -58,11 +75,16 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)) \
-            if stride > 1 or inputs != outputs else nn.Identity()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                                            nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -72,27 +94,36 @@ class Bottleneck(nn.Module):
 
 class ResNet(nn.Module):
     def __init__(self, blocks: tuple, width: int, classes: int) -> None:
-        """`width`: of the 3x3 convolutions in the first stage. What leaves a block has 256, 512, 1024, 2048 channels."""
+        """`width`: of the 3x3 convolutions in the first stage. The blocks of the four stages put
+        out 256, 512, 1024 and 2048 channels."""
         super().__init__()
-        self.conv1, self.bn1, channels = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), 64
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels = 64
         for stage, count in enumerate(blocks):
-            outputs, layers = 256 * 2 ** stage, []
+            outputs = 256 * 2 ** stage
+            layers = []
             for i in range(count):
-                layers.append(Bottleneck(channels, width * 2 ** stage, outputs, 2 if stage and not i else 1))
+                stride = 2 if stage and not i else 1
+                layers.append(Bottleneck(channels, width * 2 ** stage, outputs, stride))
                 channels = outputs
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
-        return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))
 
 
 class DenseLayer(nn.Module):
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, 4 * growth, 1, bias=False)
-        self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv1(F.relu(self.norm1(x), inplace=True))
@@ -102,7 +133,8 @@ class DenseLayer(nn.Module):
 class Transition(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm, self.conv = nn.BatchNorm2d(channels), nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(self.conv(F.relu(self.norm(x), inplace=True)), 2)

@@ -1,7 +1,8 @@
-"""PackNet in PyTorch, the authors' way: the other side of our comparisons. Needs torch; the project does not.
+"""PackNet in PyTorch, the authors' way: the other side of our comparisons.
 
-Same networks, parameter names and rules as ours, written against the paper and the behaviour of the authors' release:
-the gradients of weights that others own are set to 0 before the optimizer's step, and free weights to 0 after it.
+Needs torch; the project does not. Same networks, parameter names and rules as ours, written from
+the paper and the behaviour of the authors' release: the gradients of weights that others own are
+set to 0 before the optimizer's step, and free weights to 0 after it.
 """
 import contextlib
 
@@ -14,9 +15,12 @@ FREE = 0
 
 
 def trunk(arch: str) -> tuple[nn.Module, int]:
-    """(the network of networks.py with its parameter names but without its last layer: images to features, how many features)."""
+    """(the network without its last layer, which makes features of images; how many features). The
+    parameter names are those of networks.py."""
     net = classifier(arch, 1)
-    last, layer = next((name, module) for name, module in reversed([*net.named_modules()]) if isinstance(module, nn.Linear))
+    linear = [(name, module) for name, module in net.named_modules()
+              if isinstance(module, nn.Linear)]
+    last, layer = linear[-1]
     net.set_submodule(last, nn.Identity())
     return net, layer.in_features
 
@@ -24,21 +28,29 @@ def trunk(arch: str) -> tuple[nn.Module, int]:
 class Twin:
     """A network, the owners of its weights, and one optimizer step at a time.
 
-    `best`: PyTorch's own best settings instead of the release's: channels-last memory, timed convolution algorithms, and
-    the masks applied with its many-tensor calls.
+    `best`: PyTorch's own best settings instead of the release's: channels-last memory, the fastest
+    convolution algorithms by trial, and the masks applied by calls that take many tensors at once.
     """
 
-    def __init__(self, arch: str, classes: dict[str, int], device: str = "cpu", precision: str = "fp32", best: bool = False) -> None:
-        self.device, self.half, self.best = torch.device(device), precision == "fp16", best
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    def __init__(self, arch: str, classes: dict[str, int], device: str = "cpu",
+                 precision: str = "fp32", best: bool = False) -> None:
+        self.device = torch.device(device)
+        self.half = precision == "fp16"
+        self.best = best
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = best
         self.net = nn.Module()
         self.net.trunk, features = trunk(arch)
-        self.net.heads = nn.ModuleDict({task: nn.Linear(features, count) for task, count in classes.items()})
-        self.net.to(self.device, memory_format=torch.channels_last if best else torch.contiguous_format)
-        self.weights = {f"trunk.{name}.weight": module.weight for name, module in self.net.trunk.named_modules()
+        heads = {task: nn.Linear(features, count) for task, count in classes.items()}
+        self.net.heads = nn.ModuleDict(heads)
+        layout = torch.channels_last if best else torch.contiguous_format
+        self.net.to(self.device, memory_format=layout)
+        self.weights = {f"trunk.{name}.weight": module.weight
+                        for name, module in self.net.trunk.named_modules()
                         if isinstance(module, (nn.Conv2d, nn.Linear))}
-        self.owners = {name: torch.zeros_like(weight, dtype=torch.uint8) for name, weight in self.weights.items()}
+        self.owners = {name: torch.zeros_like(weight, dtype=torch.uint8)
+                       for name, weight in self.weights.items()}
         self.tasks: list[str] = []
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
 
@@ -54,15 +66,18 @@ class Twin:
         self._set_masks()
 
     def prune(self, ratio: float) -> None:
-        """Of the weights of the task at hand, free the round(ratio * n) smallest of each layer, and ties."""
+        """Of the n weights that the last task owns in a layer, free the round(ratio * n) smallest,
+        and all as small as the largest of these."""
         with torch.no_grad():
             for name, weight in self.weights.items():
                 owned = self.owners[name] == len(self.tasks)
                 magnitudes = weight.abs()[owned]
                 rank = round(ratio * len(magnitudes))
                 if rank:
-                    freed = owned & (weight.abs() <= magnitudes.cpu().kthvalue(rank)[0].to(self.device))
-                    weight[freed], self.owners[name][freed] = 0, FREE
+                    largest = magnitudes.cpu().kthvalue(rank)[0].to(self.device)
+                    freed = owned & (weight.abs() <= largest)
+                    weight[freed] = 0
+                    self.owners[name][freed] = FREE
         self._set_masks()
 
     def _set_masks(self) -> None:
@@ -73,21 +88,29 @@ class Twin:
             self.mine = [(owner == k).float() for owner in self.owners.values()]
 
     def start_optimizer(self, lr: float, momentum: float = 0.9) -> None:
-        task, first = self.tasks[-1], len(self.tasks) == 1
-        self.optimizer = torch.optim.SGD(
-            [parameter for name, parameter in self.net.named_parameters()
-             if name in self.weights or name.startswith(f"heads.{task}.") or first and not name.startswith("heads.")],
-            lr, momentum=momentum, foreach=True if self.best else None)
+        trained = [parameter for name, parameter in self.net.named_parameters()
+                   if self._trains(name)]
+        self.optimizer = torch.optim.SGD(trained, lr, momentum=momentum,
+                                         foreach=True if self.best else None)
+
+    def _trains(self, name: str) -> bool:
+        """Of a parameter: with the first task the whole trunk, later its weights only."""
+        if name.startswith("heads."):
+            return name.startswith(f"heads.{self.tasks[-1]}.")
+        return name in self.weights or len(self.tasks) == 1
 
     def logits(self, images: torch.Tensor, task: str) -> torch.Tensor:
         if self.best:
             images = images.contiguous(memory_format=torch.channels_last)
-        half = torch.autocast(self.device.type, torch.float16) if self.half else contextlib.nullcontext()
-        with half:
+        precision = contextlib.nullcontext()
+        if self.half:
+            precision = torch.autocast(self.device.type, torch.float16)
+        with precision:
             return self.net.heads[task](self.net.trunk(images)).float()
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One step on the task at hand; its loss, before the step. Batch norm trains with the first task only."""
+        """One step on the last task; its loss, before the step. Batch norm trains with the first
+        task only."""
         self.net.train()
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d) and len(self.tasks) > 1:
