@@ -841,7 +841,7 @@ sys.exit(main.main())"""
     assert "PyPI's wheels" in results["toolchain"]
     asked = trace.read_text().split("\n")  # cuDNN's own choice of algorithms: none was timed
     assert all(line.startswith("chosen ") for line in asked if line)
-    assert len(asked) < 100, len(asked)  # once for each shape, not 11 times in each step
+    assert len(asked) < 300, len(asked)  # once for each shape, not 11 times in each step
     if which("mpirun"):  # several GPUs: Jittor's part of NCCL
         code = """import toolchain
 jt = toolchain.start("cuda")
