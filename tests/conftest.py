@@ -47,7 +47,7 @@ def _time_limit(monkeypatch):
 
 
 WHOLE_RUNS = {"test_main.py", "test_any_network.py", "test_resume.py", "test_mpi.py", "test_experiments.py", "test_twin.py",
-              "test_addition.py", "test_keep.py", "test_seals.py", "test_sequences.py", "test_release.py"}
+              "test_addition.py", "test_epochs_and_ratios.py", "test_seals.py", "test_sequences.py", "test_release.py"}
 
 
 def pytest_collection_modifyitems(items) -> None:
