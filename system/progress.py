@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal; in a cluster's log, or any other file, now and then a line."""
 import io
 import sys
+import threading
 import time
 from collections.abc import Iterable
 
@@ -9,6 +10,10 @@ from tqdm import tqdm
 from system import processes
 
 SIGN_OF_LIFE = 60.0  # seconds between two lines where there is no terminal
+
+# tqdm's own lock is one for several processes, too, and from Python 3.14 on a program that ends with
+# such a lock in its hands is told of a leak.
+tqdm.set_lock(threading.RLock())
 
 
 class Progress(tqdm):

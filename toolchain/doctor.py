@@ -25,7 +25,7 @@ TRIED = range(12, 17)  # GCC
 # What is known to go wrong in one's own scripts with a version of a package. Here it is avoided.
 TRAPS = {("safetensors", "0.8.0"): "writes wrong numbers for arrays that are not in C order: "
                                    "np.ascontiguousarray first"}
-UNTRIED = (3, 15)  # this Python and those after it; the oldest that works: system.OLDEST
+UNTRIED = (3, 16)  # this Python and those after it; the oldest that works: system.OLDEST
 
 
 def diagnose() -> list[tuple[str, str, str]]:
