@@ -37,7 +37,7 @@ def temporary_beside(path: str | Path) -> Path:
     """A name beside `path` for a file or folder in the making, of this thread alone. Makes missing folders.
 
     What processes that were killed left behind under such names of `path` is removed: what bears our mark and the name of this
-    machine, and whose process is gone. That of other machines on a shared folder, and of other programs, is not ours to judge.
+    machine, and whose process is gone. That of other machines on a shared folder, and of other programs, stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

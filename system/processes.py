@@ -22,7 +22,7 @@ def in_mpi() -> bool:
 def share_cores() -> None:
     """Share this machine's cores with whoever else computes on them. To be called before libgomp is loaded.
 
-    OpenMP's threads wait politely: after some microseconds of spinning they sleep. By default they spin for milliseconds, so
+    OpenMP's threads sleep after some microseconds of waiting for work. By default they spin for milliseconds, so
     that two runs on the same cores keep them from each other: a step takes each of them three times as long and more, with this
     less than twice (benchmarks/sharing.py). The processes of one mpirun get equal shares: by default OpenMPI binds each to a core or two,
     whatever the machine has, and unbound ones would start a thread for every core each. What the user has set stays.

@@ -362,7 +362,7 @@ def test_a_libstdcxx_older_than_the_compiler_is_named(monkeypatch):
         compiling.import_jittor()
 
 
-def test_threads_wait_politely_unless_the_user_has_said_how(monkeypatch):
+def test_threads_sleep_soon_while_they_wait_unless_the_user_has_said_how(monkeypatch):
     from system import processes
     for given, expected in (({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)):
         for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):

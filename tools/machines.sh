@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Which Python starts with which GCC: a root of Debian's sid in a folder, and for each pair the doctor's
-# check, a short demo and the sum of its packed file, in a table at the end. As root, with debootstrap
-# installed; 4 GB, about five minutes a pair on 2 idle cores. What is in the folder already is used.
+# Which Python starts with which GCC: a root of Debian's sid in a folder, and for each pair the
+# doctor's check, a short demo and the sum of its packed file, in a table at the end. As root, with
+# debootstrap installed; 4 GB, about five minutes a pair on 2 idle cores. It goes on with what is there.
 #
 #     tools/machines.sh FOLDER [PYTHON:GCC ...]      # default: 3.14:15 3.14:16 3.15:16
 #
@@ -61,7 +61,8 @@ one() {
     [[ -d $environment ]] || python$python -m venv $environment
     $environment/bin/pip install -q -r requirements-dev.txt >&2
     $environment/bin/pip install -q --no-deps jittor==1.3.11.0 >&2
-    $environment/bin/python -W error::DeprecationWarning -m toolchain --check --device cpu >&2 || right=NO
+    $environment/bin/python -W error::DeprecationWarning -m toolchain --check --device cpu >&2 \
+        || right=NO
     $environment/bin/python main.py --demo --device cpu --num-epochs-base 2 \
         --num-epochs-base-finetune 1 --num-epochs-per-task 2 --num-epochs-finetune 1 \
         --data-root "$home/data" --output-dir "$run" >&2 \
@@ -76,7 +77,8 @@ print(platform.python_version(), "|", numpy.__version__)') | $(g++-$gcc -dumpful
 
 rows=()
 for pair in "${pairs[@]}"; do
-    row=$(chroot "$root" env "UNIT=${UNIT:-}" bash -c "$(declare -f one); one ${pair%:*} ${pair#*:}") \
+    row=$(chroot "$root" env "UNIT=${UNIT:-}" \
+        bash -c "$(declare -f one); one ${pair%:*} ${pair#*:}") \
         || row="| ${pair%:*} | - | ${pair#*:} | FAILED | - | - |"
     rows+=("$row")
 done
