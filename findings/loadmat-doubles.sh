@@ -3,9 +3,8 @@
 #
 # MATLAB stores whole numbers of a double array in the smallest type that holds them, as its format
 # allows; lists of boxes, as Stanford Cars has them, are such. One expects the class that the file
-# declares, double (and `whosmat` names it); loadmat gives the type of storage. NumPy computes in
-# it: of a box from 200 to 30 + 200 nothing wrong is seen until a sum or difference leaves 0..255.
-# `mat_dtype=True` gives float64.
+# declares, double (and `whosmat` names it); loadmat gives the type of storage, and NumPy computes in
+# it: 30 - 200 is 86. `mat_dtype=True` gives float64.
 source "$(dirname "$0")/common"
 install scipy==1.17.1 numpy==2.4.6
 python -W ignore - <<'END'
