@@ -301,8 +301,8 @@ class PackNet:
         device and can be left out; "cuda" on a CPU start raises ToolchainError. `lr`: 0.01 is for
         any network, from random weights too; main.py has the paper's 0.001 for pretrained ones
         (--initial-lr). Raises ValueError for a task without a head, for one that is frozen because
-        a later one has started, and for a batch from which a batch norm can compute nothing
-        (packing/loops.py).
+        a later one has started, for a label that is no class, and for a batch from which a
+        batch norm can compute nothing (packing/loops.py).
         """
         toolchain.start(device)
         self.reclaim()

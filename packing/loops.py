@@ -23,12 +23,14 @@ Loss = Callable[[nn.Module, jt.Var, jt.Var], tuple[jt.Var, jt.Var]]
 def train(model: nn.Module, parameters: list[jt.Var], loader: Iterable, epochs: int, title: str,
           *, lr: float, momentum: float, weight_decay: float) -> None:
     """`epochs` passes of SGD over `loader`, which yields (images float32 [B, ...], labels int [B]).
-    Raises ValueError for a batch of one image from which a batch norm can compute nothing, and
-    TrainingError as train_epoch."""
+    Raises ValueError for a label that is no class, and for a batch of one image from which a batch
+    norm can compute nothing; TrainingError as train_epoch."""
     optimizer = nn.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
         its = f"{title}: epoch {epoch + 1}/{epochs}"
-        train_epoch(model, cross_entropy, Learnable(loader, model, its), optimizer, its)
+        # On a GPU a look at the labels waits for all that is under way: in the first epoch only.
+        loss_of = cross_entropy if epoch else cross_entropy_of_classes
+        train_epoch(model, loss_of, Learnable(loader, model, its), optimizer, its)
     jt.sync_all()
 
 
@@ -36,6 +38,19 @@ def cross_entropy(net: nn.Module, images: jt.Var, labels: jt.Var) -> tuple[jt.Va
     """(loss, logits) of the network, with the head that is selected."""
     logits = net(images)
     return nn.cross_entropy_loss(logits, labels), logits
+
+
+def cross_entropy_of_classes(net: nn.Module, images: jt.Var,
+                             labels: jt.Var) -> tuple[jt.Var, jt.Var]:
+    """cross_entropy, after a look at the labels: for one that is no class Jittor's counts nothing,
+    without a word. -100 says so on purpose, as in PyTorch. Raises ValueError."""
+    loss, logits = cross_entropy(net, images, labels)
+    numbers, classes = labels.numpy(), logits.shape[1]
+    strays = numbers[((numbers < 0) | (numbers >= classes)) & (numbers != -100)]
+    if len(strays):
+        raise ValueError(f"label {strays[0]} is none of the {classes} classes that the network "
+                         f"tells apart, which are numbered from 0 to {classes - 1}.")
+    return loss, logits
 
 
 def train_epoch(net: nn.Module, loss_of: Loss, loader: Iterable, optimizer: nn.Optimizer,

@@ -331,3 +331,16 @@ def test_train_task_refuses_such_a_batch_by_name_as_pytorch_does():
     packnet.train_task("a", batches(0), 1)
     packnet.prune("a")
     packnet.train_task("b", batches(1, 1, size=1), 1)  # a norm that stands still needs no variance
+
+
+# ---- labels
+
+@pytest.mark.parametrize("labels", [[1, 2, 3, 1], [0, 1, -1, 2]])
+def test_a_label_that_is_no_class_is_refused(labels):
+    """Jittor leaves such images out of the loss: classes numbered from 1 would train but one."""
+    images = batches(0, 1)[0][0]
+    stray = 3 if 3 in labels else -1
+    packnet = PackNet(with_heads(stem_and_rest()), 0.5)
+    with pytest.raises(ValueError, match=f"label {stray} is none of the 3 classes .* 0 to 2"):
+        packnet.train_task("a", [(images, jt.array(labels))], 1)
+    packnet.train_task("a", [(images, jt.array([0, 1, 2, -100]))], 1)
