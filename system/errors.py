@@ -9,8 +9,8 @@ SCREEN_GONE = (errno.EPIPE, errno.EIO)  # `| head` has read enough; the terminal
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message is one or two lines that say what is wrong, where,
-    and what to do.
+    """Something that the user can mend. The message is one or two lines that say what is wrong,
+    where, and what to do.
 
     `code`: the exit code of a program that it ends.
     """
@@ -30,9 +30,9 @@ def complain(error: Exception | str) -> int:
 
 def run_cli(main: Callable[..., int]) -> Callable[..., int]:
     """`main`, a program that takes its arguments and returns its exit code, with one way out for
-    whatever ends it early: a UserError is one message and its code; so is a file that cannot be read
-    or written (2), and Ctrl-C (130). A bug of ours keeps its traceback. Where nobody reads the output
-    any more, the program ends in silence, as if by the signal SIGPIPE (141)."""
+    whatever ends it early: a UserError is one message and its code; so is a file that cannot be
+    read or written (2), and Ctrl-C (130). A bug of ours keeps its traceback. Where nobody reads the
+    output any more, the program ends in silence, as if by the signal SIGPIPE (141)."""
     @functools.wraps(main)
     def program(arguments: list[str] | None = None) -> int:
         prepare_streams()

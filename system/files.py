@@ -1,4 +1,5 @@
-"""The files of a run by name, and writing so that a crash, a full disk or a second process never leaves half of one."""
+"""The files of a run by name, and writing so that a crash, a full disk or a second process never
+leaves half of one."""
 import contextlib
 import hashlib
 import os
@@ -18,7 +19,8 @@ MARK = ".packnet-tmp-"  # in the name of a temporary file
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` to write to; on leaving, the file takes the place of `path` in one step.
+    """Yields a temporary path beside `path` to write to; on leaving, the file takes the place of
+    `path` in one step.
 
     After an exception `path` is as it was and the temporary file is gone.
     """
@@ -34,10 +36,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_beside(path: str | Path) -> Path:
-    """A name beside `path` for a file or folder in the making, of this thread alone. Makes missing folders.
+    """A name beside `path` for a file or folder in the making, of this thread alone. Makes missing
+    folders.
 
-    What processes that were killed left behind under such names of `path` is removed: what bears our mark and the name of this
-    machine, and whose process is gone. That of other machines on a shared folder, and of other programs, stays.
+    What processes that were killed left behind under such names of `path` is removed: what bears
+    our mark and the name of this machine, and whose process is gone. That of other machines on a
+    shared folder, and of other programs, stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,8 @@ def temporary_beside(path: str | Path) -> Path:
 
 
 def _here() -> str:
-    """Where a process id means a process: this boot of this machine, and in it this namespace (a container has its own)."""
+    """Where a process id means a process: this boot of this machine, and in it this namespace (a
+    container has its own)."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text() if os.path.exists("/proc/sys/kernel/random/boot_id") else ""
     space = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
     return hashlib.sha256(f"{os.uname().nodename} {boot} {space}".encode()).hexdigest()[:12]

@@ -1,4 +1,5 @@
-"""Several processes: those that mpirun has started to work as one, and strangers on the same cores."""
+"""Several processes: those that mpirun has started to work as one, and strangers on the same
+cores."""
 import hashlib
 import json
 import os
@@ -20,12 +21,15 @@ def in_mpi() -> bool:
 
 
 def share_cores() -> None:
-    """Share this machine's cores with whoever else computes on them. To be called before libgomp is loaded.
+    """Share this machine's cores with whoever else computes on them. To be called before libgomp is
+    loaded.
 
-    OpenMP's threads sleep after some microseconds of waiting for work. By default they spin for milliseconds, so
-    that two runs on the same cores keep them from each other: a step takes each of them three times as long and more, with this
-    less than twice (benchmarks/sharing.py). The processes of one mpirun get equal shares: by default OpenMPI binds each to a core or two,
-    whatever the machine has, and unbound ones would start a thread for every core each. What the user has set stays.
+    OpenMP's threads sleep after some microseconds of waiting for work. By default they spin for
+    milliseconds, so that two runs on the same cores keep them from each other: a step takes each of
+    them three times as long and more, with this less than twice (benchmarks/sharing.py). The
+    processes of one mpirun get equal shares: by default OpenMPI binds each to a core or two,
+    whatever the machine has, and unbound ones would start a thread for every core each. What the
+    user has set stays.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "2000"
@@ -42,7 +46,8 @@ def cores() -> int:
 
 
 def mpirun_cores() -> set[int]:
-    """The cores of the process that started this one: mpirun, or its daemon on another machine, which bind only others."""
+    """The cores of the process that started this one: mpirun, or its daemon on another machine,
+    which bind only others."""
     return os.sched_getaffinity(os.getppid())
 
 
@@ -54,7 +59,8 @@ def wait_for_all() -> None:
 
 
 def all_agree(value) -> bool:
-    """Whether every process of mpirun has called this with the same plain value. Jittor must have been started."""
+    """Whether every process of mpirun has called this with the same plain value. Jittor must have
+    been started."""
     import jittor
     if not jittor.in_mpi:
         return True

@@ -11,14 +11,14 @@ from system import processes
 
 SIGN_OF_LIFE = 60.0  # seconds between two lines where there is no terminal
 
-# tqdm's own lock is one for several processes, too, and from Python 3.14 on a program that ends with
-# such a lock in its hands is told of a leak.
+# tqdm's own lock is one for several processes, too, and from Python 3.14 on a program that ends
+# with such a lock in its hands is told of a leak.
 tqdm.set_lock(threading.RLock())
 
 
 class Progress(tqdm):
-    """tqdm, gone once it is done. Without a terminal nothing is redrawn: a line on stderr every SIGN_OF_LIFE seconds. Under mpirun
-    only the first process shows it."""
+    """tqdm, gone once it is done. Without a terminal nothing is redrawn: a line on stderr every
+    SIGN_OF_LIFE seconds. Under mpirun only the first process shows it."""
 
     def __init__(self, iterable: Iterable | None = None, desc: str | None = None, total: float | None = None, **options) -> None:
         self.terminal = sys.stderr.isatty()

@@ -1,5 +1,5 @@
-"""A screen that is only a copy: a run writes all that it says into log.txt too, and goes on when its
-terminal is gone."""
+"""A screen that is only a copy: a run writes all that it says into log.txt too, and goes on when
+its terminal is gone."""
 import contextlib
 import sys
 from collections.abc import Iterator

@@ -3,18 +3,19 @@
     import toolchain
     jt = toolchain.start()          # or start("cpu"), start("cuda"); the first call decides
 
-Jittor compiles itself on its first import (a minute or two on two cores, then under a second) and wants
-a few things that are easy to miss. `start` looks for them first and says in one sentence what is missing:
+Jittor compiles itself on its first import (a minute or two on two cores, then under a second) and
+wants a few things that are easy to miss. `start` looks for them first and says in one sentence what
+is missing:
 
-* g++ and Python's headers; oneDNN, which Jittor would otherwise download from its own server, and without which a VGG-16 step
-  on the CPU takes about 100 times as long: cpu.py.
-* CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen before the import, and
-  each has a compile cache of its own. Which toolkit: cuda.py; its parts: cuda_parts.py; put
-  together: cuda_folder.py.
+* g++ and Python's headers; oneDNN, which Jittor would otherwise download from its own server, and
+  without which a VGG-16 step on the CPU takes about 100 times as long: cpu.py.
+* CUDA. With an nvcc but without a usable GPU Jittor aborts the process, so CPU or CUDA is chosen
+  before the import, and each has a compile cache of its own. Which toolkit: cuda.py; its parts:
+  cuda_parts.py; put together: cuda_folder.py.
 * No other backend of Jittor's (ROCm, Ascend) unless it is asked for: backends.py.
-* A faster CPU: kernels/, which `start` puts in. Compilation with a progress bar and in half the time: compiling.py. This year's
-  Python and NumPy: mending.py.
-  Several processes, and several runs on one machine: system/processes.py.
+* A faster CPU: kernels/, which `start` puts in. Compilation with a progress bar and in half the
+  time: compiling.py. This year's Python and NumPy: mending.py. Several processes, and several runs
+  on one machine: system/processes.py.
 
 `python -m toolchain` is the doctor (doctor.py): what was found, what is missing and how to get it.
 
@@ -35,10 +36,12 @@ from toolchain import backends, compiling, cpu, cuda, gpu, mending
 from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
-# On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the tensor cores; fp16 = factors
-# of convolutions and linear layers rounded to half precision. Sums and everything that is stored are float32 in each.
+# On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the
+# tensor cores; fp16 = factors of convolutions and linear layers rounded to half precision. Sums and
+# everything that is stored are float32 in each.
 PRECISIONS = ("fp32", "tf32", "fp16")
-# On the CPU: direct is what Jittor asks oneDNN for; winograd takes what is faster by Winograd's algorithm (3x3) or a matrix product (1x1).
+# On the CPU: direct is what Jittor asks oneDNN for; winograd takes what is faster by Winograd's
+# algorithm (3x3) or a matrix product (1x1).
 CONVOLUTIONS = ("winograd", "direct")
 
 device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets all three, nobody else
@@ -51,10 +54,11 @@ __all__ = ["CONVOLUTIONS", "DEVICES", "PRECISIONS", "ToolchainError", "cache_fol
 def start(wanted: str | None = None, precision: str = "fp32", convolutions: str = "winograd") -> ModuleType:
     """Prepare the environment, import Jittor and return it. Later calls return the same module.
 
-    `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU), "cpu" or
-    "cuda"; None keeps the device that already runs, or means "auto". `precision` (PRECISIONS) counts on CUDA only,
-    `convolutions` (CONVOLUTIONS) on the CPU only; the first call decides. Raises ToolchainError where something is missing,
-    where "cuda" has no usable GPU, and where Jittor already runs on the other device.
+    `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU),
+    "cpu" or "cuda"; None keeps the device that already runs, or means "auto". `precision`
+    (PRECISIONS) counts on CUDA only, `convolutions` (CONVOLUTIONS) on the CPU only; the first call
+    decides. Raises ToolchainError where something is missing, where "cuda" has no usable GPU, and
+    where Jittor already runs on the other device.
     """
     global device, why, convolution
     if wanted not in (None, *DEVICES):
@@ -79,12 +83,12 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
     device, why = "cuda" if toolkit.nvcc else "cpu", toolkit.why
     if toolkit.nvcc:
         jittor.flags.use_cuda = 1
-        # Batches are copied while the card computes. Jittor's default waits for the card before each,
-        # and copies it three times.
+        # Batches are copied while the card computes. Jittor's default waits for the card before
+        # each, and copies it three times.
         jittor.flags.use_cuda_host_allocator = 0
         jittor.flags.use_tensorcore = 3 if precision == "fp16" else 0
-        # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of them is not, and a
-        # task's logits would change by rounding from one run to the next.
+        # cuDNN's own choice of an algorithm is the same in every process; Jittor's timing of all of
+        # them is not, and a task's logits would change by rounding from one run to the next.
         jittor.cudnn.set_algorithm_cache_size(0)
     else:
         onednn = cpu.onednn() if os.environ.get("use_mkl", "1") == "1" else None
@@ -93,7 +97,8 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
 
 
 def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
-    """Everything that Jittor's import reads from the environment. Returns what was chosen. Raises ToolchainError, OSError."""
+    """Everything that Jittor's import reads from the environment. Returns what was chosen. Raises
+    ToolchainError, OSError."""
     toolkit = cuda.for_device(wanted)
     cpu.check_compiler()
     cpu.check_paths()

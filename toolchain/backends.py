@@ -1,7 +1,7 @@
 """Jittor's backends for other accelerators: off unless they are asked for.
 
-Jittor switches one on wherever its compiler is on the PATH, and where that compiler does not do each
-start takes seconds more and prints a linker's errors. None was tried with this project.
+Jittor switches one on wherever its compiler is on the PATH, and where that compiler does not do
+each start takes seconds more and prints a linker's errors. None was tried with this project.
 """
 import os
 import shutil

@@ -1,4 +1,5 @@
-"""Jittor's compilation, made shorter and visible: a precompiled header, one progress bar, and the import itself."""
+"""Jittor's compilation, made shorter and visible: a precompiled header, one progress bar, and the
+import itself."""
 import contextlib
 import glob
 import hashlib
@@ -31,10 +32,11 @@ from toolchain.cpu import cpu_name, flush_denormals
 
 
 def precompiled_header() -> str:
-    """Compiler flags that spare Jittor most of a kernel's compilation: parsing the same headers again (benchmarks/compile.py).
+    """Compiler flags that spare Jittor most of a kernel's compilation: parsing the same headers
+    again (benchmarks/compile.py).
 
-    g++ takes the parsed form only where compiler and flags are those it was made with, else it reads the header itself, which
-    is slower and gives the same code. "" where it cannot be made.
+    g++ takes the parsed form only where compiler and flags are those it was made with, else it
+    reads the header itself, which is slower and gives the same code. "" where it cannot be made.
     """
     version = output([compiler(), "--version"])
     if not mending.is_known() or "Free Software Foundation" not in version:  # g++ crashes on one that was made with other flags
@@ -44,7 +46,8 @@ def precompiled_header() -> str:
     text += "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
                                                        "string", "unordered_map", "vector")) + '#include "var.h"\n'
     language = ["-std=c++14", "-fPIC", "-march=native"]
-    # As Jittor and toolchain/mending.py have them; made with -g, it serves the kernels that are compiled without, too.
+    # As Jittor and toolchain/mending.py have them; made with -g, it serves the kernels that are
+    # compiled without, too.
     variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O1"]}
     key = hashlib.sha256(repr((version, cpu_name(), importlib.metadata.version("jittor"), str(source), text, variants)).encode())
     folder = cache_folder() / f"headers-{key.hexdigest()[:12]}"
@@ -67,7 +70,8 @@ def precompiled_header() -> str:
 
 
 class CompileBar:
-    """Takes the place of Jittor's own progress line (jittor_utils.DelayProgress): same calls, one bar."""
+    """Takes the place of Jittor's own progress line (jittor_utils.DelayProgress): same calls, one
+    bar."""
 
     def __init__(self, message: str, total: int) -> None:
         what = "Jittor's core" if "jittor_core" in message else "oneDNN operators" if "mkl" in message else "operators"
@@ -100,7 +104,8 @@ def failure(error: BaseException) -> ToolchainError | None:
 
 
 def excepthook(kind: type, error: BaseException, trace) -> None:
-    """sys.excepthook: of a kernel that could not be compiled, two lines and code 2; else as ever."""
+    """sys.excepthook: of a kernel that could not be compiled, two lines and code 2; else as
+    ever."""
     if failed := failure(error):
         print(f"error: {failed}", file=sys.stderr)
         processes.leave(2)

@@ -1,4 +1,5 @@
-"""What Jittor needs of every machine, with a GPU or without: g++, Python's headers, oneDNN; found, or named in one sentence."""
+"""What Jittor needs of every machine, with a GPU or without: g++, Python's headers, oneDNN; found,
+or named in one sentence."""
 import ctypes
 import hashlib
 import importlib.metadata
@@ -82,9 +83,11 @@ def check_paths() -> None:
 
 
 def python_config() -> Path:
-    """A script that answers Jittor's two questions (headers, suffix of extensions) for the running Python.
+    """A script that answers Jittor's two questions (headers, suffix of extensions) for the running
+    Python.
 
-    Jittor looks for a python3.x-config and finds the wrong one, or none, for a Python that is not the system's.
+    Jittor looks for a python3.x-config and finds the wrong one, or none, for a Python that is not
+    the system's.
     """
     include = sysconfig.get_path("include")
     if not os.path.exists(os.path.join(include, "Python.h")):
@@ -153,8 +156,9 @@ def _soname(library: Path) -> str:
 def flush_denormals() -> None:
     """Make the processor treat denormal floats as 0, in this thread and those it starts.
 
-    Jittor's kernels are built with -Ofast, and loading one switches this on for the thread that loads it: which one
-    that is depends on what was compiled before. Switched on here, two runs agree to the bit.
+    Jittor's kernels are built with -Ofast, and loading one switches this on for the thread that
+    loads it: which one that is depends on what was compiled before. Switched on here, two runs
+    agree to the bit.
     """
     np.finfo(np.float32), np.finfo(np.float64)  # NumPy looks these up once, and would warn afterwards
     libm, environment = ctypes.CDLL("libm.so.6"), ctypes.create_string_buffer(32)

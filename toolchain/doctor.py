@@ -29,7 +29,8 @@ UNTRIED = (3, 16)  # this Python and those after it; the oldest that works: syst
 
 
 def diagnose() -> list[tuple[str, str, str]]:
-    """(what, what was found, "" or what is wrong and how it is mended) of everything Jittor needs. Imports no Jittor."""
+    """(what, what was found, "" or what is wrong and how it is mended) of everything Jittor needs.
+    Imports no Jittor."""
     def attempt(what: str, found: str, check) -> tuple[str, str, str]:
         try:
             check()
@@ -71,8 +72,9 @@ def diagnose() -> list[tuple[str, str, str]]:
 
 
 def check(jt: ModuleType) -> list[tuple[str, float]]:
-    """(what, largest error relative to the largest value) of convolutions, their two gradients and a matrix product on
-    Jittor's device, against NumPy in float64. The wide convolution is one that winograd.py takes over on the CPU."""
+    """(what, largest error relative to the largest value) of convolutions, their two gradients and
+    a matrix product on Jittor's device, against NumPy in float64. The wide convolution is one that
+    winograd.py takes over on the CPU."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((37, 53)).astype(np.float32), rng.standard_normal((53, 29)).astype(np.float32)
     pairs = [("matrix product", jt.matmul(jt.array(a), jt.array(b)), a.astype(np.float64) @ b.astype(np.float64))]
@@ -91,7 +93,8 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
 
 
 def windows(images: np.ndarray) -> np.ndarray:
-    """The 3x3 neighbours of every pixel, 0 beyond the border: [B, C, H, W] -> float64 [B, C, H, W, 3, 3]."""
+    """The 3x3 neighbours of every pixel, 0 beyond the border: [B, C, H, W] -> float64 [B, C, H, W,
+    3, 3]."""
     padded = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
 
@@ -103,7 +106,8 @@ def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
 
 @run_cli
 def main(arguments: list[str] | None = None) -> int:
-    """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is missing."""
+    """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is
+    missing."""
     parser = argparse.ArgumentParser("python -m toolchain", description="What Jittor needs and what this machine has.", allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="also compute, and compare with NumPy")
     parser.add_argument("--device", choices=toolchain.DEVICES, default="auto", help="for --check (default: auto)")

@@ -1,33 +1,37 @@
-"""What Jittor 1.3.11.0 needs changed for this year's Python and NumPy, as it is imported and compiled.
+"""What Jittor 1.3.11.0 needs changed for this year's Python and NumPy, as it is imported and
+compiled.
 
-Nothing is written into the installed package, which several users may share; any other version of Jittor is left as it is.
+Nothing is written into the installed package, which several users may share; any other version of
+Jittor is left as it is.
 
-* Python 3.13: exec no longer writes into a function's locals(), from which Jittor takes the modules it has compiled.
-* Python 3.14: a process that is started is a fork of this one no longer, but a new Python, which runs
-  the user's script once more, as those that compile Jittor did. They are forks again, and so are
-  those that load Jittor's own data sets.
+* Python 3.13: exec no longer writes into a function's locals(), from which Jittor takes the modules
+  it has compiled.
+* Python 3.14: a process that is started is a fork of this one no longer, but a new Python, which
+  runs the user's script once more, as those that compile Jittor did. They are forks again, and so
+  are those that load Jittor's own data sets.
 * NumPy 2: its array descriptor has another layout than the one that Jittor's header knows
   (numpy/ndarraytypes.h), and the function that copies an array which is not contiguous has another
   place in NumPy's table.
 * Where the compiler's flags are others than those its cache was made with, Jittor ended the process
-  with code 0, to be started again by hand. It goes on now: its helper is compiled anew while the old
-  one is loaded, as in every first start.
+  with code 0, to be started again by hand. It goes on now: its helper is compiled anew while the
+  old one is loaded, as in every first start.
 * A thread that compiles kernels could miss the word to stop, given before it listened, and the
   process hung for ever at its end.
 * GCC 15: no other header brings <cstdint> along any more, which Jittor's types.h takes for granted,
   and a mistake in a template that nobody uses (stack_vector.h) is an error.
 * GCC 16: its C++ library makes other random numbers of the same seed, so that on the CPU the same
   command began with other weights. It is told to make those that every GCC before it made.
-* What a compiler that fails has said goes with the error (compiling.py makes a sentence of it) and no
-  longer to the screen.
+* What a compiler that fails has said goes with the error (compiling.py makes a sentence of it) and
+  no longer to the screen.
 * cuDNN is asked for its choice of an algorithm once for each shape of a convolution; without
   Jittor's timing of all of them it was asked in each convolution of every step.
 * Paths with a space: Jittor quotes most of them on its command lines, and now all.
-* Kernels that are compiled while a run goes on report themselves on stderr in lines of their own, in a log too: now on a
-  terminal only, in one line that is gone afterwards.
-* The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests and an example of oneDNN's are
-  not compiled, the core with -O1 instead of -O2, its data beside the other files and not before them; and a kernel goes through
-  Jittor's assembly tuner, a Python program with an assembler run of its own, only where there is something to tune.
+* Kernels that are compiled while a run goes on report themselves on stderr in lines of their own,
+  in a log too: now on a terminal only, in one line that is gone afterwards.
+* The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests
+  and an example of oneDNN's are not compiled, the core with -O1 instead of -O2, its data beside the
+  other files and not before them; and a kernel goes through Jittor's assembly tuner, a Python
+  program with an assembler run of its own, only where there is something to tune.
 """
 import hashlib
 import importlib.machinery
@@ -147,7 +151,8 @@ NUMPY_2 = """    char former_flags;
 
 
 def replaced(text: str, replacements: list[tuple[str, str]], what: str) -> str:
-    """`text` with all replacements made. Raises ToolchainError unless each is there once; `what`: the file, for the message."""
+    """`text` with all replacements made. Raises ToolchainError unless each is there once; `what`:
+    the file, for the message."""
     for old, new in replacements:
         if text.count(old) != 1:
             raise ToolchainError(f"{what} is not that of Jittor {JITTOR}: `pip install --force-reinstall --no-deps jittor=={JITTOR}`")
@@ -156,7 +161,8 @@ def replaced(text: str, replacements: list[tuple[str, str]], what: str) -> str:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Compiles the mended source. Bytecode is neither read nor written: it would be that of the source as it is."""
+    """Compiles the mended source. Bytecode is neither read nor written: it would be that of the
+    source as it is."""
 
     def get_code(self, fullname: str):
         source = replaced(self.get_source(fullname), SOURCES[fullname], self.path)
@@ -164,7 +170,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder:
-    """First on sys.meta_path: finds the modules of SOURCES as ever, and has them loaded by _Loader."""
+    """First on sys.meta_path: finds the modules of SOURCES as ever, and has them loaded by
+    _Loader."""
 
     @staticmethod
     def find_spec(fullname: str, path=None, target=None):
@@ -185,7 +192,8 @@ def is_known() -> bool:
 
 
 def mend_imports() -> None:
-    """Put the finder in place, once, and the source files that jittor.compiler is to compile. Raises ToolchainError and OSError."""
+    """Put the finder in place, once, and the source files that jittor.compiler is to compile.
+    Raises ToolchainError and OSError."""
     if is_known() and _Finder not in sys.meta_path:
         for name, replacements in CORE.items():
             os.environ["packnet_mended"] = str(_mended(name, replacements))
@@ -216,8 +224,8 @@ def gcc_flags() -> str:
 
 
 def numpy_flags(version: str = np.__version__) -> str:
-    """Compiler flags with which Jittor reads this NumPy's arrays: "" for NumPy 1; for 2 the folder of its header with the layout
-    of NumPy 2. Raises ToolchainError and OSError."""
+    """Compiler flags with which Jittor reads this NumPy's arrays: "" for NumPy 1; for 2 the folder
+    of its header with the layout of NumPy 2. Raises ToolchainError and OSError."""
     if version.startswith("1.") or not is_known():
         return ""
     return f'-I"{_mended("src/pyjt/numpy.h", [(NUMPY_1, NUMPY_2)]) / "src"}"'
