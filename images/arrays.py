@@ -158,6 +158,9 @@ class _Pickle(pickle.Unpickler):
         known = {"_reconstruct": lambda *_: _PickledArray(), "ndarray": None, "dtype": _PickledType}
         if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in known:
             return known[name]
+        if (module, name) in (("numpy.core.numeric", "_frombuffer"),
+                              ("numpy._core.numeric", "_frombuffer")):  # protocol 5
+            return _array_of_buffer
         raise ValueError(f"asks for {module}.{name}, which could run code")
 
 
@@ -176,6 +179,13 @@ class _PickledArray:
         if by_columns:
             raise ValueError("an array by columns")
         self.array = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _array_of_buffer(content: bytes, _: _PickledType, shape: tuple, order: str,
+                     *_axes) -> _PickledArray:
+    array = _PickledArray()
+    array.__setstate__((1, shape, None, order != "C", content))
+    return array
 
 
 CIFAR100_FORMS = (("cifar-100-binary", CIFAR100_BINARIES, _cifar100_of_bytes),

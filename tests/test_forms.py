@@ -478,6 +478,11 @@ def protocol_2(thing):
     return pickle.dumps(thing, 2)
 
 
+def protocol_5(thing):
+    """What Python 3.14 takes by itself."""
+    return pickle.dumps(thing, 5)
+
+
 def cifar100_for_python(archives, array=np.asarray, write=pickle.dumps, change=lambda name, content: content):
     """The same images and labels as the binary form in `archives`, which it takes the place of."""
     folder = unpack(archives / "cifar-100-binary.tar.gz", archives.parent / "binary") / "cifar-100-binary"
@@ -492,8 +497,9 @@ def cifar100_for_python(archives, array=np.asarray, write=pickle.dumps, change=l
     tgz(archives / "cifar-100-python.tar.gz", files | {"cifar-100-python/file.txt~": b""})
 
 
-@pytest.mark.parametrize("options", [{}, dict(write=protocol_2), dict(array=NumPy1, write=pickled)],
-                         ids=["this NumPy", "protocol 2", "NumPy 1, Python 2"])
+@pytest.mark.parametrize("options", [{}, dict(write=protocol_2), dict(write=protocol_5),
+                                     dict(array=NumPy1, write=pickled)],
+                         ids=["this NumPy", "protocol 2", "protocol 5", "NumPy 1, Python 2"])
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_cifar100_for_python(tmp_path, small_arrays, options, unpacked):
     make_cifar100(tmp_path / "archives")
