@@ -180,7 +180,7 @@ def test_a_run_with_a_network_of_ones_own(data, tmp_path, capsys):
     for arguments in (
         [],
         ["--task", "one", "--predict", str(image)],
-        ["--export", "one", str(tmp_path / "x")],
+        ["--export", "one", str(tmp_path / "x.safetensors")],
     ):
         assert evaluate.main(["--output-dir", str(output), *arguments]) == 2
         error = capsys.readouterr().err

@@ -491,17 +491,6 @@ def test_settings_are_checked_before_hours_are_estimated(name, wrong, message, t
     assert message in error and out == "" and not list(tmp_path.iterdir())
 
 
-def test_the_papers_sequence_is_three_data_sets_long(monkeypatch):
-    """By hand, at 100 images per second to train and to test: 30 epochs and a test after each, two tests around a
-    prune, and one of all so far."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import gpu
-    train, test = 5994 + 8144 + 2040, (5794, 8041, 6149)
-    images = 30 * train + 32 * sum(test) + test[0] + sum(test[:2]) + sum(test)
-    seconds = gpu.sequence_seconds(100.0, 100.0, dict(prune_seconds=2.0, save_seconds=1.0))
-    assert seconds == pytest.approx(1.05 * (images / 100 + 4 * 3))
-
-
 # ---- the page (after the experiments: it gathers their runs)
 
 def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, capsys, tmp_path):

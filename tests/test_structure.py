@@ -110,7 +110,7 @@ def test_what_needs_no_jittor_does_not_start_it(name):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [[], ["--predict", "x.jpg", "--task", "a"], ["--export", "a", "x"]])
+@pytest.mark.parametrize("arguments", [[], ["--predict", "x.jpg", "--task", "a"], ["--export", "a", "x.pth"]])
 def test_evaluate_looks_at_the_file_before_it_starts_jittor(tmp_path, arguments):
     (tmp_path / "packnet.safetensors").write_bytes(b"broken")
     code = "import sys, evaluate; code = evaluate.main(sys.argv[1:]); sys.exit(code if 'jittor' not in sys.modules else 'Jittor')"

@@ -68,7 +68,7 @@ def test_start_gives_one_module_and_refuses_another_device():
 
 def test_a_cache_that_was_made_with_other_flags_is_made_anew_and_the_program_goes_on():
     """Of all the compiled code only Jittor's helper is made stale here: its key, the command line that made it, is changed."""
-    keys = [*Path(jt.flags.cache_path).parent.glob("**/jit_utils_core*.so.key")]
+    keys = [*Path(jt.flags.cache_path).glob("jit_utils_core*.so.key")]
     assert len(keys) >= 1
     for key in keys:
         key.write_text(key.read_text().replace(" ", " -DOTHER ", 1))
