@@ -36,7 +36,7 @@ unmount() {
 }
 trap unmount EXIT
 mkdir -p "$root/src"
-for pair in /proc:/proc /dev:/dev /sys:/sys "$project:/src"; do
+for pair in /proc:/proc /dev:/dev /dev/pts:/dev/pts /sys:/sys "$project:/src"; do
     mount --bind "${pair%:*}" "$root${pair##*:}"
     mounted=("$root${pair##*:}" "${mounted[@]}")
 done
@@ -63,9 +63,9 @@ one() {
     $environment/bin/pip install -q --no-deps jittor==1.3.11.0 >&2
     $environment/bin/python -W error::DeprecationWarning -m toolchain --check --device cpu >&2 \
         || right=NO
-    $environment/bin/python main.py --demo --device cpu --num-epochs-base 2 \
+    $environment/bin/python main.py --demo --num-epochs-base 2 \
         --num-epochs-base-finetune 1 --num-epochs-per-task 2 --num-epochs-finetune 1 \
-        --data-root "$home/data" --output-dir "$run" >&2 \
+        --output-dir "$run" >&2 \
         && sum=$(sha256sum "$run/packnet.safetensors" | cut -c 1-12)
     if [[ -n ${UNIT:-} ]]; then
         $environment/bin/python -m pytest -m unit -p no:cacheprovider >&2 && unit=yes || unit=NO
