@@ -75,7 +75,8 @@ def read_release(path: str | Path) -> Release:
 
 
 def _release(content: dict) -> Release:
-    model, settings = content["model"], getattr(content.get("args"), "attributes", {})
+    model = content["model"]
+    settings = getattr(content.get("args"), "attributes", {})
     if model.kind not in NETWORKS:
         raise WeightsError(f"holds a network {model.kind}; the release's are {', '.join(NETWORKS)}")
     if settings.get("disable_pruning_mask"):
@@ -83,7 +84,8 @@ def _release(content: dict) -> Release:
             "an individual network of the release, not a packed one: it was trained without masks"
         )
     names = _names(content["dataset2idx"])
-    datasets, tasks = [*names], [*names.values()]
+    datasets = [*names]
+    tasks = [*names.values()]
     layers = [*_named_layers(model.attributes["_modules"]["shared"])]
     packed = Packed(_parameters(model, layers, names), {}, {}, tasks)
     for number, owner in content["previous_masks"].items():
@@ -108,7 +110,8 @@ def _names(owners: dict) -> dict[str, str]:
     """{data set of the file: our name of the task} in the order they were added."""
     owners = {dataset: int(owner) for dataset, owner in owners.items()}
     ordered = sorted(owners, key=owners.get)
-    names = {dataset: name_of_folder(dataset) for dataset in ordered}  # it calls them as its folders
+    # it calls them as its folders
+    names = {dataset: name_of_folder(dataset) for dataset in ordered}
     in_order = [owners[dataset] for dataset in names] == [*range(1, len(names) + 1)]
     if not in_order or not all(map(NAME.fullmatch, names.values())):
         raise WeightsError(f"its owners are not those of the tasks 1, 2, ...: {owners}")

@@ -3,27 +3,36 @@
 Without data, without Jittor and on any machine it proves that a task is what it was. Hashed are:
 
 1. the line json.dumps({"classes": ..., "input": ...}, sort_keys=True): its class names (a list or
-   null) and how its images become the network's input, both as the task's entry in the metadata of the
-   packed file has them;
+   null) and how its images become the network's input, both as the task's entry in the metadata of
+   the packed file has them;
 2. for every parameter, sorted by name: the line "<name> <dtype> <sides>", and the array's bytes,
    little-endian, in C order.
 
-A line ends with a newline. The parameters are those of the packed file below `trunk.`, and the task's
-head as `head.weight` and `head.bias`. What a task has of its own (`private.<task>.<name>`) stands in
-for the shared parameter; of a weight that has an owner map, entries whose owner is 0 or a later task
-are 0. In NumPy, of an exported network, which has all this done already:
+A line ends with a newline. The parameters are those of the packed file below `trunk.`, and the
+task's head as `head.weight` and `head.bias`. What a task has of its own (`private.<task>.<name>`)
+stands in for the shared parameter; of a weight that has an owner map, entries whose owner is 0 or a
+later task are 0. In NumPy, of an exported network, which has all this done already:
 
     import hashlib, json
     from safetensors import safe_open
+    seal = hashlib.sha256()
     with safe_open("cubs.safetensors", "numpy") as f:
-        about, head, seal = f.metadata(), f.metadata()["head"] + ".", hashlib.sha256()
+        about = f.metadata()
+        head = about["head"] + "."
         theirs, ours = json.loads(about["renamed"])  # what torchvision calls otherwise
-        seal.update((json.dumps({key: json.loads(about[key]) for key in ("classes", "input")}, sort_keys=True) + "\\n").encode())
-        names = {"head." + n.removeprefix(head) if n.startswith(head) else "trunk." + n.replace(theirs, ours): n for n in f.keys()}
+        entry = {key: json.loads(about[key]) for key in ("classes", "input")}
+        seal.update((json.dumps(entry, sort_keys=True) + "\\n").encode())
+        names = {}
+        for name in f.keys():
+            if name.startswith(head):
+                names["head." + name.removeprefix(head)] = name
+            else:
+                names["trunk." + name.replace(theirs, ours)] = name
         for name in sorted(names):
             if not name.endswith("num_batches_tracked"):  # PyTorch's own, of no effect
                 array = f.get_tensor(names[name])
-                seal.update(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\\n".encode() + array.tobytes())
+                sides = " ".join(map(str, array.shape))
+                seal.update(f"{name} {array.dtype.str} {sides}\\n".encode() + array.tobytes())
     assert seal.hexdigest() == about["seal"]
 """
 
@@ -59,22 +68,21 @@ def of_task(packed: Packed, entries: list[dict], number: int) -> str:
 
 
 def view(packed: Packed, task: str, owner: int) -> Iterator[tuple[str, np.ndarray]]:
-    """What the forward pass of `task`, whose weights have the number `owner`, uses: (name, array) in
-    the order of the names."""
-    head, own = f"heads.{task}.", packed.private.get(task, {})
+    """What the forward pass of `task`, whose weights have the number `owner`, uses: (name, array)
+    in the order of the names."""
+    head = f"heads.{task}."
+    own = packed.private.get(task, {})
     names = {
         f"head.{name.removeprefix(head)}" if name.startswith(head) else name: name
         for name in packed.parameters
         if name.startswith(head) or not name.startswith("heads.")
     }
     for canonical, name in sorted(names.items()):
-        array, owners = own.get(name, packed.parameters[name]), packed.owners.get(name)
-        yield (
-            canonical,
-            array
-            if owners is None
-            else np.where((owners > 0) & (owners <= owner), array, array.dtype.type(0)),
-        )
+        array = own.get(name, packed.parameters[name])
+        owners = packed.owners.get(name)
+        if owners is not None:
+            array = np.where((owners > 0) & (owners <= owner), array, array.dtype.type(0))
+        yield canonical, array
 
 
 def compared(packed: Packed, entries: list[dict]) -> list[tuple[str, str, str]]:

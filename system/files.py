@@ -48,15 +48,22 @@ def temporary_beside(path: str | Path) -> Path:
     start = f".{path.name}{MARK}{_here()}."
     for left in path.parent.iterdir():
         process = left.name.removeprefix(start).partition(".")[0]
-        if left.name.startswith(start) and process.isdigit() and not os.path.exists(f"/proc/{process}"):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        if not left.name.startswith(start) or not process.isdigit():
+            continue
+        if os.path.exists(f"/proc/{process}"):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
     return path.with_name(f"{start}{os.getpid()}.{threading.get_ident()}")
 
 
 def _here() -> str:
     """Where a process id means a process: this boot of this machine, and in it this namespace (a
     container has its own)."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text() if os.path.exists("/proc/sys/kernel/random/boot_id") else ""
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    boot = boot_id.read_text() if os.path.exists(boot_id) else ""
     space = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
     return hashlib.sha256(f"{os.uname().nodename} {boot} {space}".encode()).hexdigest()[:12]
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from system.errors import SCREEN_GONE, silence
 
-RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # this process's number among those of mpirun
-LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))  # and among those on this machine
-LOCAL_SIZE = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))  # how many there are on this machine
+# This process's number among those of mpirun, and among those of them on this machine; how many
+# there are on this machine.
+RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
+LOCAL_RANK = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
+LOCAL_SIZE = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
 
 
 def in_mpi() -> bool:
@@ -55,7 +57,8 @@ def wait_for_all() -> None:
     """Return once every process of mpirun has called this. Jittor must have been started."""
     import jittor
     if jittor.in_mpi:
-        jittor.zeros(1).mpi_all_reduce("add").item()  # item: on a GPU the sum is only under way before it
+        # item: on a GPU the sum is only under way before it
+        jittor.zeros(1).mpi_all_reduce("add").item()
 
 
 def all_agree(value) -> bool:
@@ -65,8 +68,9 @@ def all_agree(value) -> bool:
     if not jittor.in_mpi:
         return True
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    # Each process fills its own row, and the sum has all of them.
     rows = np.zeros((jittor.world_size, 32), np.float32)
-    rows[jittor.rank] = np.frombuffer(digest, np.uint8)  # each process fills its own row, and the sum has all of them
+    rows[jittor.rank] = np.frombuffer(digest, np.uint8)
     rows = jittor.array(rows).mpi_all_reduce("add").numpy()
     return bool((rows == rows[0]).all())
 

@@ -20,11 +20,16 @@ class Progress(tqdm):
     """tqdm, gone once it is done. Without a terminal nothing is redrawn: a line on stderr every
     SIGN_OF_LIFE seconds. Under mpirun only the first process shows it."""
 
-    def __init__(self, iterable: Iterable | None = None, desc: str | None = None, total: float | None = None, **options) -> None:
+    def __init__(self, iterable: Iterable | None = None, desc: str | None = None,
+                 total: float | None = None, **options) -> None:
         self.terminal = sys.stderr.isatty()
-        rhythm = {"delay": 1} if self.terminal else dict(delay=SIGN_OF_LIFE, mininterval=SIGN_OF_LIFE, maxinterval=SIGN_OF_LIFE,
-                                                         file=io.StringIO())  # which takes tqdm's carriage returns
-        super().__init__(iterable, desc, total, leave=False, disable=processes.RANK > 0, **rhythm | options)
+        if self.terminal:
+            rhythm = dict(delay=1)
+        else:
+            rhythm = dict(delay=SIGN_OF_LIFE, mininterval=SIGN_OF_LIFE, maxinterval=SIGN_OF_LIFE,
+                          file=io.StringIO())  # which takes tqdm's carriage returns
+        super().__init__(iterable, desc, total, leave=False, disable=processes.RANK > 0,
+                         **rhythm | options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         if self.terminal:

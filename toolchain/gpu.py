@@ -14,16 +14,19 @@ class Card:
     memory: float  # GiB
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.memory:.0f} GiB, compute capability {self.capability[0]}.{self.capability[1]}"
+        major, minor = self.capability
+        return f"{self.name}, {self.memory:.0f} GiB, compute capability {major}.{minor}"
 
 
 def driver() -> tuple[tuple[int, int], int]:
-    """((major, minor) of the newest CUDA the driver supports, number of GPUs); (0, 0) without a driver."""
+    """((major, minor) of the newest CUDA the driver supports, number of GPUs); (0, 0) without a
+    driver."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return (0, 0), 0
-    version, count = ctypes.c_int(), ctypes.c_int()
+    version = ctypes.c_int()
+    count = ctypes.c_int()
     if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return (0, 0), 0
     if library.cuInit(0) != 0 or library.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -40,18 +43,28 @@ def gpu_problem() -> str:
 
 
 def cards() -> list[Card]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; empty where the driver does not say."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; empty where the driver
+    does not say."""
     _, count = driver()
     found = []
     for number in range(count):
-        library, handle, name, memory = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
-        capability = ctypes.c_int(), ctypes.c_int()
-        if any((library.cuDeviceGet(ctypes.byref(handle), number), library.cuDeviceGetName(name, 256, handle),
-                library.cuDeviceTotalMem_v2(ctypes.byref(memory), handle),
-                *(library.cuDeviceGetAttribute(ctypes.byref(part), attribute, handle)
-                  for part, attribute in zip(capability, CAPABILITY)))):
+        library = ctypes.CDLL("libcuda.so.1")
+        handle = ctypes.c_int()
+        name = ctypes.create_string_buffer(256)
+        memory = ctypes.c_size_t()
+        capability = [ctypes.c_int() for _ in CAPABILITY]
+        failures = [
+            library.cuDeviceGet(ctypes.byref(handle), number),
+            library.cuDeviceGetName(name, 256, handle),
+            library.cuDeviceTotalMem_v2(ctypes.byref(memory), handle),
+        ]
+        for part, attribute in zip(capability, CAPABILITY):
+            failures.append(library.cuDeviceGetAttribute(ctypes.byref(part), attribute, handle))
+        if any(failures):
             continue
-        found.append(Card(name.value.decode(errors="replace"), (capability[0].value, capability[1].value), memory.value / 2 ** 30))
+        major, minor = (part.value for part in capability)
+        label = name.value.decode(errors="replace")
+        found.append(Card(label, (major, minor), memory.value / 2 ** 30))
     return found
 
 
