@@ -11,28 +11,20 @@ Without data, without Jittor and on any machine it proves that a task is what it
 A line ends with a newline. The parameters are those of the packed file below `trunk.`, and the
 task's head as `head.weight` and `head.bias`. What a task has of its own (`private.<task>.<name>`)
 stands in for the shared parameter; of a weight that has an owner map, entries whose owner is 0 or a
-later task are 0. In NumPy, of an exported network, which has all this done already:
+later task are 0. In NumPy, of an exported network, which has all this done already
+(num_batches_tracked is PyTorch's own, of no effect):
 
-    import hashlib, json
-    from safetensors import safe_open
-    seal = hashlib.sha256()
-    with safe_open("cubs.safetensors", "numpy") as f:
+    import hashlib, json, safetensors
+    with safetensors.safe_open("cubs.safetensors", "numpy") as f:
         about = f.metadata()
-        head = about["head"] + "."
-        theirs, ours = json.loads(about["renamed"])  # what torchvision calls otherwise
         entry = {key: json.loads(about[key]) for key in ("classes", "input")}
-        seal.update((json.dumps(entry, sort_keys=True) + "\\n").encode())
-        names = {}
-        for name in f.keys():
-            if name.startswith(head):
-                names["head." + name.removeprefix(head)] = name
-            else:
-                names["trunk." + name.replace(theirs, ours)] = name
-        for name in sorted(names):
-            if not name.endswith("num_batches_tracked"):  # PyTorch's own, of no effect
-                array = f.get_tensor(names[name])
-                sides = " ".join(map(str, array.shape))
-                seal.update(f"{name} {array.dtype.str} {sides}\\n".encode() + array.tobytes())
+        seal = hashlib.sha256(f"{json.dumps(entry, sort_keys=True)}\\n".encode())
+        head, (old, new) = about["head"] + ".", json.loads(about["renamed"])  # torchvision's names
+        arrays = {"head." + n[len(head):] if n.startswith(head) else "trunk." + n.replace(old, new):
+                  f.get_tensor(n) for n in f.keys() if not n.endswith("num_batches_tracked")}
+        for name, array in sorted(arrays.items()):
+            seal.update(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\\n".encode())
+            seal.update(array.tobytes())
     assert seal.hexdigest() == about["seal"]
 """
 
