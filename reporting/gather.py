@@ -1,4 +1,5 @@
-"""The finished runs below a folder, those of one experiment and label together where their settings are the same."""
+"""The finished runs below a folder, those of one experiment and label together where their settings
+are the same."""
 import json
 import statistics
 import sys
@@ -13,13 +14,15 @@ from settings.experiments import EXPERIMENTS
 from system.files import RESULTS
 
 Runs = list[tuple[Path, dict]]  # (folder, results), one per seed
-# Settings that make no other experiment: seeds of one are averaged, wherever their files lay and on whatever they ran.
+# Settings that make no other experiment: seeds of one are averaged, wherever their files lay and on
+# whatever they ran.
 NO_OTHER = ("seed", "device", *names_of("may_move"))
 
 
 def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:
-    """{experiment: {label: its runs}}. A run that is of no experiment is one of its own, by its place below `folder`. Runs of one label
-    with different settings stand apart, what differs in their label."""
+    """{experiment: {label: its runs}}. A run that is of no experiment is one of its own, by its
+    place below `folder`. Runs of one label with different settings stand apart, what differs in
+    their label."""
     found: dict[str, dict[str, Runs]] = {}
     for path in sorted(folder.rglob(RESULTS)):
         try:
@@ -30,15 +33,20 @@ def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
             if results["base_retrained"] is False:
-                print(f"{path.parent}: {results['base']['name']} was not re-trained after its prune. {OTHER_BASE}", file=sys.stderr)
+                base = results["base"]["name"]
+                print(f"{path.parent}: {base} was not re-trained after its prune. {OTHER_BASE}",
+                      file=sys.stderr)
         except (OSError, ValueError, RecursionError) as error:
-            print(f"{path}: not the results of a run of this version, left out ({error})", file=sys.stderr)
+            print(f"{path}: not the results of a run of this version, left out ({error})",
+                  file=sys.stderr)
             continue
         label, _, seed = path.parent.name.rpartition("-seed")
         name = path.parent.parent.name
         if not label or not seed.isdigit() or name.removeprefix("demo-") not in EXPERIMENTS:
-            name, label = str(path.parent.relative_to(folder)), "packnet"
-            name = path.parent.resolve().name if name == "." else name
+            label = "packnet"
+            name = str(path.parent.relative_to(folder))
+            if name == ".":
+                name = path.parent.resolve().name
         found.setdefault(name, {}).setdefault(label, []).append((path.parent, results))
     order = list(EXPERIMENTS)
 
@@ -47,29 +55,47 @@ def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:
         return (order.index(base) if base in EXPERIMENTS else len(order), name)
 
     def labels(name: str) -> dict[str, Runs]:
-        known = list(EXPERIMENTS[name.removeprefix("demo-")].runs) if name.removeprefix("demo-") in EXPERIMENTS else []
-        in_order = sorted(found[name], key=lambda label: known.index(label) if label in known else 0)
-        return {", ".join(filter(None, (label, what))): runs for label in in_order for what, runs in grouped(found[name][label]).items()}
+        experiment = EXPERIMENTS.get(name.removeprefix("demo-"))
+        known = list(experiment.runs) if experiment else []
+        in_order = sorted(found[name],
+                          key=lambda label: known.index(label) if label in known else 0)
+        apart = {}
+        for label in in_order:
+            for what, runs in grouped(found[name][label]).items():
+                apart[", ".join(filter(None, (label, what)))] = runs
+        return apart
 
     return {name: labels(name) for name in sorted(found, key=place)}
 
 
 def grouped(runs: Runs, varied: Iterable[str] = ()) -> dict[str, Runs]:
-    """{what differs: the runs that have the same settings}; the key is "" where all have. `varied`: settings that may differ."""
-    ignored, groups = {*NO_OTHER, *varied}, {}
+    """{what differs: the runs that have the same settings}; the key is "" where all have. `varied`:
+    settings that may differ."""
+    ignored = {*NO_OTHER, *varied}
+    groups = {}
     for folder, results in runs:
-        settings = {name: shown(value) for name, value in results["config"].items() if name not in ignored}
-        settings["pretrained"] = Path(results["config"].get("pretrained") or "-").name  # wherever it lay
+        settings = {name: shown(value) for name, value in results["config"].items()
+                    if name not in ignored}
+        # Wherever it lay.
+        settings["pretrained"] = Path(results["config"].get("pretrained") or "-").name
         groups.setdefault(tuple(sorted(settings.items())), []).append((folder, results))
     everything = [dict(settings) for settings in groups]
-    names = list(dict.fromkeys(name for settings in everything for name in settings))
+    names = {}  # in their order
+    for settings in everything:
+        names |= settings
     apart = [name for name in names if len({settings.get(name) for settings in everything}) > 1]
-    return {", ".join(f"{name.replace('_', '-')} {settings.get(name, '(unknown)')}" for name in apart): group
-            for settings, group in zip(everything, groups.values())}
+
+    def difference(settings: dict[str, str]) -> str:
+        return ", ".join(f"{name.replace('_', '-')} {settings.get(name, '(unknown)')}"
+                         for name in apart)
+
+    return {difference(settings): group for settings, group in zip(everything, groups.values())}
 
 
 def shown(value) -> str:
-    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def errors(runs: Runs, task: str, method: str = "packnet", key: str = "top1") -> list[float]:
@@ -90,10 +116,19 @@ def errors(runs: Runs, task: str, method: str = "packnet", key: str = "top1") ->
     return found
 
 
+def together(labels: dict[str, Runs]) -> Runs:
+    """The runs of all labels."""
+    return [run for runs in labels.values() for run in runs]
+
+
 def tasks_of(runs: Runs) -> list[str]:
     """All tasks that any of the runs has measured, in order."""
-    return list(dict.fromkeys(stage["name"] for _, results in runs for stage in (results["base"], *results["tasks"])
-                              if stage["top1_final"] is not None))
+    names = []
+    for _, results in runs:
+        for stage in (results["base"], *results["tasks"]):
+            if stage["top1_final"] is not None and stage["name"] not in names:
+                names.append(stage["name"])
+    return names
 
 
 def spread(values: list[float]) -> str:

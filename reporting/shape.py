@@ -6,7 +6,8 @@ MAYBE = (int, float, NoneType)  # None: not measured
 STAGE = dict(name=str, num_classes=int, top1_by_stage=[MAYBE], top5_by_stage=[MAYBE],
              owned_fraction=NUMBER, pruning_ratio=NUMBER)
 STAGE |= dict.fromkeys(("top1_final", "top5_final", "top1_before_prune", "top1_after_prune",
-                        "top1_after_finetune", "top1_best_epoch", "still_zero", "max_logit_change"), MAYBE)
+                        "top1_after_finetune", "top1_best_epoch", "still_zero",
+                        "max_logit_change"), MAYBE)
 CONFIG = dict(seed=int, keep=str, validation=NUMBER, initial_pruning_ratio=NUMBER, task_list=[str],
               pretrained=(str, NoneType))
 STORAGE = dict.fromkeys(("packed_file", "owner_maps", "separate_networks"), NUMBER)
@@ -20,8 +21,8 @@ OF_METHOD = dict(
 
 
 def missing(results) -> str:
-    """What a results.json lacks, or has in another form: "tasks[1].top1_final"; "" where it is whole.
-    An unfinished one need not be."""
+    """What a results.json lacks, or has in another form: "tasks[1].top1_final"; "" where it is
+    whole. An unfinished one need not be."""
     if isinstance(results, dict) and results.get("finished") is False:
         return ""
     found = lacks(results, RESULTS, "")
@@ -32,8 +33,8 @@ def missing(results) -> str:
 
 
 def lacks(value, shape, place: str) -> str:
-    """The place of what is not as `shape` says, "" where all is. A shape is a type or several, a list
-    of one shape, or a shape for each key."""
+    """The place of what is not as `shape` says, "" where all is. A shape is a type or several, a
+    list of one shape, or a shape for each key."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return place or "."

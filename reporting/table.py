@@ -39,12 +39,17 @@ def rows(results: dict) -> list[dict]:
     def top5(task: str, figure: float | None) -> float | None:
         return figure if top5_tells(classes[task]) else None
 
-    found = [dict(method="packnet", task=stage["name"], position=positions[stage["name"]], top1=stage["top1_final"],
-                  top1_when_learnt=stage["top1_by_stage"][0], top5=top5(stage["name"], stage["top5_final"]),
-                  **{key: stage[key] for key in OF_STAGE if key in stage}) for stage in stages]
+    found = []
+    for stage in stages:
+        task = stage["name"]
+        found.append(dict(method="packnet", task=task, position=positions[task],
+                          top1=stage["top1_final"], top1_when_learnt=stage["top1_by_stage"][0],
+                          top5=top5(task, stage["top5_final"]),
+                          **{key: stage[key] for key in OF_STAGE if key in stage}))
     for method, figures in results["baselines"].items():
         for column, task in enumerate(figures["tasks"]):
             history = [row[column] for row in figures["top1_by_stage"] if row[column] is not None]
-            found.append(dict(method=method, task=task, position=positions[task], top1=history[-1], top1_when_learnt=history[0],
+            found.append(dict(method=method, task=task, position=positions[task],
+                              top1=history[-1], top1_when_learnt=history[0],
                               top5=top5(task, figures["top5_by_stage"][-1][column])))
     return found
