@@ -1,4 +1,5 @@
-"""matplotlib's settings for our pictures, with a font that has the characters of the names in them."""
+"""matplotlib's settings for our pictures, with a font that has the characters of the names in
+them."""
 import contextlib
 import sys
 import warnings

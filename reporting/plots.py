@@ -1,6 +1,9 @@
-"""The pictures of a run, drawn from the content of results.json; each can go into a report as it is.
+"""The pictures of a run, drawn from the content of results.json; each can go into a report as it
+is. To draw them again:
 
-    python -c "import json; from reporting import plots; plots.draw(json.load(open('RUN/results.json')), 'RUN/plots')"
+    import json
+    from reporting import plots
+    plots.draw(json.load(open("RUN/results.json")), "RUN/plots")
 """
 import math
 import statistics
@@ -12,7 +15,8 @@ from matplotlib.patches import Patch
 from reporting.fonts import style
 from reporting.summary import judged
 
-COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3", "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
+COLOURS = ["#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3",
+           "#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"]
 FREE_COLOUR = "#E6E6E6"
 
 
@@ -21,9 +25,14 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stages = [results["base"], *results["tasks"]]
-    pictures = {f"training_{stage['name']}.png": (training_curve, results, stage) for stage in stages
-                if any(record["task"] == stage["name"] for record in results["history"])}
-    pictures |= {f"ratios_{stage['name']}.png": (ratios_tried, results, stage) for stage in stages if stage.get("tried")}
+    trained = {record["task"] for record in results["history"]}
+    pictures = {}
+    for stage in stages:
+        if stage["name"] in trained:
+            pictures[f"training_{stage['name']}.png"] = (training_curve, results, stage)
+    for stage in stages:
+        if stage.get("tried"):
+            pictures[f"ratios_{stage['name']}.png"] = (ratios_tried, results, stage)
     pictures["error_as_tasks_are_added.png"] = (error_as_tasks_are_added, results)
     pictures["capacity.png"] = (capacity, results)
     if "finetune" in results["baselines"]:
@@ -42,8 +51,9 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
 
 
 def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
-    """Of runs of a long sequence, {fraction: results, one per seed}: accuracy, weights that are still 0
-    and weights owned, by the task's position; a line for each fraction, the mean over seeds."""
+    """Of runs of a long sequence, {fraction: results, one per seed}: accuracy, weights that are
+    still 0 and weights owned, by the task's position; a line for each fraction, the mean over
+    seeds."""
     panels = (("top1_final", 1, "top-1 accuracy (%)"),
               ("still_zero", 100, "still 0 at its prune (%)"),
               ("owned_fraction", 100, "owned (%)"))
@@ -64,8 +74,8 @@ def draw_by_position(runs: dict[str, list[dict]], path: Path) -> None:
 
 
 def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None:
-    """{task: {its position in the order: errors in percent}}: a line for each task through the means, a
-    dot for each run."""
+    """{task: {its position in the order: errors in percent}}: a line for each task through the
+    means, a dot for each run."""
     with style(errors):
         figure, axes = plt.subplots(figsize=(6, 4))
         for number, (task, by_position) in enumerate(errors.items()):
@@ -73,10 +83,12 @@ def draw_by_order(errors: dict[str, dict[int, list[float]]], path: Path) -> None
             positions = sorted(by_position)
             for position in positions:
                 found = by_position[position]
-                axes.plot([position] * len(found), found, "o", ms=4, mfc="none", color=colour, alpha=0.6)
+                axes.plot([position] * len(found), found, "o", ms=4, mfc="none", color=colour,
+                          alpha=0.6)
             means = [statistics.mean(by_position[position]) for position in positions]
             axes.plot(positions, means, marker="s", ms=5, color=colour, label=task)
-        axes.set(xlabel="position of the task in the order", ylabel="top-1 error (%)", ylim=(0, None))
+        axes.set(xlabel="position of the task in the order", ylabel="top-1 error (%)",
+                 ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title("Error by position in the order", loc="left", fontweight="bold")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -116,6 +128,11 @@ def _colour(results: dict, name: str) -> str:
     return COLOURS[names.index(name) % len(COLOURS)]
 
 
+def _drawn_error(top1: float | None) -> float:
+    """In percent; what was not measured is nan, which is not drawn."""
+    return math.nan if top1 is None else 100 - top1
+
+
 def _tasks_below(axes: plt.Axes, names: list[str], **look) -> None:
     """Name the places of the x axis; of a long sequence upright, as they would cover each other."""
     axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, **look)
@@ -128,12 +145,15 @@ def training_curve(results: dict, stage: dict) -> plt.Figure:
     epochs = range(1, len(records) + 1)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=[2, 1])
     split = "validation" if "validation_top1" in records[0] else "test"
-    top.plot(epochs, [record[f"{split}_top1"] for record in records], color=COLOURS[0], marker=".", label=split)
-    top.plot(epochs, [record["train_top1"] for record in records], color=COLOURS[1], ls="--", label="train (while learning)")
+    top.plot(epochs, [record[f"{split}_top1"] for record in records],
+             color=COLOURS[0], marker=".", label=split)
+    top.plot(epochs, [record["train_top1"] for record in records],
+             color=COLOURS[1], ls="--", label="train (while learning)")
     bottom.plot(epochs, [record["loss"] for record in records], color=COLOURS[3])
     if stage["pruning_ratio"]:
         at = trained + 0.5
-        top.plot([at], [stage["top1_after_prune"]], "v", color=COLOURS[3], ms=8, label="right after the prune")
+        top.plot([at], [stage["top1_after_prune"]], "v", color=COLOURS[3], ms=8,
+                 label="right after the prune")
         for axes in (top, bottom):
             axes.axvline(at, color=COLOURS[3], lw=1)
             axes.axvspan(at, len(records) + 0.5, color=FREE_COLOUR, alpha=0.6, lw=0)
@@ -142,10 +162,11 @@ def training_curve(results: dict, stage: dict) -> plt.Figure:
     phases = [("train", 0.5, min(at, len(records) + 0.5)), ("re-train", at, len(records) + 0.5)]
     for title, start, end in phases:
         if end - start >= 1:
-            top.text((start + end) / 2, 1.01, title, transform=top.get_xaxis_transform(), ha="center", va="bottom")
+            top.text((start + end) / 2, 1.01, title, transform=top.get_xaxis_transform(),
+                     ha="center", va="bottom")
     if stage["pruning_ratio"]:
-        top.text(at, 1.07, f"prune {100 * stage['pruning_ratio']:g} %", transform=top.get_xaxis_transform(), ha="center",
-                 va="bottom", color=COLOURS[3])
+        top.text(at, 1.07, f"prune {100 * stage['pruning_ratio']:g} %",
+                 transform=top.get_xaxis_transform(), ha="center", va="bottom", color=COLOURS[3])
     top.set(ylabel="top-1 accuracy (%)", ylim=(0, 102), xlim=(0.5, len(records) + 0.5))
     top.set_title(stage["name"], pad=32, loc="left", fontweight="bold")
     top.legend(loc="lower right")
@@ -158,10 +179,12 @@ def ratios_tried(results: dict, stage: dict) -> plt.Figure:
     """What each pruning ratio that was tried would cost, and which was taken."""
     trials = sorted(stage["tried"], key=lambda trial: trial["ratio"])
     figure, axes = plt.subplots(figsize=(6, 3.5))
-    axes.plot([100 * trial["ratio"] for trial in trials], [-trial["drop"] for trial in trials], color=COLOURS[0], marker="s", ms=5)
+    axes.plot([100 * trial["ratio"] for trial in trials], [-trial["drop"] for trial in trials],
+              color=COLOURS[0], marker="s", ms=5)
     axes.axhline(-results["config"]["max_drop"], color=COLOURS[3], lw=1, label="limit")
     axes.axvline(100 * stage["pruning_ratio"], color="0.5", lw=1, ls=":", label="taken")
-    axes.set(xlabel="weights that the task gives up (%)", ylabel="change of top-1 on the\nvalidation part (points)", xlim=(25, 101))
+    axes.set(xlabel="weights that the task gives up (%)",
+             ylabel="change of top-1 on the\nvalidation part (points)", xlim=(25, 101))
     axes.set_title(f"{stage['name']}: how much can be pruned", loc="left", fontweight="bold")
     axes.legend()
     return figure
@@ -175,43 +198,55 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
     for first, stage in enumerate(stages):
         if stage["top1_final"] is None:
             continue
-        errors, before = ([100 - (math.nan if top1 is None else top1) for top1 in found]  # nan is not drawn
-                          for found in (stage["top1_by_stage"], [stage["top1_before_prune"]]))
-        stored = stage.get("stored")  # not measured in this run
-        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=_colour(results, stage["name"]), ls=":" if stored else "-",
-                  mfc="white" if stored else None, label=stage["name"] + " (stored)" * bool(stored), clip_on=False)
-        axes.plot([first], before, "o", ms=9, mfc="none", mew=1.5, clip_on=False,
-                  color=_colour(results, stage["name"]))
-    axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4", label=f"before its prune{judged(results)}")
+        errors = [_drawn_error(top1) for top1 in stage["top1_by_stage"]]
+        before = [_drawn_error(stage["top1_before_prune"])]
+        if stage.get("stored"):  # not measured in this run
+            look = dict(ls=":", mfc="white", label=f"{stage['name']} (stored)")
+        else:
+            look = dict(ls="-", label=stage["name"])
+        colour = _colour(results, stage["name"])
+        axes.plot(range(first, len(stages)), errors, marker="s", ms=5, color=colour, clip_on=False,
+                  **look)
+        axes.plot([first], before, "o", ms=9, mfc="none", mew=1.5, clip_on=False, color=colour)
+    axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4",
+              label=f"before its prune{judged(results)}")
     _tasks_below(axes, [names[0], *("+ " + name for name in names[1:])])
-    axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None), xlim=(-0.3, len(names) - 0.7))
+    axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None),
+             xlim=(-0.3, len(names) - 0.7))
     axes.set_title("Error as tasks are added", loc="left", fontweight="bold")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + (len(names) > 12))
     return figure
 
 
 def change_as_tasks_are_added(results: dict) -> plt.Figure:
-    """A panel for Learning without Forgetting and one for PackNet, a line per task: how much its error has changed since it was
-    learnt, after each later task."""
-    stages = [results["base"], *results["tasks"]]
-    names, lwf = [stage["name"] for stage in stages], results["baselines"]["lwf"]
-    learnt = {results["base"]["name"]: [results["base"].get("top1_dense")]}  # the base network, before the baseline began
-    columns = {name: learnt.get(name, []) + [row[column] for row in lwf["top1_by_stage"] if row[column] is not None]
-               for column, name in enumerate(lwf["tasks"])}
-    panels = {"Learning without Forgetting": columns,
-              "PackNet": {stage["name"]: stage["top1_by_stage"] for stage in stages if stage["top1_final"] is not None}}
+    """A panel for Learning without Forgetting and one for PackNet, a line per task: how much its
+    error has changed since it was learnt, after each later task."""
+    base = results["base"]
+    stages = [base, *results["tasks"]]
+    names = [stage["name"] for stage in stages]
+    lwf = results["baselines"]["lwf"]
+    columns = {}
+    for column, name in enumerate(lwf["tasks"]):
+        columns[name] = [row[column] for row in lwf["top1_by_stage"] if row[column] is not None]
+        if name == base["name"]:  # the base network, before the baseline began
+            columns[name].insert(0, base.get("top1_dense"))
+    packnet = {stage["name"]: stage["top1_by_stage"] for stage in stages
+               if stage["top1_final"] is not None}
+    panels = {"Learning without Forgetting": columns, "PackNet": packnet}
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for panel, (method, histories) in zip(axes, panels.items()):
         for name, accuracies in histories.items():
             first = len(names) - len(accuracies)
-            panel.plot(range(first, len(names)), [accuracies[0] - accuracy for accuracy in accuracies], marker="s", ms=5,
+            changes = [accuracies[0] - accuracy for accuracy in accuracies]
+            panel.plot(range(first, len(names)), changes, marker="s", ms=5,
                        color=_colour(results, name), label=name, clip_on=False)
         panel.set_title(method, loc="left", fontweight="bold")
         _tasks_below(panel, [names[0], *("+ " + name for name in names[1:])], fontsize=8)
         panel.set(xlabel="tasks in the network", xlim=(-0.3, len(names) - 0.7))
     axes[0].set_ylabel("change of top-1 error since\nthe task was learnt (points)")
     figure.tight_layout()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 5))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center",
+                  bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 5))
     return figure
 
 
@@ -219,46 +254,55 @@ def capacity(results: dict) -> plt.Figure:
     """Who owns how much of each layer, and of all prunable weights together."""
     names = [results["base"]["name"], *(task["name"] for task in results["tasks"])]
     layers = dict(results["owners_by_layer"])
-    rows = {"all layers": [sum(column) for column in zip(*layers.values())],
-            **{name.removeprefix("trunk.").removesuffix(".weight"): counts for name, counts in layers.items()}}
+    rows = {"all layers": [sum(column) for column in zip(*layers.values())]}
+    for name, counts in layers.items():
+        rows[name.removeprefix("trunk.").removesuffix(".weight")] = counts
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.3 * len(rows)))
     for y, counts in enumerate(rows.values()):
-        left, total = 0.0, sum(counts)
+        left = 0.0
         for owner in [*range(1, len(names) + 1), 0]:
-            share = 100 * counts[owner] / total
-            axes.barh(y, share, left=left, height=0.75, color=_colour(results, names[owner - 1]) if owner else FREE_COLOUR)
+            share = 100 * counts[owner] / sum(counts)
+            colour = _colour(results, names[owner - 1]) if owner else FREE_COLOUR
+            axes.barh(y, share, left=left, height=0.75, color=colour)
             if y == 0 and share > 5:
-                axes.text(left + share / 2, y, f"{share:.2f}", ha="center", va="center", fontsize=8,
-                          color="white" if owner else "0.3")
+                axes.text(left + share / 2, y, f"{share:.2f}", ha="center", va="center",
+                          fontsize=8, color="white" if owner else "0.3")
             left += share
-    axes.set_yticks(range(len(rows)), [f"{name} ({sum(counts):,})" for name, counts in rows.items()], fontsize=8)
+    titles = [f"{name} ({sum(counts):,})" for name, counts in rows.items()]
+    axes.set_yticks(range(len(rows)), titles, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="share of the weights (%)", xlim=(0, 100))
     axes.grid(False)
-    patches = [Patch(color=_colour(results, name), label=name) for name in names] + [Patch(color=FREE_COLOUR, label="free")]
-    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(len(patches), 5), fontsize=9)
+    patches = [Patch(color=_colour(results, name), label=name) for name in names]
+    patches.append(Patch(color=FREE_COLOUR, label="free"))
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.4, 1.0),
+                ncols=min(len(patches), 5), fontsize=9)
     return figure
 
 
 def forgetting(results: dict) -> plt.Figure:
-    """A panel per task: its accuracy as later tasks are learnt, with PackNet and with plain fine-tuning."""
+    """A panel per task: its accuracy as later tasks are learnt, with PackNet and with plain
+    fine-tuning."""
     names = [task["name"] for task in results["tasks"]]
     finetune = results["baselines"]["finetune"]
     places = [finetune["tasks"].index(name) for name in names]
     finetuned = [[row[place] for place in places] for row in finetune["top1_by_stage"]]
     across = min(len(names), 5)
     down = math.ceil(len(names) / across)
-    figure, grid = plt.subplots(down, across, figsize=(3.2 * across, 3.2 * down), sharey=True, squeeze=False)
+    figure, grid = plt.subplots(down, across, figsize=(3.2 * across, 3.2 * down), sharey=True,
+                                squeeze=False)
     panels = [*grid.flat]
     for empty in panels[len(names):]:
         empty.remove()
     for number, (name, axes) in enumerate(zip(names, panels)):
-        for matrix, label, look in ((results["accuracy_matrix"], "PackNet", dict(color=COLOURS[0], marker="s")),
-                                     (finetuned, "sequential fine-tuning",
-                                      dict(color=COLOURS[3], marker="x", ls="--"))):
-            axes.plot(range(number, len(names)), [row[number] for row in matrix[number:]], label=label, **look)
-        axes.axhline(100 / results["tasks"][number]["num_classes"], color="0.5", lw=1, ls=":")
-        axes.text(-0.15, 100 / results["tasks"][number]["num_classes"] - 1, "chance", va="top", fontsize=8, color="0.4")
+        after = range(number, len(names))
+        axes.plot(after, [row[number] for row in results["accuracy_matrix"][number:]],
+                  label="PackNet", color=COLOURS[0], marker="s")
+        axes.plot(after, [row[number] for row in finetuned[number:]],
+                  label="sequential fine-tuning", color=COLOURS[3], marker="x", ls="--")
+        chance = 100 / results["tasks"][number]["num_classes"]
+        axes.axhline(chance, color="0.5", lw=1, ls=":")
+        axes.text(-0.15, chance - 1, "chance", va="top", fontsize=8, color="0.4")
         axes.set_title(name, loc="left", fontweight="bold")
         _tasks_below(axes, [f"+ {name.removeprefix('demo_')}" for name in names])
         axes.set(ylim=(0, 103), xlim=(-0.2, len(names) - 0.8))
@@ -266,5 +310,6 @@ def forgetting(results: dict) -> plt.Figure:
         if number % across == 0:
             axes.set_ylabel("top-1 accuracy (%)")
     figure.tight_layout()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center",
+                  bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
