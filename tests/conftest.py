@@ -1,4 +1,6 @@
-"""What several tests share. Importing toolchain first lets Jittor compile with its progress bar visible."""
+"""What several tests share. Importing toolchain first lets Jittor compile with its progress bar
+visible."""
+
 import os
 import signal
 import subprocess
@@ -12,18 +14,21 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # `pytest -n 2`: the processes share the cores
+# `pytest -n 2`: the processes share the cores
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 import toolchain
 
 jt = toolchain.start()
-# Jittor ends the process when a child of it is killed. The tests that kill processes on purpose would not survive.
+# Jittor ends the process when a child of it is killed. The tests that kill processes on purpose
+# would not survive.
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def prunable_weights(model) -> dict:
     from pruning import prunable
+
     return {name: parameter.var for name, parameter in prunable(model).items()}
 
 
@@ -37,23 +42,43 @@ TIME_LIMIT = 900.0  # seconds: far more than any process of ours takes, compilin
 
 @pytest.fixture(autouse=True)
 def _time_limit(monkeypatch):
-    """No process that a test starts is waited for without end: subprocess.TimeoutExpired says which one did not, and for how long."""
+    """No process that a test starts is waited for without end: subprocess.TimeoutExpired says which
+    one did not, and for how long."""
 
     def limited(function):
-        return lambda *a, timeout=None, **options: function(*a, timeout=timeout or TIME_LIMIT, **options)
+        return lambda *a, timeout=None, **options: function(
+            *a, timeout=timeout or TIME_LIMIT, **options
+        )
 
-    for holder, name in ((subprocess, "run"), (subprocess.Popen, "communicate"), (subprocess.Popen, "wait")):
+    for holder, name in (
+        (subprocess, "run"),
+        (subprocess.Popen, "communicate"),
+        (subprocess.Popen, "wait"),
+    ):
         monkeypatch.setattr(holder, name, limited(getattr(holder, name)))
 
 
-WHOLE_RUNS = {"test_main.py", "test_any_network.py", "test_resume.py", "test_mpi.py", "test_experiments.py", "test_twin.py",
-              "test_addition.py", "test_epochs_and_ratios.py", "test_seals.py", "test_sequences.py", "test_release.py"}
+WHOLE_RUNS = {
+    "test_main.py",
+    "test_any_network.py",
+    "test_resume.py",
+    "test_mpi.py",
+    "test_experiments.py",
+    "test_twin.py",
+    "test_addition.py",
+    "test_epochs_and_ratios.py",
+    "test_seals.py",
+    "test_sequences.py",
+    "test_release.py",
+}
 
 
 def pytest_collection_modifyitems(items) -> None:
     """`-m unit`: everything but whole runs and what is marked as long."""
     for item in items:
-        if item.path.name not in WHOLE_RUNS and not any(map(item.get_closest_marker, ("slow", "cuda_wheels"))):
+        if item.path.name not in WHOLE_RUNS and not any(
+            map(item.get_closest_marker, ("slow", "cuda_wheels"))
+        ):
             item.add_marker("unit")
 
 
@@ -77,8 +102,11 @@ def write_images(folder: Path, classes: dict[str, int], size=(40, 32), seed: int
 
 @pytest.fixture
 def image_root(tmp_path):
-    """A data root in the seed's layout: three tasks of three classes, 4 train and 2 test images each."""
+    """A data root in the seed's layout: three tasks of three classes, 4 train and 2 test images
+    each."""
     for number, folder in enumerate(("cubs_cropped", "stanford_cars_cropped", "flowers")):
         for split, count in (("train", 4), ("test", 2)):
-            write_images(tmp_path / "data" / folder / split, {name: count for name in "abc"}, seed=number)
+            write_images(
+                tmp_path / "data" / folder / split, {name: count for name in "abc"}, seed=number
+            )
     return tmp_path / "data"

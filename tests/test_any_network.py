@@ -1,5 +1,6 @@
 """Networks from the command line that are not the paper's: the zoo's, the vision transformer, a
 file of the user's own, --dry-run."""
+
 import json
 import re
 import subprocess
@@ -368,6 +369,7 @@ def test_a_stopped_run_goes_on_with_the_same_file_only(data, tmp_path, capsys, m
 
     def stop(run, task):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
         patched.setattr(training, "finish", stop)
         assert main.main(options(data, output, "--arch", arch, "--image-size", "24")) == 130
@@ -387,6 +389,7 @@ def test_a_stopped_run_goes_on_with_the_same_file_only(data, tmp_path, capsys, m
 def test_a_checkpoint_that_names_a_file_itself_runs_none(data, tmp_path, capsys):
     """Made by somebody else, as if its network had a name."""
     from storage.checkpoint import load_checkpoint, save_checkpoint
+
     output = tmp_path / "out"
     assert main.main(options(data, output, "--arch", "vgg-slim", "--image-size", "24")) == 0
     tensors, metadata = load_checkpoint(output / "packnet.safetensors")
@@ -406,6 +409,7 @@ def test_a_checkpoint_that_names_a_file_itself_runs_none(data, tmp_path, capsys)
 
 # ---- --dry-run
 
+
 def test_a_dry_run_prints_the_table_and_does_nothing(data, tmp_path, capsys):
     arch = write(tmp_path / "my_net.py", PLAIN)
     assert (
@@ -415,7 +419,7 @@ def test_a_dry_run_prints_the_table_and_does_nothing(data, tmp_path, capsys):
         == 0
     )
     lines = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0]: line.split()[1:3] for line in lines[1:lines.index("")]}
+    rows = {line.split()[0]: line.split()[1:3] for line in lines[1 : lines.index("")]}
     assert rows == {
         "trunk.conv.weight": ["4x3x3x3", "owned"],
         "trunk.conv.bias": ["4", "shared"],
@@ -475,7 +479,8 @@ def test_a_dry_run_needs_no_data_and_no_weights(tmp_path):
      from jittor.weightnorm import weight_norm
 
      def build():
-         net = nn.Sequential(nn.Conv(3, 4, 24), nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+         net = nn.Sequential(nn.Conv(3, 4, 24), nn.Flatten(), nn.Linear(4, 4), nn.ReLU(),
+                             nn.Linear(4, 2))
          weight_norm(net[2], "weight", -1)
          return net
      """,
@@ -512,7 +517,8 @@ def test_a_network_that_cannot_be_packed_ends_with_code_2(
 def test_a_file_that_defines_a_dataclass(tmp_path):
     path = tmp_path / "net_with_settings.py"
     path.write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom jittor import nn\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom jittor "
+        "import nn\n"
         "@dataclass\nclass Settings:\n    width: int = 5\n\n"
         "def build():\n    return nn.Linear(3, Settings().width)\n\n"
         "def fails():\n    raise ValueError('on purpose')\n"

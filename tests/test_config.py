@@ -1,4 +1,5 @@
 """The table of settings: what is derived from it, and --help."""
+
 import argparse
 import dataclasses
 
@@ -12,9 +13,21 @@ WITH_CHOICES = [each for each in dataclasses.fields(Config) if each.metadata["ch
 
 def test_what_a_packed_file_says_and_what_it_does_not():
     said = Config(output_dir="x", baselines=["lwf"]).of_packed_network()
-    assert {*Config().asdict()} - {*said} == {"output_dir", "last", "baselines", "add_to", "prune_last"}
+    assert {*Config().asdict()} - {*said} == {
+        "output_dir",
+        "last",
+        "baselines",
+        "add_to",
+        "prune_last",
+    }
     assert {"arch", "image_size", "base_task", "pack", "last"} < {*names_of("fixed_when_packed")}
-    assert {*names_of("may_move")} == {"data_root", "output_dir", "cache_dir", "pretrained", "add_to"}
+    assert {*names_of("may_move")} == {
+        "data_root",
+        "output_dir",
+        "cache_dir",
+        "pretrained",
+        "add_to",
+    }
     assert {*names_of("of_machine")} == {"cache_dir", "device", "precision"}
 
 

@@ -1,5 +1,7 @@
-"""The choice and the assembly of a CUDA toolkit, on pretended toolkits and wheels; with `-m cuda_wheels` on the real wheels,
-where all of Jittor's CUDA code and the kernels of a whole run are compiled and walked through on a pretended GPU."""
+"""The choice and the assembly of a CUDA toolkit, on pretended toolkits and wheels; with `-m
+cuda_wheels` on the real wheels,
+where all of Jittor's CUDA code and the kernels of a whole run are compiled and walked through on a
+pretended GPU."""
 
 import json
 import os
@@ -69,7 +71,8 @@ WHEELS = {
 
 @pytest.fixture
 def wheels(monkeypatch, tmp_path):
-    """Pretended wheels: an environment of their own with the files that matter. Returns the versions, to be changed."""
+    """Pretended wheels: an environment of their own with the files that matter. Returns the
+    versions, to be changed."""
     root = tmp_path / "site-packages"
     cu13, cudnn, nccl = root / "nvidia/cu13", root / "nvidia/cudnn", root / "nvidia/nccl"
     for path in (
@@ -92,8 +95,10 @@ def wheels(monkeypatch, tmp_path):
 struct cudaDeviceProp { int major, minor; };
 enum cudaError_t { cudaSuccess, cudaErrorInvalid };
 enum cudaDeviceAttr { cudaDevAttrClockRate = 13, cudaDevAttrComputeMode = 20 };
-extern "C" inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) { p->major = 9; return cudaSuccess; }
-extern "C" inline cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, int) { *v = 100 + a; return cudaSuccess; }
+extern "C" inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+    p->major = 9; return cudaSuccess; }
+extern "C" inline cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, int) {
+    *v = 100 + a; return cudaSuccess; }
 #endif
 """)
     (cudnn / "include").mkdir()
@@ -175,7 +180,8 @@ def test_a_system_toolkit_without_cudnn_is_completed_from_its_wheel(monkeypatch,
     wheels["nvidia-cudnn-cu12"] = "8.9.7.29"
     chosen = cuda.choose(tmp_path / "cache")
     assert chosen.why == (
-        f"the system's toolkit of {tmp_path}/system/bin/nvcc (CUDA 12.4), completed with cuDNN 8.9.7.29 of "
+        f"the system's toolkit of {tmp_path}/system/bin/nvcc (CUDA 12.4), completed with cuDNN "
+        "8.9.7.29 of "
         "nvidia-cudnn-cu12"
     )
     lib64 = chosen.folder / "lib64"
@@ -240,8 +246,8 @@ def test_incomplete_wheels_are_named_with_what_mends_them(tmp_path, wheels, chan
 def test_an_old_driver_is_named(monkeypatch, tmp_path, wheels):
     monkeypatch.setattr(gpu, "driver", lambda: ((12, 4), 1))
     assert (
-        "the driver supports CUDA 12.4 at most, and the wheels' CUDA 13 wants a driver of version 580"
-        in cuda.choose(tmp_path).why
+        "the driver supports CUDA 12.4 at most, and the wheels' CUDA 13 wants a driver of "
+        "version 580" in cuda.choose(tmp_path).why
     )
 
 
@@ -265,9 +271,12 @@ int cuDriverGetVersion(int* v) { *v = 13020; return 0; }
 int cuInit(unsigned) { return 0; }
 int cuDeviceGetCount(int* n) { *n = 3; return 0; }
 int cuDeviceGet(int* d, int i) { *d = 100 + i; return 0; }
-int cuDeviceGetName(char* s, int n, int d) { strncpy(s, d == 100 ? "First" : "Second", n); return 0; }
+int cuDeviceGetName(char* s, int n, int d) {
+    strncpy(s, d == 100 ? "First" : "Second", n); return 0; }
 int cuDeviceTotalMem_v2(size_t* m, int d) { *m = (d == 100 ? 8ull : 80ull) << 30; return 0; }
-int cuDeviceGetAttribute(int* v, int a, int d) { *v = a == 75 ? (d == 100 ? 6 : 9) : a == 76 ? d - 100 : -1; return d == 102; }
+int cuDeviceGetAttribute(int* v, int a, int d) {
+    *v = a == 75 ? (d == 100 ? 6 : 9) : a == 76 ? d - 100 : -1;
+    return d == 102; }
 }
 """
 
@@ -676,7 +685,8 @@ def test_the_headers_give_back_what_was_dropped(tmp_path, wheels):
 int main() {
     cudaDeviceProp prop;
     if (cudaGetDeviceProperties(&prop, 0) != cudaSuccess) return 1;
-    printf("%d %d %d %d", prop.major, prop.clockRate, prop.computeMode, cudnnGetRNNParamsSize(1, "x", 2.0));
+    printf("%d %d %d %d", prop.major, prop.clockRate, prop.computeMode,
+           cudnnGetRNNParamsSize(1, "x", 2.0));
     return NPP_MAX_32S != 2147483647 || NPP_MIN_64S >= 0 || NPP_MAX_32U != 4294967295u;
 }""")
     for standard in ("c++14", "c++17"):
@@ -805,8 +815,12 @@ def test_a_whole_run_compiles_and_goes_through_on_a_pretended_gpu(monkeypatch, t
     """Everything but the numbers: the real nvcc and headers, every kernel of a run, what the
     libraries export."""
     monkeypatch.undo()
-    environment = dict(os.environ, HOME=str(tmp_path), FAKE_GPU_TRACE=str(tmp_path / "trace"),
-                       nvcc_path=real_toolkit(compiler, tmp_path / "gpu"))
+    environment = dict(
+        os.environ,
+        HOME=str(tmp_path),
+        FAKE_GPU_TRACE=str(tmp_path / "trace"),
+        nvcc_path=real_toolkit(compiler, tmp_path / "gpu"),
+    )
     for name in ("cache_name", "python_config_path", "use_mpi", "cc_flags"):
         environment.pop(name, None)
     trace = tmp_path / "trace"
@@ -822,19 +836,45 @@ loops.finite, plots.draw = lambda parameter: True, lambda results, folder: []
 seals.broken = lambda packed, entries: []
 sys.exit(main.main())"""
     pretended = [sys.executable, "tests/fake_gpu.py", tmp_path / "gpu", sys.executable]
-    done = subprocess.run([*pretended, "-m", "toolchain", "--check", "--device", "cuda"], cwd=ROOT,
-                          capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*pretended, "-m", "toolchain", "--check", "--device", "cuda"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 1, done.stderr[-3000:]  # nothing is computed
     # Two convolutions, their two gradients: all of them cuDNN's.
     assert sorted(trace.read_text().split()) == sorted(
-        [*["chosen"] * 6, *["Forward", "BackwardData", "BackwardFilter"] * 2])
+        [*["chosen"] * 6, *["Forward", "BackwardData", "BackwardFilter"] * 2]
+    )
     trace.unlink()
     done = subprocess.run(
-        [*pretended, "-c", unchecked, "--demo", "--device", "cuda", "--data-root",
-         tmp_path / "data", "--output-dir", tmp_path / "run", "--num-epochs-base", "1",
-         "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1",
-         "--num-epochs-finetune", "1"],
-        cwd=ROOT, capture_output=True, text=True, env=environment)
+        [
+            *pretended,
+            "-c",
+            unchecked,
+            "--demo",
+            "--device",
+            "cuda",
+            "--data-root",
+            tmp_path / "data",
+            "--output-dir",
+            tmp_path / "run",
+            "--num-epochs-base",
+            "1",
+            "--num-epochs-base-finetune",
+            "1",
+            "--num-epochs-per-task",
+            "1",
+            "--num-epochs-finetune",
+            "1",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["finished"] and results["device"] == "cuda"
@@ -847,7 +887,12 @@ sys.exit(main.main())"""
 jt = toolchain.start("cuda")
 print(jt.compile_extern.nccl_ops.__name__, jt.ones(4).mpi_all_reduce("mean").shape)"""
         done = subprocess.run(
-            ["mpirun", "-np", "1", sys.executable, "-c", code], cwd=ROOT, capture_output=True,
-            text=True, env=environment | fake_gpu.environment(tmp_path / "gpu")
-            | dict(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"))
+            ["mpirun", "-np", "1", sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=environment
+            | fake_gpu.environment(tmp_path / "gpu")
+            | dict(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"),
+        )
         assert done.stdout == "jittor_nccl_core.ops [4,]\n", done.stderr[-3000:]

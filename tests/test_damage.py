@@ -1,4 +1,6 @@
-"""What is left of the base network after its prune: measured without labels, said, and nothing else changed."""
+"""What is left of the base network after its prune: measured without labels, said, and nothing else
+changed."""
+
 import json
 
 import numpy as np
@@ -12,33 +14,61 @@ from storage.checkpoint import load_checkpoint
 
 
 def test_agreement_and_variance_by_hand():
-    """Of three images two keep their class; the features vary by 8 about their mean, 2 of it are lost."""
-    whole = dict(logits=np.array([[3, 1], [0, 2], [5, 4]], np.float32), features=np.array([[0.0], [2.0], [4.0]], np.float32))
-    now = dict(logits=np.array([[9, 0], [1, 3], [0, 1]], np.float32), features=np.array([[1.0], [2.0], [3.0]], np.float32))
+    """Of three images two keep their class; the features vary by 8 about their mean, 2 of it are
+    lost."""
+    whole = dict(
+        logits=np.array([[3, 1], [0, 2], [5, 4]], np.float32),
+        features=np.array([[0.0], [2.0], [4.0]], np.float32),
+    )
+    now = dict(
+        logits=np.array([[9, 0], [1, 3], [0, 1]], np.float32),
+        features=np.array([[1.0], [2.0], [3.0]], np.float32),
+    )
     found = damage.compared(whole, now)
-    assert found == dict(images=3, agreement=pytest.approx(200 / 3), variance_kept=pytest.approx(75))
+    assert found == dict(
+        images=3, agreement=pytest.approx(200 / 3), variance_kept=pytest.approx(75)
+    )
     assert damage.compared(whole, whole) == dict(images=3, agreement=100, variance_kept=100)
     ruined = damage.compared(whole, dict(whole, features=whole["features"] * -5))
     assert ruined["variance_kept"] == 0
     still = dict(whole, features=np.ones((3, 1), np.float32))
     assert damage.compared(still, still)["variance_kept"] == 100
-    assert damage.compared(still, dict(still, features=np.zeros((3, 1), np.float32)))["variance_kept"] == 0
+    assert (
+        damage.compared(still, dict(still, features=np.zeros((3, 1), np.float32)))["variance_kept"]
+        == 0
+    )
 
 
-@pytest.mark.parametrize("agreement, last, warned", [(49.9, True, True), (50.0, True, False), (1.7, False, False)])
+@pytest.mark.parametrize(
+    "agreement, last, warned", [(49.9, True, True), (50.0, True, False), (1.7, False, False)]
+)
 def test_the_warning_comes_once_it_is_final_and_below_the_bound(agreement, last, warned):
-    said = damage.lines("imagenet", "as it is frozen", dict(images=256, agreement=agreement, variance_kept=3.0), "data/imagenet", last)
+    said = damage.lines(
+        "imagenet",
+        "as it is frozen",
+        dict(images=256, agreement=agreement, variance_kept=3.0),
+        "data/imagenet",
+        last,
+    )
     assert f"{agreement:.1f} % of 256 images" in said[0]
     assert ["WARNING" in line and "data/imagenet" in line for line in said[1:]] == [True] * warned
 
 
 def test_a_run_says_what_its_first_prune_destroyed(image_root, tmp_path, capsys):
-    """A base network that is not re-trained; the figures are those of networks rebuilt by hand. A prune that takes next to nothing
+    """A base network that is not re-trained; the figures are those of networks rebuilt by hand. A
+    prune that takes next to nothing
     gives no warning, and one that is not done, no figures."""
     (tmp_path / "slim.pth").write_bytes(torch_zip(pretrained_tensors()))
 
     def run(name, ratio):
-        more = ("--initial-pruning-ratio", ratio, "--task-list", "cubs", "--num-epochs-per-task", "1")
+        more = (
+            "--initial-pruning-ratio",
+            ratio,
+            "--task-list",
+            "cubs",
+            "--num-epochs-per-task",
+            "1",
+        )
         assert main.main(options(image_root, tmp_path / name, tmp_path / "slim.pth", *more)) == 0
         results = json.loads((tmp_path / name / "results.json").read_text())
         return results["base"]["left_of_base"], (tmp_path / name / "log.txt").read_text()
@@ -48,7 +78,11 @@ def test_a_run_says_what_its_first_prune_destroyed(image_root, tmp_path, capsys)
     assert left["pruned"]["images"] == 12 and left["pruned"]["agreement"] < 50
     assert log.count("imagenet: WARNING") == 1 and "--initial-pruning-ratio 0.1" in log
     left, log = run("whole", "0.001")
-    assert left["frozen"]["agreement"] > 50 and left["frozen"]["variance_kept"] > 90 and "WARNING" not in log
+    assert (
+        left["frozen"]["agreement"] > 50
+        and left["frozen"]["variance_kept"] > 90
+        and "WARNING" not in log
+    )
     left, log = run("none", "0")
     assert left == {} and "of the whole network" not in log
 
@@ -58,11 +92,18 @@ def test_the_measurement_moves_nothing(image_root, tmp_path, monkeypatch):
     (tmp_path / "slim.pth").write_bytes(torch_zip(pretrained_tensors()))
 
     def packed(name):
-        assert main.main(options(image_root, tmp_path / name, tmp_path / "slim.pth", "--task-list", "cubs")) == 0
+        assert (
+            main.main(
+                options(image_root, tmp_path / name, tmp_path / "slim.pth", "--task-list", "cubs")
+            )
+            == 0
+        )
         return load_checkpoint(tmp_path / name / "packnet.safetensors")[0]
 
     with_it = packed("with")
     nothing = dict(features=np.zeros((1, 1), np.float32), logits=np.zeros((1, 1), np.float32))
     monkeypatch.setattr(damage, "outputs", lambda run: nothing)
     without = packed("without")
-    assert with_it.keys() == without.keys() and all(np.array_equal(with_it[name], without[name]) for name in with_it)
+    assert with_it.keys() == without.keys() and all(
+        np.array_equal(with_it[name], without[name]) for name in with_it
+    )

@@ -1,4 +1,5 @@
 """The pages: both languages say the same, what they name exists, what they show is right."""
+
 import re
 from collections import Counter
 from urllib.parse import unquote
@@ -9,10 +10,22 @@ from conftest import ROOT, jt
 from reporting.published import PUBLISHED
 from settings.experiments import EXPERIMENTS
 
-PAGES = ("data", "experiments", "adding-tasks", "networks", "gpu", "faithfulness", "performance",
-         "running", "jittor")
-PAIRS = [("README.md", "README.zh.md"), ("CONTRIBUTING.md", "CONTRIBUTING.zh.md"),
-         *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in PAGES)]
+PAGES = (
+    "data",
+    "experiments",
+    "adding-tasks",
+    "networks",
+    "gpu",
+    "faithfulness",
+    "performance",
+    "running",
+    "jittor",
+)
+PAIRS = [
+    ("README.md", "README.zh.md"),
+    ("CONTRIBUTING.md", "CONTRIBUTING.zh.md"),
+    *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in PAGES),
+]
 ALL = [page for pair in PAIRS for page in pair]
 ALL += ["data/README.md", "checkpoints/README.md"]
 
@@ -41,8 +54,12 @@ def columns(text: str) -> list[int]:
 
 def commands(text: str) -> list[str]:
     """The lines of the fenced blocks that name a language, without their comments."""
-    lines = [re.sub(r"\s*#.*", "", line) for language, content in blocks(text) if language
-             for line in content.splitlines()]
+    lines = [
+        re.sub(r"\s*#.*", "", line)
+        for language, content in blocks(text)
+        if language
+        for line in content.splitlines()
+    ]
     return [line for line in lines if line]
 
 
@@ -66,7 +83,7 @@ def anchor(heading: str) -> str:
 
 def table(text: str, first: str) -> list[list[str]]:
     """The rows of the table whose heading line begins with `first`."""
-    lines = text[text.index(f"\n| {first} |") + 1:].split("\n\n")[0].splitlines()
+    lines = text[text.index(f"\n| {first} |") + 1 :].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -144,7 +161,8 @@ def test_the_readmes_figures_are_the_published_ones(page, first):
     _, release = PUBLISHED["authors' release, VGG-16"]
     rows = table(read(page), first)
     assert [row[1:3] for row in rows] == [
-        [f"{paper[name]:.2f}", f"{release[name]:.2f}"] for name in paper]
+        [f"{paper[name]:.2f}", f"{release[name]:.2f}"] for name in paper
+    ]
 
 
 HEADS = """
@@ -159,6 +177,7 @@ for task in classes:
 def test_the_pages_python_runs(page):
     """Word for word, but for the number of epochs."""
     from jittor import nn
+
     python = [content for language, content in blocks(read(page)) if language == "python"]
     code = next(content for content in python if "PackNet(" in content)
     heads = next((content for content in python if "MultiHead(" in content), HEADS)

@@ -1,4 +1,6 @@
-"""How much is kept: the part held out for validation, the epoch of each phase, the pruning ratio that is found or shared out."""
+"""How much is kept: the part held out for validation, the epoch of each phase, the pruning ratio
+that is found or shared out."""
+
 import json
 
 import numpy as np
@@ -18,9 +20,31 @@ from runs.network import contents
 from runs.run import Run
 from settings.config import Config
 
-ARGUMENTS = ["--arch", "vgg-slim", "--image-size", "48", "--base-task", "demo_base", "--num-epochs-base", "1", "--device", "cpu",
-             "--base-lr", "0.01", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "3", "--num-epochs-finetune", "2",
-             "--initial-lr", "0.01", "--task-list", "demo_birds", "demo_cars"]
+ARGUMENTS = [
+    "--arch",
+    "vgg-slim",
+    "--image-size",
+    "48",
+    "--base-task",
+    "demo_base",
+    "--num-epochs-base",
+    "1",
+    "--device",
+    "cpu",
+    "--base-lr",
+    "0.01",
+    "--num-epochs-base-finetune",
+    "1",
+    "--num-epochs-per-task",
+    "3",
+    "--num-epochs-finetune",
+    "2",
+    "--initial-lr",
+    "0.01",
+    "--task-list",
+    "demo_birds",
+    "demo_cars",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +60,15 @@ def command(data, out, *more):
 
 # ---- the part held out
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(0.01, 0.99), st.integers(0, 5))
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(0.01, 0.99), st.integers(0, 5)
+)
 def test_of_each_class_its_share_is_held_out(counts, fraction, seed):
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    split = Split(None, [f"{i}" for i in range(len(counts))], [f"{i}.jpg" for i in range(len(labels))], labels)
+    split = Split(
+        None, [f"{i}" for i in range(len(counts))], [f"{i}.jpg" for i in range(len(labels))], labels
+    )
     if max(counts) == 1:
         with pytest.raises(DataError, match="no class has two images"):
             hold_out(split, fraction, seed)
@@ -61,19 +90,34 @@ def test_another_seed_holds_out_others():
 def test_held_out_images_are_in_one_part_only_prepared_as_test_images(image_root, name):
     split = read_split(name, image_root, "train")
     rest, part = hold_out(split, 0.25, 5)
-    loaders = {which: create_dataloader(name, image_root, which, 4, seed=5, image_size=48, validation=0.25)[0]
-               for which in ("train", "validation", "test")}
-    assert (loaders["train"].num_images, loaders["validation"].num_images, loaders["test"].num_images) == (9, 3, 6)
+    loaders = {
+        which: create_dataloader(
+            name, image_root, which, 4, seed=5, image_size=48, validation=0.25
+        )[0]
+        for which in ("train", "validation", "test")
+    }
+    assert (
+        loaders["train"].num_images,
+        loaders["validation"].num_images,
+        loaders["test"].num_images,
+    ) == (9, 3, 6)
     assert not loaders["validation"].train and loaders["train"].train
     assert loaders["train"].labels.tolist() == split.labels[rest].tolist()
     held_out = set(loaders["validation"].labels.tolist())
-    assert held_out == {0, 1, 2} and all((split.folder / split.paths[row]).is_file() for row in part)
+    assert held_out == {0, 1, 2} and all(
+        (split.folder / split.paths[row]).is_file() for row in part
+    )
     from images.preprocess import Preparation, preparation_of, preprocess
+
     shown = np.concatenate([images for images, _, _ in loaders["validation"].host_batches()])
-    expected = np.stack([preprocess(split.folder / split.paths[row], preparation_of(name, 48)) for row in part])
+    expected = np.stack(
+        [preprocess(split.folder / split.paths[row], preparation_of(name, 48)) for row in part]
+    )
     assert np.array_equal(shown, expected)
     if name == "cubs":
-        whole = np.stack([preprocess(split.folder / split.paths[row], Preparation(48, "resize")) for row in rest])
+        whole = np.stack(
+            [preprocess(split.folder / split.paths[row], Preparation(48, "resize")) for row in rest]
+        )
         got = loaders["train"].images.crops(np.arange(9), np.random.default_rng(0))
         assert np.array_equal(got, whole)
 
@@ -101,23 +145,46 @@ def test_the_test_split_is_used_once_a_task_is_frozen_and_not_before(data, tmp_p
             classes = 10 if event[0] == "demo_base" else 8
             assert event[1] == (4 if freezing else 2) * classes
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert all("validation_top1" in record and "test_top1" not in record for record in results["history"])
+    assert all(
+        "validation_top1" in record and "test_top1" not in record for record in results["history"]
+    )
     log = (tmp_path / "out/log.txt").read_text()
-    assert "epoch that is best on the validation part is kept" in log and "demo_birds, train: 48 images" in log
-    assert ", validation " in log and ", test " not in log.replace("demo_birds, test:", "").replace("demo_cars, test:", "").replace(
-        "demo_base, test:", "")
+    assert (
+        "epoch that is best on the validation part is kept" in log
+        and "demo_birds, train: 48 images" in log
+    )
+    assert ", validation " in log and ", test " not in log.replace("demo_birds, test:", "").replace(
+        "demo_cars, test:", ""
+    ).replace("demo_base, test:", "")
 
 
 # ---- the epoch that is kept
 
-@pytest.mark.parametrize("keep, options", [("best", ["--validation", "0.25"]), ("best-on-test", []), ("last", [])])
+
+@pytest.mark.parametrize(
+    "keep, options", [("best", ["--validation", "0.25"]), ("best-on-test", []), ("last", [])]
+)
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_each_phase_goes_on_from_the_epoch_that_is_kept(data, tmp_path, monkeypatch, keep, options, interrupted):
-    """Told accuracies: the train phase of each task is best in its second epoch, and as good in its third; of the re-training, no epoch
+def test_each_phase_goes_on_from_the_epoch_that_is_kept(
+    data, tmp_path, monkeypatch, keep, options, interrupted
+):
+    """Told accuracies: the train phase of each task is best in its second epoch, and as good in its
+    third; of the re-training, no epoch
     is better than the weights right after the prune."""
-    trained, kept, stops = {}, {}, ["demo_cars, train 3/3", "demo_cars, retrain 1/2"] if interrupted else []
-    told = {"train 1/3": 10.0, "train 2/3": 30.0, "train 3/3": 30.0, "retrain 1/2": 20.0, "retrain 2/2": 20.0, "train 1/1": 1.0,
-            "retrain 1/1": 0.5}
+    trained, kept, stops = (
+        {},
+        {},
+        ["demo_cars, train 3/3", "demo_cars, retrain 1/2"] if interrupted else [],
+    )
+    told = {
+        "train 1/3": 10.0,
+        "train 2/3": 30.0,
+        "train 3/3": 30.0,
+        "retrain 1/2": 20.0,
+        "retrain 2/2": 20.0,
+        "train 1/1": 1.0,
+        "retrain 1/1": 0.5,
+    }
     train_epoch, about_to_prune, frozen = training.train_epoch, training.prune, Run.save_packed
     current = {}
 
@@ -135,10 +202,14 @@ def test_each_phase_goes_on_from_the_epoch_that_is_kept(data, tmp_path, monkeypa
 
     def prune(run, step):
         about_to_prune(run, step)
-        trained[f"{step.task}, pruned"] = {name: value.numpy() for name, value in run.net.state_dict().items()}
+        trained[f"{step.task}, pruned"] = {
+            name: value.numpy() for name, value in run.net.state_dict().items()
+        }
 
     def save(run):
-        kept[run.packnet.tasks[-1]] = {name: value.numpy() for name, value in run.net.state_dict().items()}
+        kept[run.packnet.tasks[-1]] = {
+            name: value.numpy() for name, value in run.net.state_dict().items()
+        }
         frozen(run)
 
     monkeypatch.setattr(training, "train_epoch", epoch)
@@ -167,6 +238,7 @@ def test_each_phase_goes_on_from_the_epoch_that_is_kept(data, tmp_path, monkeypa
 
 # ---- the pruning ratio
 
+
 @pytest.mark.parametrize("limit", [0.0, 1.0])
 def test_the_search_finds_the_largest_ratio_within_the_limit(limit):
     for edge in range(-1, len(search.RATIOS)):
@@ -174,11 +246,20 @@ def test_the_search_finds_the_largest_ratio_within_the_limit(limit):
         for _ in range(search.TRIALS):
             ratio = search.next_ratio(trials, limit)
             assert ratio not in [trial["ratio"] for trial in trials]
-            trials.append(dict(ratio=ratio, drop=limit if search.RATIOS.index(ratio) <= edge else limit + 0.1, top1=50.0, before=51.0,
-                               epochs=2))
+            trials.append(
+                dict(
+                    ratio=ratio,
+                    drop=limit if search.RATIOS.index(ratio) <= edge else limit + 0.1,
+                    top1=50.0,
+                    before=51.0,
+                    epochs=2,
+                )
+            )
         assert search.chosen(trials, limit) == search.RATIOS[max(edge, 0)]
         lines = search.table("a", trials, limit, 30)
-        assert ("None stays within" in lines[-2]) == (edge < 0) and "8 epochs, 27 % of the 30" in lines[-1]
+        assert ("None stays within" in lines[-2]) == (
+            edge < 0
+        ) and "8 epochs, 27 % of the 30" in lines[-1]
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +275,21 @@ def searched(data, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "attempt", watched)
-        assert main.main(command(data, out, "--validation", "0.25", "--pruning-ratios", "auto", "--max-drop", "10")) == 0
+        assert (
+            main.main(
+                command(
+                    data,
+                    out,
+                    "--validation",
+                    "0.25",
+                    "--pruning-ratios",
+                    "auto",
+                    "--max-drop",
+                    "10",
+                )
+            )
+            == 0
+        )
     return out, before_and_after
 
 
@@ -211,7 +306,9 @@ def test_the_ratio_that_was_found_is_taken_and_shown(searched):
     out, _ = searched
     results, log = json.loads((out / "results.json").read_text()), (out / "log.txt").read_text()
     for task in results["tasks"]:
-        assert len(task["tried"]) == search.TRIALS and task["pruning_ratio"] == search.chosen(task["tried"], 10)
+        assert len(task["tried"]) == search.TRIALS and task["pruning_ratio"] == search.chosen(
+            task["tried"], 10
+        )
         assert all(trial["drop"] == trial["before"] - trial["top1"] for trial in task["tried"])
         assert (out / f"plots/ratios_{task['name']}.png").exists()
         assert f"{task['name']}: the search took 4 epochs, 80 % of the 5 of its training" in log
@@ -220,7 +317,8 @@ def test_the_ratio_that_was_found_is_taken_and_shown(searched):
 
 
 def test_a_stopped_search_goes_on_to_the_same_end(searched, data, tmp_path, monkeypatch):
-    train_epoch, stops = training.train_epoch, [2, 1]  # in the third attempt, then in the second from there
+    # in the third attempt, then in the second from there
+    train_epoch, stops = training.train_epoch, [2, 1]
 
     def stopped(net, loss, loader, optimizer, title):
         if "tried" in title:
@@ -233,30 +331,63 @@ def test_a_stopped_search_goes_on_to_the_same_end(searched, data, tmp_path, monk
 
     monkeypatch.setattr(training, "train_epoch", stopped)
     monkeypatch.setattr("runs.carry_out.SAVING_SHARE", 1e9)
-    arguments = command(data, tmp_path / "out", "--validation", "0.25", "--pruning-ratios", "auto", "--max-drop", "10", "--resume")
+    arguments = command(
+        data,
+        tmp_path / "out",
+        "--validation",
+        "0.25",
+        "--pruning-ratios",
+        "auto",
+        "--max-drop",
+        "10",
+        "--resume",
+    )
     assert [main.main(arguments), main.main(arguments), main.main(arguments)] == [130, 130, 0]
-    assert (tmp_path / "out/packnet.safetensors").read_bytes() == (searched[0] / "packnet.safetensors").read_bytes()
+    assert (tmp_path / "out/packnet.safetensors").read_bytes() == (
+        searched[0] / "packnet.safetensors"
+    ).read_bytes()
 
 
 @given(st.integers(1, 8), st.integers(0, 8))
 def test_equal_shares(tasks, to_come):
     """Every task, those to come included, gets the same number of weights."""
-    config = Config(task_list=[f"t{i}" for i in range(tasks)], pruning_ratios=["equal"], tasks_to_come=to_come)
+    config = Config(
+        task_list=[f"t{i}" for i in range(tasks)], pruning_ratios=["equal"], tasks_to_come=to_come
+    )
     rows = capacity_table(config.ratios())
     assert np.allclose([row["used"] for row in rows], 1 / (tasks + to_come))
     assert rows[-1]["available"] - rows[-1]["used"] == pytest.approx(to_come / (tasks + to_come))
 
 
 def test_ratios_may_be_mixed():
-    config = Config(task_list=list("abcd"), pruning_ratios=[0.75, "equal", "auto", "equal"], tasks_to_come=1)
+    config = Config(
+        task_list=list("abcd"), pruning_ratios=[0.75, "equal", "auto", "equal"], tasks_to_come=1
+    )
     assert config.ratios() == [0.75, 1 - 1 / 3, "auto", 0.5]
 
 
 def test_equal_shares_go_on_when_a_task_is_added(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = ["--num-epochs-per-task", "1", "--num-epochs-finetune", "1"]
-    assert main.main(command(data, "two", *quick, "--pruning-ratios", "equal", "--tasks-to-come", "2")) == 0
-    assert main.main(["--add-to", "two", "--task-list", "demo_flowers", "--pruning-ratios", "equal", "--output-dir", "three"]) == 0
+    assert (
+        main.main(command(data, "two", *quick, "--pruning-ratios", "equal", "--tasks-to-come", "2"))
+        == 0
+    )
+    assert (
+        main.main(
+            [
+                "--add-to",
+                "two",
+                "--task-list",
+                "demo_flowers",
+                "--pruning-ratios",
+                "equal",
+                "--output-dir",
+                "three",
+            ]
+        )
+        == 0
+    )
     results = json.loads((tmp_path / "three/results.json").read_text())
     assert results["config"]["tasks_to_come"] == 1 and results["tasks"][2]["pruning_ratio"] == 0.5
     shares = [row["used"] for row in results["capacity"][1:]]

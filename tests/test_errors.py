@@ -1,4 +1,6 @@
-"""How a program ends: one message and its code for what a user can mend, a traceback for a bug, no end at all for a screen that is gone."""
+"""How a program ends: one message and its code for what a user can mend, a traceback for a bug, no
+end at all for a screen that is gone."""
+
 import os
 import pty
 import signal
@@ -15,14 +17,24 @@ from storage.checkpoint import WeightsError
 from system.errors import TrainingError, UserError, run_cli
 from toolchain import ToolchainError
 
-BEGIN = "import os, signal, sys\nfrom system.errors import UserError, run_cli\nfrom system.screen import screen_may_go\n"
+BEGIN = (
+    "import os, signal, sys\nfrom system.errors import UserError, run_cli\nfrom "
+    "system.screen import screen_may_go\n"
+)
 
 
 def program(body: str, **options) -> subprocess.Popen:
     """A process with `body` as the main of a program."""
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    code = f"{BEGIN}@run_cli\ndef main(arguments=None):\n{lines}\nfrom system import processes\nprocesses.leave(main())"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options)
+    code = (
+        f"{BEGIN}@run_cli\ndef main(arguments=None):\n{lines}\nfrom system import processes\n"
+        "processes.leave(main())"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+    )
 
 
 def ended(body: str, **options) -> tuple[int, bytes, bytes]:
@@ -31,8 +43,17 @@ def ended(body: str, **options) -> tuple[int, bytes, bytes]:
     return process.returncode, out, error
 
 
-@pytest.mark.parametrize("kind, code", [(ArchiveError, 2), (ConfigError, 2), (DataError, 2), (WeightsError, 2), (ToolchainError, 2),
-                                        (TrainingError, 1)])
+@pytest.mark.parametrize(
+    "kind, code",
+    [
+        (ArchiveError, 2),
+        (ConfigError, 2),
+        (DataError, 2),
+        (WeightsError, 2),
+        (ToolchainError, 2),
+        (TrainingError, 1),
+    ],
+)
 def test_what_a_user_can_mend_is_one_message_and_a_code(kind, code, capsys):
     @run_cli
     def main(arguments=None):
@@ -73,7 +94,10 @@ def test_output_that_cannot_be_written_is_no_success():
     assert code == 2 and error == b"error: No space left on device\n"
 
 
-AS_A_COPY = "with screen_may_go():\n    for number in range(20_000): print(number)\nopen(sys.argv[1], 'w').close()\nreturn 0"
+AS_A_COPY = (
+    "with screen_may_go():\n    for number in range(20_000): print(number)\n"
+    "open(sys.argv[1], 'w').close()\nreturn 0"
+)
 
 
 @pytest.mark.parametrize("which", ["stdout", "stderr"])
@@ -87,19 +111,30 @@ def test_a_copy_goes_on_when_its_reader_has_gone(tmp_path, which):
 
 def test_a_copy_goes_on_on_a_full_disk(tmp_path):
     with open("/dev/full", "w") as full:
-        code, _, error = ended(AS_A_COPY.replace("sys.argv[1]", repr(str(tmp_path / "done"))), stdout=full)
+        code, _, error = ended(
+            AS_A_COPY.replace("sys.argv[1]", repr(str(tmp_path / "done"))), stdout=full
+        )
     assert (code, error) == (0, b"") and (tmp_path / "done").exists()
 
 
 def test_a_copy_goes_on_when_its_terminal_is_closed(tmp_path):
-    """As where ssh is dropped: the terminal's end is closed, and SIGHUP was ignored (nohup, disown)."""
+    """As where ssh is dropped: the terminal's end is closed, and SIGHUP was ignored (nohup,
+    disown)."""
     ours, its = pty.openpty()
-    body = ("signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-            "with screen_may_go(): print('ready', flush=True)\n"
-            "signal.sigwait({signal.SIGUSR1})\n"
-            f"{AS_A_COPY.replace('sys.argv[1]', repr(str(tmp_path / 'done')))}")
-    process = program(body, stdin=its, stdout=its, stderr=its, start_new_session=True,
-                      preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1}))
+    body = (
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with screen_may_go(): print('ready', flush=True)\n"
+        "signal.sigwait({signal.SIGUSR1})\n"
+        f"{AS_A_COPY.replace('sys.argv[1]', repr(str(tmp_path / 'done')))}"
+    )
+    process = program(
+        body,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1}),
+    )
     os.close(its)
     assert b"ready" in os.read(ours, 100)
     os.close(ours)
@@ -109,11 +144,18 @@ def test_a_copy_goes_on_when_its_terminal_is_closed(tmp_path):
 
 def test_streams_that_are_closed_from_the_start(tmp_path):
     done = tmp_path / "done"
-    code, *_ = ended(f"print('out')\nprint(sys.stderr.isatty(), file=sys.stderr)\nopen({str(done)!r}, 'w').close()\nreturn 0", stdout=None,
-                     stderr=None, preexec_fn=lambda: os.closerange(1, 3))
+    code, *_ = ended(
+        f"print('out')\nprint(sys.stderr.isatty(), file=sys.stderr)\nopen({str(done)!r}, "
+        "'w').close()\nreturn 0",
+        stdout=None,
+        stderr=None,
+        preexec_fn=lambda: os.closerange(1, 3),
+    )
     assert code == 0 and done.read_bytes() == b""
 
 
 def test_what_a_terminal_does_not_know_is_written_in_ascii():
-    code, out, _ = ended("print('花卉 \\udcff')\nreturn 0", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    code, out, _ = ended(
+        "print('花卉 \\udcff')\nreturn 0", env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
     assert code == 0 and out == b"\\u82b1\\u5349 \\udcff\n"

@@ -1,5 +1,7 @@
-"""The baselines, every named experiment from its command on small demo data, the page that gathers them, and what evaluate.py
+"""The baselines, every named experiment from its command on small demo data, the page that gathers
+them, and what evaluate.py
 does with a packed network."""
+
 import collections
 import csv
 import dataclasses
@@ -41,11 +43,31 @@ from settings.plan import plan
 from storage.packed import load_packed
 
 nn = jt.nn
-SHORT = ["--num-epochs-base", "1", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "1", "--num-epochs-finetune", "1",
-         "--device", "cpu"]
+SHORT = [
+    "--num-epochs-base",
+    "1",
+    "--num-epochs-base-finetune",
+    "1",
+    "--num-epochs-per-task",
+    "1",
+    "--num-epochs-finetune",
+    "1",
+    "--device",
+    "cpu",
+]
 
 
-COMPARED = [*SHORT, "--num-epochs-per-task", "4", "--baselines", "classifier", "individual", "finetune", "lwf", "joint"]
+COMPARED = [
+    *SHORT,
+    "--num-epochs-per-task",
+    "4",
+    "--baselines",
+    "classifier",
+    "individual",
+    "finetune",
+    "lwf",
+    "joint",
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +79,7 @@ def data(tmp_path_factory):
 
 # ---- the parts of the baselines
 
+
 def test_the_loss_of_learning_without_forgetting_is_the_papers():
     rng = np.random.default_rng(0)
     student, teacher = networks.build("vgg-slim"), networks.build("vgg-slim")
@@ -66,7 +89,9 @@ def test_the_loss_of_learning_without_forgetting_is_the_papers():
         net.eval()
     student.select("new")
     images, labels = rng.normal(size=(6, 3, 48, 48)).astype(np.float32), rng.integers(0, 5, 6)
-    loss, logits = without_forgetting(teacher, ["old", "older"])(student, jt.array(images), jt.array(labels))
+    loss, logits = without_forgetting(teacher, ["old", "older"])(
+        student, jt.array(images), jt.array(labels)
+    )
 
     def outputs(net, task):
         net.select(task)
@@ -80,7 +105,9 @@ def test_the_loss_of_learning_without_forgetting_is_the_papers():
     for task in ("old", "older"):
         target, guess = softmax(outputs(teacher, task) / 2), softmax(outputs(student, task) / 2)
         expected += -(target * np.log(guess)).sum(1).mean()
-    assert loss.item() == pytest.approx(expected, rel=1e-5) and np.allclose(logits.numpy(), new, atol=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5) and np.allclose(
+        logits.numpy(), new, atol=1e-5
+    )
 
 
 def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
@@ -88,22 +115,35 @@ def test_a_mixture_hands_out_every_batch_once_with_its_task_selected():
         seed, epoch, part = 5, 0, (0, 1)
 
     selected, log = [], []
-    loaders = {task: Batches(f"{task}{i}" for i in range(count)) for task, count in (("a", 30), ("b", 20))}
+    loaders = {
+        task: Batches(f"{task}{i}" for i in range(count)) for task, count in (("a", 30), ("b", 20))
+    }
     orders = []
     for epoch in (1, 2, 1):
         mixture = Mixture(loaders, selected.append)
         mixture.epoch = epoch
         log = [(selected[-1], batch) for batch in mixture]
-        assert len(mixture) == 50 and sorted(batch for _, batch in log) == sorted([*loaders["a"], *loaders["b"]])
-        assert all(task == batch[0] for task, batch in log) and loaders["a"].epoch == loaders["b"].epoch == epoch
+        assert len(mixture) == 50 and sorted(batch for _, batch in log) == sorted(
+            [*loaders["a"], *loaders["b"]]
+        )
+        assert (
+            all(task == batch[0] for task, batch in log)
+            and loaders["a"].epoch == loaders["b"].epoch == epoch
+        )
         orders.append([batch[0] for _, batch in log])
     assert orders[0] == orders[2] != orders[1] and orders[0] != sorted(orders[0])
 
 
-@pytest.mark.parametrize("method, rates, warm_up, decay", [
-    ("classifier", [1e-3] * 20, 0, 0.0), ("individual", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
-    ("finetune", [1e-3] * 10 + [1e-4] * 10, 0, 0.0), ("joint", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
-    ("lwf", [1e-3] * 10 + [1e-4] * 10, 5, 5e-4)])
+@pytest.mark.parametrize(
+    "method, rates, warm_up, decay",
+    [
+        ("classifier", [1e-3] * 20, 0, 0.0),
+        ("individual", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
+        ("finetune", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
+        ("joint", [1e-3] * 10 + [1e-4] * 10, 0, 0.0),
+        ("lwf", [1e-3] * 10 + [1e-4] * 10, 5, 5e-4),
+    ],
+)
 def test_the_baselines_follow_the_schedule_of_the_release(method, rates, warm_up, decay):
     config = Config(baselines=[method])
     steps = [step for step in plan(config) if step.method == method]
@@ -112,7 +152,9 @@ def test_the_baselines_follow_the_schedule_of_the_release(method, rates, warm_up
     epochs = steps[1:end]
     assert all(step.kind == "epoch" for step in epochs)
     assert [step.phase.lr_at(step.epoch) for step in epochs] == pytest.approx(rates)
-    assert [step.phase.name for step in epochs] == ["warm-up"] * warm_up + ["train"] * (20 - warm_up)
+    assert [step.phase.name for step in epochs] == ["warm-up"] * warm_up + ["train"] * (
+        20 - warm_up
+    )
     assert {step.phase.weight_decay for step in epochs} == {decay}
 
 
@@ -129,12 +171,17 @@ def test_what_a_baseline_may_move():
     everything = {name for name in net.state_dict() if "running" not in name}
     head = {"heads.new.weight", "heads.new.bias"}
     assert moved("lwf") == moved("joint") == everything and moved("classifier") == head
-    assert moved("individual") == moved("finetune") == everything - {"heads.old.weight", "heads.old.bias"}
+    assert (
+        moved("individual")
+        == moved("finetune")
+        == everything - {"heads.old.weight", "heads.old.bias"}
+    )
 
 
 @pytest.fixture(scope="module")
 def compared(data, tmp_path_factory):
-    """A run with all baselines; with it, every network as its baseline finished a task, the base network, and the images that went
+    """A run with all baselines; with it, every network as its baseline finished a task, the base
+    network, and the images that went
     through."""
     out = tmp_path_factory.mktemp("compared") / "run"
     seen = {}
@@ -171,12 +218,19 @@ def compared(data, tmp_path_factory):
         patch.setattr(loops, "predict", counted_test)
         patch.setattr(training, "finish", watched)
         patch.setattr(training, "epoch", watched_epoch)
-        assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED]) == 0
+        assert (
+            main.main(["--demo", "--data-root", str(data), "--output-dir", str(out), *COMPARED])
+            == 0
+        )
     return out, json.loads((out / "results.json").read_text()), seen
 
 
 def changed(before, after, prefix):
-    return {name for name in before if name.startswith(prefix) and not np.array_equal(before[name], after[name])}
+    return {
+        name
+        for name in before
+        if name.startswith(prefix) and not np.array_equal(before[name], after[name])
+    }
 
 
 def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
@@ -187,20 +241,31 @@ def test_each_baseline_moves_what_it_may_and_nothing_else(compared):
     first, second = seen["classifier", "demo_birds"], seen["classifier", "demo_cars"]
     assert not changed(first, second, "heads.demo_birds.")
     assert changed(base, seen["individual", "demo_cars"], trunk) == everything
-    assert "heads.demo_birds.weight" not in seen["individual", "demo_cars"]  # from the base network, not from the one before
-    assert changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], trunk) == everything
-    assert not changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds.")
-    assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")  # held back, not frozen
+    # from the base network, not from the one before
+    assert "heads.demo_birds.weight" not in seen["individual", "demo_cars"]
+    assert (
+        changed(seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], trunk) == everything
+    )
+    assert not changed(
+        seen["finetune", "demo_birds"], seen["finetune", "demo_cars"], "heads.demo_birds."
+    )
+    # held back, not frozen
+    assert changed(seen["lwf", "demo_birds"], seen["lwf", "demo_cars"], "heads.demo_birds.")
     assert changed(base, seen["lwf", "demo_birds"], "heads.demo_base.")
     joint = seen["joint", ALL]
-    assert all(f"heads.{task}.weight" in joint for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers"))
+    assert all(
+        f"heads.{task}.weight" in joint
+        for task in ("demo_base", "demo_birds", "demo_cars", "demo_flowers")
+    )
     assert changed(base, joint, "heads.demo_base.")
 
 
 def test_in_lwfs_warm_up_only_the_new_head_learns_and_the_decay_shrinks_the_rest(compared):
-    """As in the release, whose one optimizer has everything: gradients are 0, momentum and decay act. By hand, of one number:"""
+    """As in the release, whose one optimizer has everything: gradients are 0, momentum and decay
+    act. By hand, of one number:"""
     _, results, seen = compared
-    lr, decay, steps = results["config"]["initial_lr"], WEIGHT_DECAY, 1  # 32 images of demo_birds in one batch
+    # 32 images of demo_birds in one batch
+    lr, decay, steps = results["config"]["initial_lr"], WEIGHT_DECAY, 1
     assert results["config"]["momentum"] == 0.9 and results["config"]["batch_size"] == 32
     value, speed = 1.0, 0.0
     for _ in range(steps):
@@ -208,7 +273,9 @@ def test_in_lwfs_warm_up_only_the_new_head_learns_and_the_decay_shrinks_the_rest
         value -= lr * speed
     base, after = seen["base"], seen["warm-up", "demo_birds"]
     for name in base:
-        assert np.allclose(after[name], base[name].astype(np.float64) * value, rtol=1e-6, atol=0), name
+        assert np.allclose(after[name], base[name].astype(np.float64) * value, rtol=1e-6, atol=0), (
+            name
+        )
         assert not np.array_equal(after[name], base[name]) or not base[name].any(), name
 
 
@@ -234,8 +301,11 @@ def test_the_optimizer_of_lwfs_warm_up_goes_on_in_its_training(compared, monkeyp
 
 
 @pytest.mark.parametrize("train_bn", [False, True])
-def test_individual_networks_keep_the_statistics_of_batch_norm(data, tmp_path, monkeypatch, train_bn):
-    """Unless with --train-bn, as in the release; what batch norm multiplies by and adds moves in both."""
+def test_individual_networks_keep_the_statistics_of_batch_norm(
+    data, tmp_path, monkeypatch, train_bn
+):
+    """Unless with --train-bn, as in the release; what batch norm multiplies by and adds moves in
+    both."""
     seen, finish = {}, training.finish
 
     def watched(run, step):
@@ -245,25 +315,70 @@ def test_individual_networks_keep_the_statistics_of_batch_norm(data, tmp_path, m
 
     monkeypatch.setattr(training, "finish", watched)
     more = ["--train-bn"] if train_bn else []
-    assert main.main(["--demo", "--data-root", str(data), "--output-dir", str(tmp_path / "out"), *SHORT, "--arch", "vgg-bn-slim",
-                      "--task-list", "demo_birds", "--baselines", "individual", *more]) == 0
+    assert (
+        main.main(
+            [
+                "--demo",
+                "--data-root",
+                str(data),
+                "--output-dir",
+                str(tmp_path / "out"),
+                *SHORT,
+                "--arch",
+                "vgg-bn-slim",
+                "--task-list",
+                "demo_birds",
+                "--baselines",
+                "individual",
+                *more,
+            ]
+        )
+        == 0
+    )
     moved = changed(seen["base"], seen["after"], "trunk.")
     statistics = {name for name in seen["base"] if "running" in name}
-    assert len(statistics) == 8 and moved == {name for name in seen["base"] if name.startswith("trunk.")} - (
-        set() if train_bn else statistics)
+    assert len(statistics) == 8 and moved == {
+        name for name in seen["base"] if name.startswith("trunk.")
+    } - (set() if train_bn else statistics)
 
 
-def test_a_run_without_imagenet_says_that_its_base_is_not_the_releases(image_root, tmp_path, capsys):
+def test_a_run_without_imagenet_says_that_its_base_is_not_the_releases(
+    image_root, tmp_path, capsys
+):
     """In log, results and report; and not where the base is re-trained, or not pruned."""
     (tmp_path / "vgg.pth").write_bytes(torch_zip(pretrained_tensors("vgg-slim", 3)))
 
     def said(out, *more):
-        assert main.main(["--data-root", str(image_root), "--output-dir", str(tmp_path / out), "--arch", "vgg-slim", "--image-size", "48",
-                          "--pretrained", str(tmp_path / "vgg.pth"), "--task-list", "cubs", *SHORT[2:], *more]) == 0
+        assert (
+            main.main(
+                [
+                    "--data-root",
+                    str(image_root),
+                    "--output-dir",
+                    str(tmp_path / out),
+                    "--arch",
+                    "vgg-slim",
+                    "--image-size",
+                    "48",
+                    "--pretrained",
+                    str(tmp_path / "vgg.pth"),
+                    "--task-list",
+                    "cubs",
+                    *SHORT[2:],
+                    *more,
+                ]
+            )
+            == 0
+        )
         log = (tmp_path / out / "log.txt").read_text()
         capsys.readouterr()
         assert report.main(["--runs", str(tmp_path / out), "--out", str(tmp_path / out)]) == 0
-        places = log, capsys.readouterr().err, (tmp_path / out / "report.md").read_text(), (tmp_path / out / "report.html").read_text()
+        places = (
+            log,
+            capsys.readouterr().err,
+            (tmp_path / out / "report.md").read_text(),
+            (tmp_path / out / "report.html").read_text(),
+        )
         results = json.loads((tmp_path / out / "results.json").read_text())
         return results["base_retrained"], [OTHER_BASE in html.unescape(text) for text in places]
 
@@ -277,10 +392,19 @@ def test_a_run_without_imagenet_says_that_its_base_is_not_the_releases(image_roo
 
 def test_the_estimate_counts_the_images_that_go_through_a_run(compared, data):
     _, results, seen = compared
-    images, found = seen["images"], effort(Config(**results["config"]), lambda task: images_of(task, str(data)))
-    assert images_of("demo_birds", str(data)) == (32, 16) and images_of("demo_base", str(data)) == (40, 20)
+    images, found = (
+        seen["images"],
+        effort(Config(**results["config"]), lambda task: images_of(task, str(data))),
+    )
+    assert images_of("demo_birds", str(data)) == (32, 16) and images_of("demo_base", str(data)) == (
+        40,
+        20,
+    )
     assert images_of("mnist_permuted_03", "none") == images_of("mnist", "none") == (60000, 10000)
-    assert (found.trained, found.forward) == (images["trained"], images["head"] + images["teacher"] + images["tested"])
+    assert (found.trained, found.forward) == (
+        images["trained"],
+        images["head"] + images["teacher"] + images["tested"],
+    )
 
 
 def test_the_results_of_baselines(compared):
@@ -288,20 +412,30 @@ def test_the_results_of_baselines(compared):
     names = ["demo_base", "demo_birds", "demo_cars", "demo_flowers"]
     assert list(results["baselines"]) == ["classifier", "individual", "finetune", "lwf", "joint"]
     for method, figures in results["baselines"].items():
-        assert figures["tasks"] == names and len(figures["top1_by_stage"]) == (1 if method == "joint" else 3)
+        assert figures["tasks"] == names and len(figures["top1_by_stage"]) == (
+            1 if method == "joint" else 3
+        )
         assert None not in figures["top1_by_stage"][-1]
     for method in ("classifier", "individual"):  # nothing that was learnt changes
         rows = results["baselines"][method]["top1_by_stage"]
         assert rows[0][1] == rows[1][1] == rows[2][1] and rows[0][3] is None
-    assert results["baselines"]["individual"]["top1_by_stage"][0][0] == results["base"]["top1_before_prune"]
+    assert (
+        results["baselines"]["individual"]["top1_by_stage"][0][0]
+        == results["base"]["top1_before_prune"]
+    )
     log = (out / "log.txt").read_text()
     assert "Learning without Forgetting: demo_base" in log
     assert "lwf: demo_cars, warm-up 1/1" in log and "lwf: demo_cars, train 3/3" in log
 
 
-def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(compared, data, tmp_path, monkeypatch):
+def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(
+    compared, data, tmp_path, monkeypatch
+):
     out, expected, _ = compared
-    train_epoch, stops = training.train_epoch, ["joint: all tasks, train 3/4", "lwf: demo_cars, train 1/3"]
+    train_epoch, stops = (
+        training.train_epoch,
+        ["joint: all tasks, train 3/4", "lwf: demo_cars, train 1/3"],
+    )
 
     def interrupted(net, loss, loader, optimizer, title):
         if title in stops:
@@ -311,18 +445,45 @@ def test_a_baseline_that_was_interrupted_goes_on_to_the_same_end(compared, data,
 
     monkeypatch.setattr(training, "train_epoch", interrupted)
     monkeypatch.setattr("runs.carry_out.SAVING_SHARE", 1e9)
-    command = ["--demo", "--data-root", str(data), "--output-dir", str(tmp_path / "run"), "--resume", *COMPARED]
+    command = [
+        "--demo",
+        "--data-root",
+        str(data),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--resume",
+        *COMPARED,
+    ]
     assert [main.main(command), main.main(command), main.main(command)] == [130, 130, 0]
-    assert json.loads((tmp_path / "run/results.json").read_text())["baselines"] == expected["baselines"]
+    assert (
+        json.loads((tmp_path / "run/results.json").read_text())["baselines"]
+        == expected["baselines"]
+    )
 
 
 def test_a_baseline_goes_on_as_it_began_where_packnets_tasks_have_parameters_of_their_own(
-        data, tmp_path, monkeypatch):
+    data, tmp_path, monkeypatch
+):
     """The network of a baseline is packed without PackNet's options, after a stop too."""
     train_epoch, stops = training.train_epoch, []
-    command = ["--demo", "--data-root", str(data), *SHORT, "--arch", "vgg-bn-slim", "--train-bn",
-               "--train-biases", "--task-list", "demo_birds", "demo_cars", "--baselines",
-               "classifier", "--num-epochs-per-task", "2", "--output-dir"]
+    command = [
+        "--demo",
+        "--data-root",
+        str(data),
+        *SHORT,
+        "--arch",
+        "vgg-bn-slim",
+        "--train-bn",
+        "--train-biases",
+        "--task-list",
+        "demo_birds",
+        "demo_cars",
+        "--baselines",
+        "classifier",
+        "--num-epochs-per-task",
+        "2",
+        "--output-dir",
+    ]
 
     def interrupted(net, loss, loader, optimizer, title):
         if title in stops:
@@ -344,6 +505,7 @@ def test_a_baseline_goes_on_as_it_began_where_packnets_tasks_have_parameters_of_
 
 # ---- every named experiment
 
+
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
@@ -351,28 +513,65 @@ def runs(data, tmp_path_factory):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, capsys):
-    monkeypatch.setattr("reporting.plots.draw", lambda results, folder: [])  # seconds a run; the page's test has real ones
+    # seconds a run; the page's test has real ones
+    monkeypatch.setattr("reporting.plots.draw", lambda results, folder: [])
     if name == "free-weights":  # two of its fractions, fewer tasks
         drawings.draw(data, train=4, test=2, names=["signs_01", "signs_02"])
-        few = {label: EXPERIMENTS[name].runs[label] | dict(task_list=["signs_01", "signs_02"]) for label in ("0", "0.1")}
+        few = {
+            label: EXPERIMENTS[name].runs[label] | dict(task_list=["signs_01", "signs_02"])
+            for label in ("0", "0.1")
+        }
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
-    if name in ("cifar100-20", "six-tasks", "mnist-5", "mnist-permuted-10"):  # the first of their tasks
+    # the first of their tasks
+    if name in ("cifar100-20", "six-tasks", "mnist-5", "mnist-permuted-10"):
         drawings.draw(data, train=4, test=2, names=[f"signs_{number:02}" for number in range(1, 6)])
         settings = EXPERIMENTS[name].runs["packnet"]
-        few = {"packnet": settings | {key: settings[key][:5 if name == "six-tasks" else 4] for key in ("task_list", "pruning_ratios")}}
+        few = {
+            "packnet": settings
+            | {
+                key: settings[key][: 5 if name == "six-tasks" else 4]
+                for key in ("task_list", "pruning_ratios")
+            }
+        }
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
     seeds = ["--seeds", "2"] if name == "seeds" else ["--seeds", "1"]
-    command = ["--experiment", name, "--demo", "--data-root", str(data), "--output-dir", str(runs), *SHORT, *seeds]
+    command = [
+        "--experiment",
+        name,
+        "--demo",
+        "--data-root",
+        str(data),
+        "--output-dir",
+        str(runs),
+        *SHORT,
+        *seeds,
+    ]
     assert main.main(command) == 0
     folders = sorted((runs / f"demo-{name}").iterdir())
     assert len(folders) == len(EXPERIMENTS[name].runs) * int(seeds[1])
     for folder in folders:
         results = json.loads((folder / "results.json").read_text())
-        assert results["finished"] and all(task["max_logit_change"] == 0.0 for task in results["tasks"])
+        assert results["finished"] and all(
+            task["max_logit_change"] == 0.0 for task in results["tasks"]
+        )
         label = folder.name.rpartition("-seed")[0]
         for key, value in EXPERIMENTS[name].runs[label].items():
-            if key in ("initial_pruning_ratio", "crop", "pruning_ratios", "baselines", "train_biases", "train_bn", "free_weights",
-                       "normalise", "nesterov", "weight_decay", "weight_decay_on", "image_size", "pack", "prune"):
+            if key in (
+                "initial_pruning_ratio",
+                "crop",
+                "pruning_ratios",
+                "baselines",
+                "train_biases",
+                "train_bn",
+                "free_weights",
+                "normalise",
+                "nesterov",
+                "weight_decay",
+                "weight_decay_on",
+                "image_size",
+                "pack",
+                "prune",
+            ):
                 assert results["config"][key] == value
     capsys.readouterr()
     assert main.main(command) == 0  # nothing is repeated
@@ -382,50 +581,104 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
 def test_figures_stand_beside_the_authors_with_the_authors_kept_epoch():
     for name, experiment in EXPERIMENTS.items():
         for settings in experiment.runs.values():
-            theirs = name not in ("seed", "seeds", "free-weights", "cifar100-20", "mnist-5", "mnist-permuted-10")
+            theirs = name not in (
+                "seed",
+                "seeds",
+                "free-weights",
+                "cifar100-20",
+                "mnist-5",
+                "mnist-permuted-10",
+            )
             assert Config(**settings).keep == ("best-on-test" if theirs else "last"), name
     assert Config(**EXPERIMENTS["batch-norm"].runs["own"]).train_biases
 
 
 def test_the_first_implementations_protocol_stays_under_its_name_and_all_else_has_the_releases():
-    for name in EXPERIMENTS.keys() - {"free-weights", "cifar100-20", "mnist-5", "mnist-permuted-10"}:
+    for name in EXPERIMENTS.keys() - {
+        "free-weights",
+        "cifar100-20",
+        "mnist-5",
+        "mnist-permuted-10",
+    }:
         for _, settings in runs_of(name):
-            assert Config(**settings).crop == ("plain" if name in ("seed", "seeds") else "resized"), name
+            assert Config(**settings).crop == (
+                "plain" if name in ("seed", "seeds") else "resized"
+            ), name
     ratios = {name: Config(**runs_of(name)[0][1]).initial_pruning_ratio for name in EXPERIMENTS}
     assert Config().initial_pruning_ratio == ratios["release-vgg16"] == 0.5
     assert ratios["seed"] == ratios["seeds"] == ratios["paper-0.75"] == 0.75
 
 
 def test_what_is_packed_and_pruned_goes_with_the_packed_file(data, tmp_path, capsys):
-    """--pack conv --prune filters: evaluate.py and --add-to know it from the file, and another --pack is refused."""
+    """--pack conv --prune filters: evaluate.py and --add-to know it from the file, and another
+    --pack is refused."""
     out, more = str(tmp_path / "out"), str(tmp_path / "more")
-    demo = ["--demo", "--data-root", str(data), *SHORT, "--task-list", "demo_birds", "--baselines", "--pack", "conv", "--prune", "filters"]
+    demo = [
+        "--demo",
+        "--data-root",
+        str(data),
+        *SHORT,
+        "--task-list",
+        "demo_birds",
+        "--baselines",
+        "--pack",
+        "conv",
+        "--prune",
+        "filters",
+    ]
     assert main.main([*demo, "--output-dir", out]) == 0
     packed, metadata = load_packed(f"{out}/packnet.safetensors")
     assert packed.owners and all("features" in name for name in packed.owners)
-    assert all(len(set(row)) == 1 for owner in packed.owners.values() for row in owner.reshape(len(owner), -1))
+    assert all(
+        len(set(row)) == 1
+        for owner in packed.owners.values()
+        for row in owner.reshape(len(owner), -1)
+    )
     capsys.readouterr()
     assert evaluate.main(["--output-dir", out]) == 0
-    shown = {line.split()[0]: line.split()[1::2] for line in capsys.readouterr().out.splitlines()[1:]}
+    shown = {
+        line.split()[0]: line.split()[1::2] for line in capsys.readouterr().out.splitlines()[1:]
+    }
     assert shown["demo_birds"][0] == shown["demo_birds"][1] == f"{metadata['tasks'][1]['top1']:.2f}"
-    add = ["--add-to", out, "--task-list", "demo_cars", "--output-dir", more, "--device", "cpu", "--data-root", str(data)]
+    add = [
+        "--add-to",
+        out,
+        "--task-list",
+        "demo_cars",
+        "--output-dir",
+        more,
+        "--device",
+        "cpu",
+        "--data-root",
+        str(data),
+    ]
     assert main.main([*add, "--pack", "fc"]) == 2
     assert "--pack fc: the packed network was made with conv" in capsys.readouterr().err
     assert main.main([*add, "--num-epochs-per-task", "1"]) == 0
     results = json.loads((tmp_path / "more/results.json").read_text())
-    assert (results["config"]["pack"], results["config"]["prune"]) == ("conv", "filters") and len(results["seals_unchanged"]) == 2
+    assert (results["config"]["pack"], results["config"]["prune"]) == ("conv", "filters") and len(
+        results["seals_unchanged"]
+    ) == 2
     later, _ = load_packed(f"{more}/packnet.safetensors")
     assert later.owners.keys() == packed.owners.keys()
     fc = "trunk.classifier.0.weight"
     assert np.array_equal(later.parameters[fc], packed.parameters[fc])
-    for options, says in ((["--pack", "x"], "--pack x: must be one of all, conv, fc"), (["--prune", "x"], "--prune x: must be one of")):
+    for options, says in (
+        (["--pack", "x"], "--pack x: must be one of all, conv, fc"),
+        (["--prune", "x"], "--prune x: must be one of"),
+    ):
         assert main.main(["--demo", *options]) == 2
         assert says in capsys.readouterr().err
     assert main.main(["--arch", "resnet50", "--pack", "fc", "--dry-run", "--device", "cpu"]) == 2
-    assert "--arch resnet50: the model has no linear layer that could be pruned" in capsys.readouterr().err
+    assert (
+        "--arch resnet50: the model has no linear layer that could be pruned"
+        in capsys.readouterr().err
+    )
 
 
-def test_an_experiment_says_how_long_it_takes_where_that_was_measured(tmp_path, monkeypatch, capsys):
+def test_an_experiment_says_how_long_it_takes_where_that_was_measured(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     command = ["--experiment", "release-vgg16", "--data-root", str(tmp_path / "none")]
     assert main.main(command) == 2 and "h in all" not in capsys.readouterr().out
@@ -433,7 +686,10 @@ def test_an_experiment_says_how_long_it_takes_where_that_was_measured(tmp_path, 
     save_rates(rates)
     assert main.main(command) == 2
     images = (5994 + 8144) * 30 + 2040 * 20
-    assert f"==== release-vgg16: about {round(images / 1000, -1):g} h in all" in capsys.readouterr().out
+    assert (
+        f"==== release-vgg16: about {round(images / 1000, -1):g} h in all"
+        in capsys.readouterr().out
+    )
 
 
 def test_no_sign_of_an_alphabet_is_anothers_mirror_image():
@@ -441,10 +697,15 @@ def test_no_sign_of_an_alphabet_is_anothers_mirror_image():
         column = {0: 2, 1: 1, 2: 0, 3: 5, 4: 4, 5: 3, 6: 8, 7: 7, 8: 6}
         return frozenset(tuple(sorted(column[point] for point in stroke)) for stroke in strokes)
 
-    alphabets = [[parts["strokes"] for _, parts in classes.values()] for classes in drawings.ALPHABETS.values()]
+    alphabets = [
+        [parts["strokes"] for _, parts in classes.values()]
+        for classes in drawings.ALPHABETS.values()
+    ]
     assert len(alphabets) == 20 and len({frozenset(signs) for signs in alphabets}) == 20
     for signs in alphabets:
-        assert len(signs) == 8 and all(len(strokes) == 4 and all(a < b for a, b in strokes) for strokes in signs)
+        assert len(signs) == 8 and all(
+            len(strokes) == 4 and all(a < b for a, b in strokes) for strokes in signs
+        )
         assert len({frozenset((strokes, mirrored(strokes))) for strokes in signs}) == 8
 
 
@@ -458,8 +719,14 @@ def test_the_list_of_experiments_has_a_line_for_each(capsys):
         assert int(line.split()[1]) == len(experiment.runs) * experiment.seeds == len(runs_of(name))
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--experiment", "seed", "--seeds", "0"], ["--experiment", "seed", "--seeds", "-1"], ["--seeds", "3"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--experiment", "seed", "--seeds", "0"],
+        ["--experiment", "seed", "--seeds", "-1"],
+        ["--seeds", "3"],
+    ],
+)
 def test_seeds_that_mean_nothing_are_refused(arguments, capsys):
     assert main.main(arguments) == 2
     assert f"--seeds {arguments[-1]}: must be at least 1" in capsys.readouterr().err
@@ -472,17 +739,39 @@ def test_an_experiment_sets_its_own_tasks(capsys):
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "2", "3"])
 def test_all_flags_that_an_experiment_sets_itself_are_named_in_their_order(hash_seed):
-    command = ["main.py", "--experiment", "seed", "--arch", "vgg16", "--task-list", "cubs", "--seed", "3"]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"PYTHONHASHSEED": hash_seed})
+    command = [
+        "main.py",
+        "--experiment",
+        "seed",
+        "--arch",
+        "vgg16",
+        "--task-list",
+        "cubs",
+        "--seed",
+        "3",
+    ]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+    )
     message = "error: --arch, --task-list, --seed: --experiment seed sets this itself\n"
     assert (done.returncode, done.stderr) == (2, message)
 
 
-@pytest.mark.parametrize("name, wrong, message", [
-    ("mnist-5", ["--tasks-to-come", "-1"], "--tasks-to-come -1: must not be negative"),
-    ("seed", ["--num-epochs-per-task", "-5"], "--num-epochs-per-task -5: must not be negative")])
-def test_settings_are_checked_before_hours_are_estimated(name, wrong, message, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "name, wrong, message",
+    [
+        ("mnist-5", ["--tasks-to-come", "-1"], "--tasks-to-come -1: must not be negative"),
+        ("seed", ["--num-epochs-per-task", "-5"], "--num-epochs-per-task -5: must not be negative"),
+    ],
+)
+def test_settings_are_checked_before_hours_are_estimated(
+    name, wrong, message, tmp_path, monkeypatch, capsys
+):
     rates = Rates("This CPU", {"vgg16 224": (2.0, 0.5), "mlp 28": (2.0, 0.5)})
     monkeypatch.setattr(main, "load_rates", lambda: rates)
     monkeypatch.chdir(tmp_path)
@@ -493,13 +782,19 @@ def test_settings_are_checked_before_hours_are_estimated(name, wrong, message, t
 
 # ---- the page (after the experiments: it gathers their runs)
 
+
 def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, capsys, tmp_path):
     out, results, _ = compared
     shutil.copytree(out, runs / "compared")
     real = runs / "release-vgg16" / "packnet-seed0"  # as if it had been run on the real data
     real.mkdir(parents=True)
-    renamed = json.loads(json.dumps(results).replace("demo_birds", "cubs").replace("demo_cars", "cars").replace("demo_flowers", "flowers")
-                         .replace("vgg-slim", "vgg16"))
+    renamed = json.loads(
+        json.dumps(results)
+        .replace("demo_birds", "cubs")
+        .replace("demo_cars", "cars")
+        .replace("demo_flowers", "flowers")
+        .replace("vgg-slim", "vgg16")
+    )
     renamed["tasks"][0]["top1_final"] = 75.0
     renamed["config"]["initial_pruning_ratio"] = 0.5
     (real / "results.json").write_text(json.dumps(renamed))
@@ -511,11 +806,22 @@ def test_the_page_shows_every_run_beside_the_published_figures(runs, compared, c
     markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     for experiment in EXPERIMENTS.values():
         assert experiment.title in markdown
-    assert "| cubs | 25.00 |" in markdown and "| 22.56 | +2.44 |" in markdown  # 100 - 75, and against the release
+    # 100 - 75, and against the release
+    assert "| cubs | 25.00 |" in markdown and "| 22.56 | +2.44 |" in markdown
     assert "Learning without Forgetting" in page and "± " in markdown
-    assert "main-table-1.png" in markdown and "main-table-2.png" in markdown and "orders.png" in markdown and "ratios.png" in markdown
-    assert "owned by the task" in markdown and "| position | 0 | 0.1 |" in markdown and "free-weights.png" in markdown
-    assert "<script" not in page and not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
+    assert (
+        "main-table-1.png" in markdown
+        and "main-table-2.png" in markdown
+        and "orders.png" in markdown
+        and "ratios.png" in markdown
+    )
+    assert (
+        "owned by the task" in markdown
+        and "| position | 0 | 0.1 |" in markdown
+        and "free-weights.png" in markdown
+    )
+    # nothing from elsewhere
+    assert "<script" not in page and not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert page.count("data:image/png;base64,") >= 6
 
 
@@ -529,16 +835,26 @@ def test_the_page_names_what_is_missing_with_its_command(compared, tmp_path, cap
 
 # ---- what papers on continual learning compare
 
+
 def test_the_measures_of_continual_learning_by_hand():
-    results = dict(tasks=[dict(name=name) for name in "abc"], accuracy_matrix=[[80, None, None], [80, 60, None], [80, 60, 70]], baselines={
-        "finetune": dict(tasks=["base", "a", "b", "c"], top1_by_stage=[[50, 90, None, None], [40, 30, 80, None], [30, 20, 50, 95]]),
-        "individual": dict(tasks=["a", "b"], top1_by_stage=[[85, None], [85, 66]]),
-        "joint": dict(tasks=["a", "b", "c"], top1_by_stage=[[70, 71, 72]])})
+    results = dict(
+        tasks=[dict(name=name) for name in "abc"],
+        accuracy_matrix=[[80, None, None], [80, 60, None], [80, 60, 70]],
+        baselines={
+            "finetune": dict(
+                tasks=["base", "a", "b", "c"],
+                top1_by_stage=[[50, 90, None, None], [40, 30, 80, None], [30, 20, 50, 95]],
+            ),
+            "individual": dict(tasks=["a", "b"], top1_by_stage=[[85, None], [85, 66]]),
+            "joint": dict(tasks=["a", "b", "c"], top1_by_stage=[[70, 71, 72]]),
+        },
+    )
     assert measures(results) == {
         "packnet": dict(average_accuracy=70, backward_transfer=0, gap_to_individual=-5.5),
         "finetune": dict(average_accuracy=55, backward_transfer=-50, gap_to_individual=-40.5),
         "individual": dict(average_accuracy=75.5, backward_transfer=0, gap_to_individual=0),
-        "joint": dict(average_accuracy=71, backward_transfer=None, gap_to_individual=-5)}
+        "joint": dict(average_accuracy=71, backward_transfer=None, gap_to_individual=-5),
+    }
 
 
 def test_the_measures_are_in_results_log_and_page(compared, tmp_path):
@@ -546,9 +862,14 @@ def test_the_measures_are_in_results_log_and_page(compared, tmp_path):
     figures = results["continual"]
     assert list(figures) == ["packnet", "classifier", "individual", "finetune", "lwf", "joint"]
     final = np.array(results["accuracy_matrix"][-1])
-    assert figures["packnet"]["average_accuracy"] == pytest.approx(final.mean()) and figures["packnet"]["backward_transfer"] == 0
+    assert (
+        figures["packnet"]["average_accuracy"] == pytest.approx(final.mean())
+        and figures["packnet"]["backward_transfer"] == 0
+    )
     rows = np.array(results["baselines"]["finetune"]["top1_by_stage"], float)[:, 1:]
-    assert figures["finetune"]["backward_transfer"] == pytest.approx(((rows[2] - np.diag(rows))[:2]).mean())
+    assert figures["finetune"]["backward_transfer"] == pytest.approx(
+        ((rows[2] - np.diag(rows))[:2]).mean()
+    )
     individual = np.array(results["baselines"]["individual"]["top1_by_stage"][-1][1:])
     assert figures["packnet"]["gap_to_individual"] == pytest.approx((final - individual).mean())
     log = (out / "log.txt").read_text()
@@ -562,25 +883,41 @@ def test_the_table_has_a_row_for_each_run_task_and_method(compared, tmp_path):
     assert report.main(["--runs", str(out), "--out", str(tmp_path)]) == 0
     with open(tmp_path / "report.csv", newline="") as f:
         rows = list(csv.DictReader(f))
-    assert len(rows) == 4 + 5 * 4 and {row["method"] for row in rows} == {"packnet", *results["baselines"]}
+    assert len(rows) == 4 + 5 * 4 and {row["method"] for row in rows} == {
+        "packnet",
+        *results["baselines"],
+    }
     for position, stage in enumerate((results["base"], *results["tasks"])):
-        row, = [row for row in rows if row["method"] == "packnet" and row["task"] == stage["name"]]
+        (row,) = [
+            row for row in rows if row["method"] == "packnet" and row["task"] == stage["name"]
+        ]
         assert (float(row["top1"]), int(row["position"])) == (stage["top1_final"], position)
         assert float(row["owned_fraction"]) == stage["owned_fraction"]
-        row, = [row for row in rows if row["method"] == "finetune" and row["task"] == stage["name"]]
-        assert float(row["top1"]) == results["baselines"]["finetune"]["top1_by_stage"][-1][position] and row["owned_fraction"] == ""
+        (row,) = [
+            row for row in rows if row["method"] == "finetune" and row["task"] == stage["name"]
+        ]
+        assert (
+            float(row["top1"]) == results["baselines"]["finetune"]["top1_by_stage"][-1][position]
+            and row["owned_fraction"] == ""
+        )
 
 
 # ---- a packed network is usable elsewhere
 
+
 def test_predicting_classes_by_name(compared, data, capsys):
     out, _, _ = compared
     image = str(next((data / "demo_birds/test/long_beak-crest-forked_tail").iterdir()))
-    assert evaluate.main(["--output-dir", str(out), "--task", "demo_birds", "--predict", image, image]) == 0
+    assert (
+        evaluate.main(["--output-dir", str(out), "--task", "demo_birds", "--predict", image, image])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[6] == image and lines[1:6] == lines[7:]
     shares = [float(line.split()[0]) for line in lines[1:6]]
-    assert shares == sorted(shares, reverse=True) and all(line.split()[2] in drawings.DATASETS["demo_birds"] for line in lines[1:6])
+    assert shares == sorted(shares, reverse=True) and all(
+        line.split()[2] in drawings.DATASETS["demo_birds"] for line in lines[1:6]
+    )
 
 
 def softmax(rows):
@@ -591,7 +928,9 @@ def softmax(rows):
 @pytest.fixture(scope="module")
 def opened(compared):
     packed, metadata = load_packed(compared[0] / "packnet.safetensors")
-    return evaluate.unpack(packed, metadata, evaluate.network_of(metadata, None, "x"), "x"), metadata
+    return evaluate.unpack(
+        packed, metadata, evaluate.network_of(metadata, None, "x"), "x"
+    ), metadata
 
 
 def views(opened, data, name):
@@ -604,8 +943,12 @@ def views(opened, data, name):
 
 def surest_by_hand(probabilities):
     """For one image: -sum p log p / log C of each task, the lowest."""
-    return min(range(len(probabilities)),
-               key=lambda k: -sum(p * math.log(p) for p in probabilities[k] if p) / math.log(len(probabilities[k])))
+    return min(
+        range(len(probabilities)),
+        key=lambda k: (
+            -sum(p * math.log(p) for p in probabilities[k] if p) / math.log(len(probabilities[k]))
+        ),
+    )
 
 
 def test_predicting_without_the_task_asks_the_surest(compared, opened, data, capsys):
@@ -617,43 +960,67 @@ def test_predicting_without_the_task_asks_the_surest(compared, opened, data, cap
     for number, (image, line) in enumerate(zip(images, lines)):
         task = surest_by_hand([rows[number] for rows in shares])
         entry, row = opened[1]["tasks"][task], shares[task][number]
-        assert line == f"{image}: {entry['name']}, {entry['classes'][int(row.argmax())]}, {100 * row.max():.2f} %"
+        assert (
+            line == f"{image}: {entry['name']}, {entry['classes'][int(row.argmax())]}, "
+            f"{100 * row.max():.2f} %"
+        )
 
 
 def test_how_often_the_task_is_found(compared, opened, data, capsys):
     assert evaluate.main(["--output-dir", str(compared[0]), "--task-agnostic"]) == 0
     head, *lines, mean = capsys.readouterr().out.splitlines()
     table = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines}
-    assert list(table) == ["demo_base", "demo_birds", "demo_cars", "demo_flowers"] and mean.split()[0] == "mean"
+    assert (
+        list(table) == ["demo_base", "demo_birds", "demo_cars", "demo_flowers"]
+        and mean.split()[0] == "mean"
+    )
     for number, (name, (found, end_to_end, known)) in enumerate(table.items()):
         shares, labels = views(opened, data, name)
         tasks = [surest_by_hand([rows[i] for rows in shares]) for i in range(len(labels))]
         right = [shares[number][i].argmax() == label for i, label in enumerate(labels)]
         assert found == pytest.approx(100 * np.mean([task == number for task in tasks]), abs=0.006)
-        assert end_to_end == pytest.approx(100 * np.mean([task == number and hit for task, hit in zip(tasks, right)]), abs=0.006)
+        assert end_to_end == pytest.approx(
+            100 * np.mean([task == number and hit for task, hit in zip(tasks, right)]), abs=0.006
+        )
         assert known == pytest.approx(100 * np.mean(right), abs=0.006)
-    assert [float(cell) for cell in mean.split()[1:]] == pytest.approx(np.mean(list(table.values()), axis=0), abs=0.01)
+    assert [float(cell) for cell in mean.split()[1:]] == pytest.approx(
+        np.mean(list(table.values()), axis=0), abs=0.01
+    )
 
 
 def test_another_tasks_preparation(image_root):
     """An image whose task is not known is prepared as the task that is asked prepares its own."""
+
     def pixels(name, like=None):
-        loader, _ = create_dataloader(name, image_root, "test", 6, image_size=48,
-                                      preparation=like and preparation_of(like, 48))
+        loader, _ = create_dataloader(
+            name,
+            image_root,
+            "test",
+            6,
+            image_size=48,
+            preparation=like and preparation_of(like, 48),
+        )
         return next(loader.host_batches())[0]
+
     path = next((image_root / "cubs_cropped/test/a").iterdir())
     assert np.array_equal(pixels("cubs", "flowers")[0], preprocess(path, Preparation(48, "centre")))
     assert np.array_equal(pixels("cubs")[0], preprocess(path, Preparation(48, "resize")))
     assert not np.array_equal(pixels("cubs"), pixels("cubs", "flowers"))
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
-    (["--task", "demo_birds", "--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
-    (["--task", "cubs", "--predict", "x.jpg"], "--task cubs: the checkpoint holds demo_base, demo_birds"),
-    (["--export", "cubs", "x"], "--export cubs: the checkpoint holds demo_base"),
-    (["--export", "demo_birds", "/proc/x/y"], "/proc/x"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
+        (["--task", "demo_birds", "--predict", "no-such.jpg"], "no-such.jpg: cannot be decoded"),
+        (
+            ["--task", "cubs", "--predict", "x.jpg"],
+            "--task cubs: the checkpoint holds demo_base, demo_birds",
+        ),
+        (["--export", "cubs", "x"], "--export cubs: the checkpoint holds demo_base"),
+        (["--export", "demo_birds", "/proc/x/y"], "/proc/x"),
+    ],
+)
 def test_wrong_input_is_one_line(compared, capsys, arguments, says):
     assert evaluate.main(["--output-dir", str(compared[0]), *arguments]) == 2
     error = capsys.readouterr().err
@@ -664,10 +1031,15 @@ def test_storage_is_what_is_on_the_disk(compared):
     out, results, _ = compared
     net = networks.build("vgg-slim")
     trunk = sum(parameter.numel() for parameter in net.parameters()) * 4
-    heads = sum((128 + 1) * task["num_classes"] * 4 for task in (results["base"], *results["tasks"]))
+    heads = sum(
+        (128 + 1) * task["num_classes"] * 4 for task in (results["base"], *results["tasks"])
+    )
     weights = sum(sum(counts) for counts in results["owners_by_layer"].values())
     storage = results["storage"]
     assert storage["packed_file"] == (out / "packnet.safetensors").stat().st_size
     assert storage["separate_networks"] == 4 * trunk + heads
-    assert storage["owner_maps"] == pytest.approx(3 * weights / 8, rel=0.001)  # owners 0 to 4: three bits each
-    assert storage["packed_file"] == pytest.approx(trunk + heads + storage["owner_maps"], abs=20_000)
+    # owners 0 to 4: three bits each
+    assert storage["owner_maps"] == pytest.approx(3 * weights / 8, rel=0.001)
+    assert storage["packed_file"] == pytest.approx(
+        trunk + heads + storage["owner_maps"], abs=20_000
+    )

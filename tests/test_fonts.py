@@ -1,4 +1,6 @@
-"""Names in pictures that the usual font cannot show: another font of the system shows them, or boxes stand for them and that is said."""
+"""Names in pictures that the usual font cannot show: another font of the system shows them, or
+boxes stand for them and that is said."""
+
 import warnings
 from pathlib import Path
 
@@ -34,7 +36,9 @@ def drawn(name: str, path: Path) -> bytes:
 def test_a_font_of_the_system_takes_over_what_the_usual_one_lacks(tmp_path, monkeypatch, capsys):
     """One of matplotlib's own stands for it, with characters that are in its bold face too."""
     files = ("DejaVuSans", "DejaVuSans-Bold", "STIXGeneral", "STIXGeneralBol")
-    usual, usual_bold, regular, bold = (fonts.characters(str(HERE / f"{name}.ttf")) for name in files)
+    usual, usual_bold, regular, bold = (
+        fonts.characters(str(HERE / f"{name}.ttf")) for name in files
+    )
     name = "".join(sorted((regular & bold) - usual - usual_bold))[-3:]
     assert len(name) == 3
     broken = tmp_path / "wqy-broken.ttf"
@@ -43,8 +47,9 @@ def test_a_font_of_the_system_takes_over_what_the_usual_one_lacks(tmp_path, monk
     boxes = drawn(name, tmp_path / "boxes.png")
     fonts.fallback.cache_clear()
     capsys.readouterr()
-    monkeypatch.setattr(font_manager, "findSystemFonts",
-                        lambda: [str(broken), str(HERE / "STIXGeneral.ttf")])
+    monkeypatch.setattr(
+        font_manager, "findSystemFonts", lambda: [str(broken), str(HERE / "STIXGeneral.ttf")]
+    )
     assert drawn(name, tmp_path / "shown.png") != boxes
     assert capsys.readouterr().err == ""
 
@@ -64,5 +69,10 @@ def test_names_that_the_usual_font_has_look_for_no_other(tmp_path, monkeypatch):
 
 
 def test_the_regular_font_of_a_known_family_is_preferred():
-    paths = ["/a/Aaa.ttf", "/a/NotoSansCJK-Bold.ttc", "/a/NotoSansCJK-Regular.ttc", "/b/wqy-zenhei.ttc"]
+    paths = [
+        "/a/Aaa.ttf",
+        "/a/NotoSansCJK-Bold.ttc",
+        "/a/NotoSansCJK-Regular.ttc",
+        "/b/wqy-zenhei.ttc",
+    ]
     assert sorted(paths, key=fonts.rank) == [paths[2], paths[1], paths[3], paths[0]]

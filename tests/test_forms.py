@@ -1,5 +1,7 @@
-"""prepare_data.py on the forms in which people have the archives: packed anew, unpacked, and copies. Each form is built from the
+"""prepare_data.py on the forms in which people have the archives: packed anew, unpacked, and
+copies. Each form is built from the
 official one of test_prepare_data.py, by moving its files."""
+
 import gzip
 import io
 import json
@@ -38,10 +40,12 @@ from images.archives import Archives
 from images.datasets import CIFAR100, MNIST
 from images.folders import DataError, read_split
 
-small, small_arrays = test_prepare_data.small, test_prepare_data.small_arrays  # fixtures: other official counts
+# fixtures: other official counts
+small, small_arrays = test_prepare_data.small, test_prepare_data.small_arrays
 
 
 # ---- how an archive is packed anew
+
 
 def unpack(path: Path, folder: Path) -> Path:
     with tarfile.open(path) as archive:
@@ -112,8 +116,19 @@ def as_in_a_subfolder(path, content):
         archive.add(content, "")
 
 
-PACKED = [as_tar, as_tar_gz, as_plain_tar_called_tgz, as_second_download, as_zip, as_archive_zip, as_zip_of_tgz, as_folder,
-          as_nested_folder, as_folder_of_links, as_in_a_subfolder]
+PACKED = [
+    as_tar,
+    as_tar_gz,
+    as_plain_tar_called_tgz,
+    as_second_download,
+    as_zip,
+    as_archive_zip,
+    as_zip_of_tgz,
+    as_folder,
+    as_nested_folder,
+    as_folder_of_links,
+    as_in_a_subfolder,
+]
 
 
 def stem(path: Path) -> str:
@@ -143,8 +158,12 @@ def repacked(archives: Path, pack, elsewhere: Path) -> None:
         pack(path, unpack(path, elsewhere / str(number)))
 
 
-DATASETS = {"cubs": make_cubs, "cars of one archive": make_cars_one_archive, "cars of two": make_cars_two_archives,
-            "flowers": make_flowers}
+DATASETS = {
+    "cubs": make_cubs,
+    "cars of one archive": make_cars_one_archive,
+    "cars of two": make_cars_two_archives,
+    "flowers": make_flowers,
+}
 
 
 @pytest.mark.parametrize("pack", PACKED)
@@ -177,8 +196,12 @@ def test_idx_files_below_a_root_as_torchvision_has_them(tmp_path, small_arrays, 
     assert run(tmp_path, "--dataset", "mnist") == 0
 
 
-def dotted(path): path.rename(path.with_name(path.name.replace("-idx", ".idx")))
-def second_download(path): path.rename(path.with_name(path.name.replace("ubyte", "ubyte (1)")))
+def dotted(path):
+    path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+
+
+def second_download(path):
+    path.rename(path.with_name(path.name.replace("ubyte", "ubyte (1)")))
 
 
 def zip_all(path):
@@ -195,11 +218,14 @@ def in_a_folder_of_its_name(path):
     (path / path.name).write_bytes(content)
 
 
-def called_gz(path): path.rename(path.with_name(f"{path.name}.gz"))
+def called_gz(path):
+    path.rename(path.with_name(f"{path.name}.gz"))
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("change", [dotted, second_download, zip_all, in_a_folder_of_its_name, called_gz])
+@pytest.mark.parametrize(
+    "change", [dotted, second_download, zip_all, in_a_folder_of_its_name, called_gz]
+)
 def test_idx_files_under_other_names(tmp_path, small_arrays, change, compressed):
     """called_gz: decompressed on the way, or compressed twice in name only."""
     make_mnist(tmp_path / "archives", compressed=compressed)
@@ -215,7 +241,12 @@ def test_idx_files_under_other_names(tmp_path, small_arrays, change, compressed)
 def test_an_archive_can_be_named_itself(tmp_path, small, capsys):
     make_cubs(tmp_path / "archives")
     archive = tmp_path / "archives/CUB_200_2011.tgz"
-    assert test_prepare_data.prepare_data.main(["--archives", str(archive), "--data-root", str(tmp_path), "--dataset", "cubs"]) == 0
+    assert (
+        test_prepare_data.prepare_data.main(
+            ["--archives", str(archive), "--data-root", str(tmp_path), "--dataset", "cubs"]
+        )
+        == 0
+    )
 
 
 def test_a_folder_of_cubs_under_another_name(tmp_path, small):
@@ -227,6 +258,7 @@ def test_a_folder_of_cubs_under_another_name(tmp_path, small):
 
 # ---- what is wrong with a zip is said
 
+
 def flip_a_byte(path):
     """Of the content of a file in it."""
     data = bytearray(path.read_bytes())
@@ -234,7 +266,8 @@ def flip_a_byte(path):
     path.write_bytes(data)
 
 
-def cut_off(path): path.write_bytes(path.read_bytes()[:-200])
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-200])
 
 
 @pytest.mark.parametrize("break_it", [flip_a_byte, cut_off])
@@ -242,7 +275,7 @@ def cut_off(path): path.write_bytes(path.read_bytes()[:-200])
 def test_a_damaged_zip_leaves_nothing_behind(tmp_path, small, capsys, pack, break_it):
     make_flowers(tmp_path / "archives")
     repacked(tmp_path / "archives", pack, tmp_path / "elsewhere")
-    path, = (tmp_path / "archives").glob("*.zip")
+    (path,) = (tmp_path / "archives").glob("*.zip")
     path.rename(path.with_name("102flowers.zip"))
     break_it(path.with_name("102flowers.zip"))
     assert run(tmp_path, "--dataset", "flowers") == 2
@@ -250,7 +283,9 @@ def test_a_damaged_zip_leaves_nothing_behind(tmp_path, small, capsys, pack, brea
     assert not list((tmp_path / "data").rglob("*.jpg")) and not (tmp_path / "data/flowers").exists()
 
 
-@pytest.mark.parametrize("name, link", [("../outside.jpg", False), ("/tmp/outside.jpg", False), ("jpg/link", True)])
+@pytest.mark.parametrize(
+    "name, link", [("../outside.jpg", False), ("/tmp/outside.jpg", False), ("jpg/link", True)]
+)
 def test_a_zip_that_leads_outside_is_refused(tmp_path, small, capsys, name, link):
     make_flowers(tmp_path / "archives")
     repacked(tmp_path / "archives", as_zip, tmp_path / "elsewhere")
@@ -264,13 +299,15 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path, small, capsys, name, link
 
 # ---- Stanford Cars: the form that is complete
 
+
 def extracted(archives: Path) -> None:
     for path in sorted(archives.glob("*.tgz")):
         unpack(path, archives)
 
 
 def kaggle_with_devkit(archives):
-    """jessicali9530's folders, and abdelrahmant11's lists beside them: cars_annos.mat belongs to the other form."""
+    """jessicali9530's folders, and abdelrahmant11's lists beside them: cars_annos.mat belongs to
+    the other form."""
     make_cars_two_archives(archives)
     extracted(archives)
     for split in ("train", "test"):
@@ -297,7 +334,9 @@ def torchvisions_root(archives):
 def labels_in_the_devkit(archives):
     make_cars_two_archives(archives)
     extracted(archives)
-    (archives / "cars_test_annos_withlabels.mat").rename(archives / "devkit/cars_test_annos_withlabels.mat")
+    (archives / "cars_test_annos_withlabels.mat").rename(
+        archives / "devkit/cars_test_annos_withlabels.mat"
+    )
 
 
 def labels_in_the_packed_devkit(archives):
@@ -346,8 +385,18 @@ def csv_in_a_zip(archives):
     shutil.rmtree(archives / "x")
 
 
-CARS = [kaggle_with_devkit, kaggle_nested_devkit, torchvisions_root, labels_in_the_devkit, labels_in_the_packed_devkit, a_stray_list,
-        a_stray_archive, the_first_form_and_half_the_second, csv_with_boxes, csv_in_a_zip]
+CARS = [
+    kaggle_with_devkit,
+    kaggle_nested_devkit,
+    torchvisions_root,
+    labels_in_the_devkit,
+    labels_in_the_packed_devkit,
+    a_stray_list,
+    a_stray_archive,
+    the_first_form_and_half_the_second,
+    csv_with_boxes,
+    csv_in_a_zip,
+]
 
 
 @pytest.mark.parametrize("make", CARS)
@@ -356,7 +405,10 @@ def test_the_form_of_cars_that_is_complete(tmp_path, small, capsys, make):
     assert run(tmp_path, "--dataset", "cars") == 0, capsys.readouterr().err
     made = tmp_path / "data/stanford_cars_cropped"
     assert sorted(path.name for path in (made / "train").iterdir()) == [
-        "AM General Hummer SUV 2000", "Ram C%2FV Cargo Van Minivan 2012", "smart fortwo 2012"]
+        "AM General Hummer SUV 2000",
+        "Ram C%2FV Cargo Van Minivan 2012",
+        "smart fortwo 2012",
+    ]
     for path in made.rglob("*.jpg"):
         assert Image.open(path).size == (48, 37)  # from 3, 4 to 50 and to the edge at 40, 1-based
 
@@ -380,12 +432,22 @@ def by_class_without_boxes(archives):
     shutil.rmtree(archives / "car_data")
 
 
-@pytest.mark.parametrize("make, says", [
-    (without_labels, "Of the second form, cars_test_annos_withlabels.mat is missing."),
-    (kaggles_images_alone, "Of the first form, car_ims.tgz is missing; of the second form, cars_meta.mat (of car_devkit.tgz), "
-                           "cars_train_annos.mat (of car_devkit.tgz), cars_test_annos_withlabels.mat are missing."),
-    (by_class_without_boxes, "Copies without boxes, sorted into folders by class or as parquet, cannot be cropped."),
-])
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (without_labels, "Of the second form, cars_test_annos_withlabels.mat is missing."),
+        (
+            kaggles_images_alone,
+            "Of the first form, car_ims.tgz is missing; of the second form, cars_meta.mat (of "
+            "car_devkit.tgz), "
+            "cars_train_annos.mat (of car_devkit.tgz), cars_test_annos_withlabels.mat are missing.",
+        ),
+        (
+            by_class_without_boxes,
+            "Copies without boxes, sorted into folders by class or as parquet, cannot be cropped.",
+        ),
+    ],
+)
 def test_what_each_form_of_cars_lacks(tmp_path, small, capsys, make, says):
     make(tmp_path / "archives")
     assert run(tmp_path, "--dataset", "cars") == 2
@@ -395,9 +457,15 @@ def test_what_each_form_of_cars_lacks(tmp_path, small, capsys, make, says):
 
 # ---- Flowers with lists
 
+
 @pytest.mark.parametrize("first", [0, 1])
-@pytest.mark.parametrize("name, lists", [("oxford-102-flowers", ("train.txt", "valid.txt", "test.txt")),
-                                         ("flowers102", ("train_list.txt", "val_list.txt", "test_list.txt"))])
+@pytest.mark.parametrize(
+    "name, lists",
+    [
+        ("oxford-102-flowers", ("train.txt", "valid.txt", "test.txt")),
+        ("flowers102", ("train_list.txt", "val_list.txt", "test_list.txt")),
+    ],
+)
 def test_flowers_with_lists(tmp_path, small, name, lists, first):
     """As fast.ai and PaddleClas have them; labels count from 0, or from 1."""
     make_flowers(tmp_path / "official/archives")
@@ -405,12 +473,16 @@ def test_flowers_with_lists(tmp_path, small, name, lists, first):
     for path in (tmp_path / "archives").iterdir():
         path.unlink()
     lines = {name: [] for name in lists}
-    for number, member in enumerate(files):  # make_flowers: two of each class for training, then one to test
+    # make_flowers: two of each class for training, then one to test
+    for number, member in enumerate(files):
         kind = lists[2] if number >= 6 else lists[number % 2]
         label = number // 2 if number < 6 else number - 6
         lines[kind].append(f"{member} {label + first}\n")
     texts = {f"{name}/{kind}": "".join(rows).encode() for kind, rows in lines.items()}
-    tgz(tmp_path / f"archives/{name}.tgz", {f"{name}/{member}": content for member, content in files.items()} | texts)
+    tgz(
+        tmp_path / f"archives/{name}.tgz",
+        {f"{name}/{member}": content for member, content in files.items()} | texts,
+    )
     for root in (tmp_path, tmp_path / "official"):
         assert run(root, "--dataset", "flowers") == 0
     assert tree(tmp_path / "data") == tree(tmp_path / "official/data")
@@ -425,6 +497,7 @@ def test_flowers_without_a_list_of_the_split(tmp_path, small, capsys):
 
 # ---- CIFAR-100 for Python
 
+
 class NumPy1:
     """Pickles an array as NumPy 1 did for Python 2: the functions by their old names."""
 
@@ -432,8 +505,11 @@ class NumPy1:
         self.array = array
 
     def __reduce__(self):
-        return Old("numpy.core.multiarray", "_reconstruct"), (Old("numpy", "ndarray"), (0,), b"b"), (
-            1, self.array.shape, OldType(), False, self.array.tobytes())
+        return (
+            Old("numpy.core.multiarray", "_reconstruct"),
+            (Old("numpy", "ndarray"), (0,), b"b"),
+            (1, self.array.shape, OldType(), False, self.array.tobytes()),
+        )
 
 
 class OldType:
@@ -483,23 +559,38 @@ def protocol_5(thing):
     return pickle.dumps(thing, 5)
 
 
-def cifar100_for_python(archives, array=np.asarray, write=pickle.dumps, change=lambda name, content: content):
+def cifar100_for_python(
+    archives, array=np.asarray, write=pickle.dumps, change=lambda name, content: content
+):
     """The same images and labels as the binary form in `archives`, which it takes the place of."""
-    folder = unpack(archives / "cifar-100-binary.tar.gz", archives.parent / "binary") / "cifar-100-binary"
+    folder = (
+        unpack(archives / "cifar-100-binary.tar.gz", archives.parent / "binary")
+        / "cifar-100-binary"
+    )
     files = {}
     for split in ("train", "test"):
         records = np.frombuffer((folder / f"{split}.bin").read_bytes(), np.uint8).reshape(-1, 3074)
-        content = {b"data": array(records[:, 2:].copy()), b"coarse_labels": records[:, 0].tolist(),
-                   b"fine_labels": records[:, 1].tolist(), b"batch_label": b"", b"filenames": [b"x.png"] * len(records)}
+        content = {
+            b"data": array(records[:, 2:].copy()),
+            b"coarse_labels": records[:, 0].tolist(),
+            b"fine_labels": records[:, 1].tolist(),
+            b"batch_label": b"",
+            b"filenames": [b"x.png"] * len(records),
+        }
         files[f"cifar-100-python/{split}"] = write(change(split, content))
-    names = {f"{kind}_label_names".encode(): (folder / f"{kind}_label_names.txt").read_bytes().split() for kind in ("coarse", "fine")}
+    names = {
+        f"{kind}_label_names".encode(): (folder / f"{kind}_label_names.txt").read_bytes().split()
+        for kind in ("coarse", "fine")
+    }
     files["cifar-100-python/meta"] = write(change("meta", names))
     tgz(archives / "cifar-100-python.tar.gz", files | {"cifar-100-python/file.txt~": b""})
 
 
-@pytest.mark.parametrize("options", [{}, dict(write=protocol_2), dict(write=protocol_5),
-                                     dict(array=NumPy1, write=pickled)],
-                         ids=["this NumPy", "protocol 2", "protocol 5", "NumPy 1, Python 2"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(write=protocol_2), dict(write=protocol_5), dict(array=NumPy1, write=pickled)],
+    ids=["this NumPy", "protocol 2", "protocol 5", "NumPy 1, Python 2"],
+)
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_cifar100_for_python(tmp_path, small_arrays, options, unpacked):
     make_cifar100(tmp_path / "archives")
@@ -522,15 +613,24 @@ def more_labels(name, content):
 
 
 def label_below_0(name, content):
-    return content | {b"coarse_labels": [-1] * len(content[b"coarse_labels"])} if name == "test" else content
+    return (
+        content | {b"coarse_labels": [-1] * len(content[b"coarse_labels"])}
+        if name == "test"
+        else content
+    )
 
 
 def floats(name, content):
     return content | {b"data": content[b"data"].astype(np.float64)} if name == "train" else content
 
 
-@pytest.mark.parametrize("change", [more_labels, label_below_0, floats, lambda name, content: Evil(), lambda name, content: 3])
-def test_a_wrong_pickle_is_refused_and_runs_nothing(tmp_path, small_arrays, capsys, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change",
+    [more_labels, label_below_0, floats, lambda name, content: Evil(), lambda name, content: 3],
+)
+def test_a_wrong_pickle_is_refused_and_runs_nothing(
+    tmp_path, small_arrays, capsys, monkeypatch, change
+):
     monkeypatch.setenv("EVIL", str(tmp_path / "evil"))
     make_cifar100(tmp_path / "archives")
     cifar100_for_python(tmp_path / "archives", change=change)
@@ -541,15 +641,22 @@ def test_a_wrong_pickle_is_refused_and_runs_nothing(tmp_path, small_arrays, caps
 
 # ---- data sets in MNIST's form
 
+
 @pytest.fixture
 def like_mnist(monkeypatch):
-    publish(monkeypatch, {name: (10, 20, 10) for name in ("mnist", "fashion-mnist", "kmnist", "emnist-digits")}
-            | {name: (2, 4, 2) for name in MNIST if name != "mnist"}
-            | {"emnist-letters": (26, 52, 26), "emnist-balanced": (47, 94, 47)})
+    publish(
+        monkeypatch,
+        {name: (10, 20, 10) for name in ("mnist", "fashion-mnist", "kmnist", "emnist-digits")}
+        | {name: (2, 4, 2) for name in MNIST if name != "mnist"}
+        | {"emnist-letters": (26, 52, 26), "emnist-balanced": (47, 94, 47)},
+    )
 
 
 def idx(array):
-    return np.array([0x801 if array.ndim == 1 else 0x803, *array.shape], ">i4").tobytes() + array.tobytes()
+    return (
+        np.array([0x801 if array.ndim == 1 else 0x803, *array.shape], ">i4").tobytes()
+        + array.tobytes()
+    )
 
 
 def write_idx(folder, starts, classes, brightness, first=0, train=2, test=1):
@@ -557,7 +664,9 @@ def write_idx(folder, starts, classes, brightness, first=0, train=2, test=1):
     rng, made = np.random.default_rng(0), {}
     folder.mkdir(parents=True)
     for (split, start), count in zip(starts.items(), (train, test)):
-        labels = rng.permutation(np.repeat(np.arange(first, first + classes, dtype=np.uint8), count))
+        labels = rng.permutation(
+            np.repeat(np.arange(first, first + classes, dtype=np.uint8), count)
+        )
         images = np.full((len(labels), 28, 28), round(255 * brightness), np.uint8)
         images[:, 0, :5] = labels[:, None]  # not as high as wide
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
@@ -569,20 +678,46 @@ def write_idx(folder, starts, classes, brightness, first=0, train=2, test=1):
 MNISTS_FILES = dict(train="train", test="t10k")
 
 
-@pytest.mark.parametrize("name, brightness, classes", [
-    ("fashion-mnist", 0.29, ["T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]),
-    ("kmnist", 0.19, ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"])])
+@pytest.mark.parametrize(
+    "name, brightness, classes",
+    [
+        (
+            "fashion-mnist",
+            0.29,
+            [
+                "T-shirt-top",
+                "Trouser",
+                "Pullover",
+                "Dress",
+                "Coat",
+                "Sandal",
+                "Shirt",
+                "Sneaker",
+                "Bag",
+                "Ankle boot",
+            ],
+        ),
+        ("kmnist", 0.19, ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
+    ],
+)
 def test_data_sets_whose_files_have_mnists_names(tmp_path, like_mnist, name, brightness, classes):
     made = write_idx(tmp_path / "archives", MNISTS_FILES, 10, brightness)
     assert run(tmp_path, "--dataset", name) == 0
     for split, (images, labels) in made.items():
         for number, label in enumerate(classes):
             files = sorted((tmp_path / "data" / name / split / label).iterdir())
-            assert np.array_equal([np.asarray(Image.open(path)) for path in files], images[labels == number])
+            assert np.array_equal(
+                [np.asarray(Image.open(path)) for path in files], images[labels == number]
+            )
 
 
-@pytest.mark.parametrize("asked, brightness, says", [
-    ("fashion-mnist", 0.19, "is not fashion-mnist but KMNIST"), ("kmnist", 0.29, "is not kmnist but Fashion-MNIST")])
+@pytest.mark.parametrize(
+    "asked, brightness, says",
+    [
+        ("fashion-mnist", 0.19, "is not fashion-mnist but KMNIST"),
+        ("kmnist", 0.29, "is not kmnist but Fashion-MNIST"),
+    ],
+)
 def test_they_are_not_taken_for_each_other(tmp_path, like_mnist, capsys, asked, brightness, says):
     write_idx(tmp_path / "archives", MNISTS_FILES, 10, brightness)
     assert run(tmp_path, "--dataset", asked) == 2 and says in capsys.readouterr().err
@@ -593,20 +728,36 @@ def test_mnist_is_not_taken_for_them_nor_they_for_mnist(tmp_path, like_mnist, ca
     """MNIST has not as many images of each digit, and they have."""
     write_idx(tmp_path / "archives", MNISTS_FILES, 10, 0.29, train=6, test=2)
     monkeypatch.setattr(arrays, "LIKE_MNIST_EACH", dict(train=6, test=2))
-    assert run(tmp_path, "--dataset", "mnist") == 2 and "this is not MNIST" in capsys.readouterr().err
+    assert (
+        run(tmp_path, "--dataset", "mnist") == 2 and "this is not MNIST" in capsys.readouterr().err
+    )
     path = tmp_path / "archives/train-labels-idx1-ubyte.gz"
     labels = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=8).copy()
     labels[labels == 3] = 4
     path.write_bytes(gzip.compress(idx(labels)))
-    assert run(tmp_path, "--dataset", "fashion-mnist") == 2 and "but perhaps MNIST" in capsys.readouterr().err
+    assert (
+        run(tmp_path, "--dataset", "fashion-mnist") == 2
+        and "but perhaps MNIST" in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("kind, classes, first, names", [
-    ("letters", 26, 1, {0: "A", 25: "Z"}), ("digits", 10, 0, {0: "0", 9: "9"}),
-    ("balanced", 47, 0, {0: "0", 10: "A", 35: "Z", 36: "small_a", 46: "small_t"})])
+@pytest.mark.parametrize(
+    "kind, classes, first, names",
+    [
+        ("letters", 26, 1, {0: "A", 25: "Z"}),
+        ("digits", 10, 0, {0: "0", 9: "9"}),
+        ("balanced", 47, 0, {0: "0", 10: "A", 35: "Z", 36: "small_a", 46: "small_t"}),
+    ],
+)
 def test_emnist_upright_and_by_name(tmp_path, like_mnist, kind, classes, first, names):
     """From the one zip that is published, with all parts in a folder."""
-    made = write_idx(tmp_path / "x/gzip", {split: f"emnist-{kind}-{split}" for split in ("train", "test")}, classes, 0.2, first)
+    made = write_idx(
+        tmp_path / "x/gzip",
+        {split: f"emnist-{kind}-{split}" for split in ("train", "test")},
+        classes,
+        0.2,
+        first,
+    )
     (tmp_path / "archives").mkdir()
     zipped(tmp_path / "archives/gzip.zip", tmp_path / "x")
     assert run(tmp_path, "--dataset", f"emnist-{kind}") == 0
@@ -614,14 +765,19 @@ def test_emnist_upright_and_by_name(tmp_path, like_mnist, kind, classes, first, 
     assert len(list((folder / "train").iterdir())) == classes
     for number, name in names.items():
         images, labels = made["test"]
-        path, = (folder / "test" / name).iterdir()
+        (path,) = (folder / "test" / name).iterdir()
         assert np.array_equal(np.asarray(Image.open(path)), images[labels == number + first][0].T)
 
 
-@pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.skipif(
+    not Path("/usr/share/datasets/fashion-mnist").is_dir(),
+    reason="needs Debian's package dataset-fashion-mnist",
+)
 def test_fashion_mnist_of_debian(tmp_path):
     """The real one: read whole, not written."""
-    found = arrays.read_fashion_mnist(Archives(Path("/usr/share/datasets/fashion-mnist")))["fashion-mnist"]
+    found = arrays.read_fashion_mnist(Archives(Path("/usr/share/datasets/fashion-mnist")))[
+        "fashion-mnist"
+    ]
     assert [len(labels) for _, labels in found.values()] == [60000, 10000]
     assert found["train"][1][:4] == ["Ankle boot", "T-shirt-top", "T-shirt-top", "Dress"]
 
@@ -629,11 +785,17 @@ def test_fashion_mnist_of_debian(tmp_path):
 # ---- ImageNet and Places365
 
 WNIDS = ("n01440764", "n02099601")
-TRAIN = {f"{wnid}/{wnid}_{number}.JPEG": jpeg(photo(number)) for wnid in WNIDS for number in (1, 23)}
+TRAIN = {
+    f"{wnid}/{wnid}_{number}.JPEG": jpeg(photo(number)) for wnid in WNIDS for number in (1, 23)
+}
 VAL = {f"ILSVRC2012_val_{number:08}.JPEG": jpeg(photo(10 + number)) for number in (1, 2)}
 CLASSES = dict(zip(VAL, WNIDS[::-1]))  # the first is of the second class
-SORTED = {f"train/{name}": content for name, content in TRAIN.items()} | {f"val/{CLASSES[name]}/{name}": VAL[name] for name in VAL}
-SOLUTION = "ImageId,PredictionString\n" + "".join(f"{Path(name).stem},{label} 1 2 3 4 {label} 5 6 7 8\n" for name, label in CLASSES.items())
+SORTED = {f"train/{name}": content for name, content in TRAIN.items()} | {
+    f"val/{CLASSES[name]}/{name}": VAL[name] for name in VAL
+}
+SOLUTION = "ImageId,PredictionString\n" + "".join(
+    f"{Path(name).stem},{label} 1 2 3 4 {label} 5 6 7 8\n" for name, label in CLASSES.items()
+)
 
 
 def write_files(folder, files):
@@ -643,15 +805,24 @@ def write_files(folder, files):
 
 
 def devkit():
-    synsets = records([(2, WNIDS[0], "a", 0), (1, WNIDS[1], "b", 0)], ["ILSVRC2012_ID", "WNID", "words", "num_children"])
-    return {"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": b"1\n2\n",
-            "ILSVRC2012_devkit_t12/data/meta.mat": mat({"synsets": synsets})}
+    synsets = records(
+        [(2, WNIDS[0], "a", 0), (1, WNIDS[1], "b", 0)],
+        ["ILSVRC2012_ID", "WNID", "words", "num_children"],
+    )
+    return {
+        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": b"1\n2\n",
+        "ILSVRC2012_devkit_t12/data/meta.mat": mat({"synsets": synsets}),
+    }
 
 
 def tar_of_tars(archives):
     archives.mkdir()
-    inner = {f"{wnid}.tar": as_tar_bytes({Path(name).name: content for name, content in TRAIN.items() if name.startswith(wnid)})
-             for wnid in WNIDS}
+    inner = {
+        f"{wnid}.tar": as_tar_bytes(
+            {Path(name).name: content for name, content in TRAIN.items() if name.startswith(wnid)}
+        )
+        for wnid in WNIDS
+    }
     (archives / "ILSVRC2012_img_train.tar").write_bytes(as_tar_bytes(inner))
     (archives / "ILSVRC2012_img_val.tar").write_bytes(as_tar_bytes(VAL))
     tgz(archives / "ILSVRC2012_devkit_t12.tar.gz", devkit())
@@ -661,7 +832,10 @@ def kaggles_tree(archives):
     write_files(archives / "ILSVRC/Data/CLS-LOC/train", TRAIN)
     write_files(archives / "ILSVRC/Data/CLS-LOC/val", VAL)
     write_files(archives / "ILSVRC/Data/CLS-LOC/test", {"ILSVRC2012_test_00000001.JPEG": b"x"})
-    write_files(archives / "ILSVRC/Annotations/CLS-LOC/train", {f"{WNIDS[0]}/{WNIDS[0]}_1.xml": b"<annotation>"})
+    write_files(
+        archives / "ILSVRC/Annotations/CLS-LOC/train",
+        {f"{WNIDS[0]}/{WNIDS[0]}_1.xml": b"<annotation>"},
+    )
     write_files(archives, {"LOC_val_solution.csv": SOLUTION.encode()})
 
 
@@ -674,7 +848,10 @@ def kaggles_zip(archives):
 def extracted_with_flat_val(archives):
     """And the inner archives left beside the folders."""
     name = f"{WNIDS[0]}_1.JPEG"
-    write_files(archives / "train", TRAIN | {f"{WNIDS[0]}.tar": as_tar_bytes({name: TRAIN[f"{WNIDS[0]}/{name}"]})})
+    write_files(
+        archives / "train",
+        TRAIN | {f"{WNIDS[0]}.tar": as_tar_bytes({name: TRAIN[f"{WNIDS[0]}/{name}"]})},
+    )
     write_files(archives / "val", VAL)
     write_files(archives, devkit())
 
@@ -698,7 +875,9 @@ def small_large(monkeypatch):
     publish(monkeypatch, {"imagenet": (2, 4, 2), "places": (2, 4, 2)})
 
 
-@pytest.mark.parametrize("make", [tar_of_tars, kaggles_tree, kaggles_zip, extracted_with_flat_val, torchvisions_imagenet])
+@pytest.mark.parametrize(
+    "make", [tar_of_tars, kaggles_tree, kaggles_zip, extracted_with_flat_val, torchvisions_imagenet]
+)
 def test_imagenet_is_sorted_byte_for_byte(tmp_path, small_large, capsys, make):
     make(tmp_path / "archives")
     before = tree(tmp_path / "archives")
@@ -720,37 +899,61 @@ def test_what_is_missing_of_imagenet_can_come_later(tmp_path, small_large, capsy
     tar_of_tars(tmp_path / "archives")
     (tmp_path / "archives/ILSVRC2012_img_train.tar").rename(tmp_path / "later.tar")
     assert run(tmp_path, "--dataset", "imagenet") == 2
-    assert "holds 2 classes, 0 train and 2 test images, but official are 2, 4 and 2. Put what is missing into" in capsys.readouterr().err
+    assert (
+        "holds 2 classes, 0 train and 2 test images, but official are 2, 4 and 2. Put what is "
+        "missing into" in capsys.readouterr().err
+    )
     (tmp_path / "later.tar").rename(tmp_path / "archives/ILSVRC2012_img_train.tar")
-    assert run(tmp_path, "--dataset", "imagenet") == 0 and tree(tmp_path / "data/imagenet") == SORTED
+    assert (
+        run(tmp_path, "--dataset", "imagenet") == 0 and tree(tmp_path / "data/imagenet") == SORTED
+    )
 
 
 def test_validation_images_without_their_classes(tmp_path, small_large, capsys):
     kaggles_tree(tmp_path / "archives")
     os.unlink(tmp_path / "archives/LOC_val_solution.csv")
     assert run(tmp_path, "--dataset", "imagenet") == 2
-    assert "LOC_val_solution.csv (Kaggle) or ILSVRC2012_devkit_t12.tar.gz" in capsys.readouterr().err
+    assert (
+        "LOC_val_solution.csv (Kaggle) or ILSVRC2012_devkit_t12.tar.gz" in capsys.readouterr().err
+    )
 
 
-PLACES = {f"train/{label}/{number:08}.jpg": jpeg(photo(number))
-          for label in ("airfield", "apartment_building-outdoor") for number in (1, 2)}
-PLACES |= {"val/airfield/Places365_val_00000002.jpg": b"2", "val/apartment_building-outdoor/Places365_val_00000001.jpg": b"1"}
+PLACES = {
+    f"train/{label}/{number:08}.jpg": jpeg(photo(number))
+    for label in ("airfield", "apartment_building-outdoor")
+    for number in (1, 2)
+}
+PLACES |= {
+    "val/airfield/Places365_val_00000002.jpg": b"2",
+    "val/apartment_building-outdoor/Places365_val_00000001.jpg": b"1",
+}
 
 
 def easy_form(archives):
     archives.mkdir()
-    (archives / "places365standard_easyformat.tar").write_bytes(as_tar_bytes(
-        {f"places365_standard/{name}": content for name, content in PLACES.items()} | {"places365_standard/train.txt": b""}))
+    (archives / "places365standard_easyformat.tar").write_bytes(
+        as_tar_bytes(
+            {f"places365_standard/{name}": content for name, content in PLACES.items()}
+            | {"places365_standard/train.txt": b""}
+        )
+    )
 
 
 def nested_form(archives):
-    nested = {name.replace("train/", "data_256_standard/a/").replace("-outdoor", "/outdoor"): content
-              for name, content in PLACES.items() if name.startswith("train/")}
+    nested = {
+        name.replace("train/", "data_256_standard/a/").replace("-outdoor", "/outdoor"): content
+        for name, content in PLACES.items()
+        if name.startswith("train/")
+    }
     archives.mkdir()
     (archives / "train_256_places365standard.tar").write_bytes(as_tar_bytes(nested))
-    (archives / "val_256.tar").write_bytes(as_tar_bytes({f"val_256/Places365_val_{n:08}.jpg": str(n).encode() for n in (1, 2)}))
-    lists = {"categories_places365.txt": b"/a/airfield 0\n/a/apartment_building/outdoor 1\n",
-             "places365_val.txt": b"Places365_val_00000001.jpg 1\nPlaces365_val_00000002.jpg 0\n"}
+    (archives / "val_256.tar").write_bytes(
+        as_tar_bytes({f"val_256/Places365_val_{n:08}.jpg": str(n).encode() for n in (1, 2)})
+    )
+    lists = {
+        "categories_places365.txt": b"/a/airfield 0\n/a/apartment_building/outdoor 1\n",
+        "places365_val.txt": b"Places365_val_00000001.jpg 1\nPlaces365_val_00000002.jpg 0\n",
+    }
     (archives / "filelist_places365-standard.tar").write_bytes(as_tar_bytes(lists))
 
 
@@ -767,8 +970,13 @@ def test_places_is_sorted(tmp_path, small_large, capsys, make):
     assert tree(tmp_path / "data/places") == PLACES
 
 
-@pytest.mark.parametrize("name, files", [("imagenet", {"train/a/1.JPEG": b"", "val/ILSVRC2012_val_00000001.JPEG": b""}),
-                                         ("places", {"train/a/airfield/1.jpg": b"", "val/a/1.jpg": b""})])
+@pytest.mark.parametrize(
+    "name, files",
+    [
+        ("imagenet", {"train/a/1.JPEG": b"", "val/ILSVRC2012_val_00000001.JPEG": b""}),
+        ("places", {"train/a/airfield/1.jpg": b"", "val/a/1.jpg": b""}),
+    ],
+)
 def test_a_large_data_set_that_is_not_sorted_says_what_sorts_it(tmp_path, name, files):
     write_files(tmp_path / name, files)
     with pytest.raises(DataError, match=f"prepare_data.py --dataset {name} --archives"):
@@ -777,22 +985,39 @@ def test_a_large_data_set_that_is_not_sorted_says_what_sorts_it(tmp_path, name, 
 
 # ---- Keras's file, and parquet as Hugging Face's datasets writes it
 
+
 def test_mnist_of_keras(tmp_path, small_arrays):
     made = make_mnist(tmp_path / "official/archives")
     (tmp_path / "archives").mkdir()
-    np.savez_compressed(tmp_path / "archives/mnist.npz", **{f"{kind}_{split}": made[split][number] for split in made
-                                                            for number, kind in enumerate("xy")})
+    np.savez_compressed(
+        tmp_path / "archives/mnist.npz",
+        **{
+            f"{kind}_{split}": made[split][number]
+            for split in made
+            for number, kind in enumerate("xy")
+        },
+    )
     for root in (tmp_path, tmp_path / "official"):
         assert run(root, "--dataset", "mnist") == 0
     assert tree(tmp_path / "data") == tree(tmp_path / "official/data")
 
 
-@pytest.mark.parametrize("break_it", [cut_off, lambda path: np.savez(path, x=np.zeros(3)), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize(
+    "break_it",
+    [cut_off, lambda path: np.savez(path, x=np.zeros(3)), lambda path: path.write_bytes(b"")],
+)
 def test_a_wrong_file_of_keras(tmp_path, small_arrays, capsys, break_it):
     made = make_mnist(tmp_path / "official/archives")
     (tmp_path / "archives").mkdir()
     path = tmp_path / "archives/mnist.npz"
-    np.savez_compressed(path, **{f"{kind}_{split}": made[split][number] for split in made for number, kind in enumerate("xy")})
+    np.savez_compressed(
+        path,
+        **{
+            f"{kind}_{split}": made[split][number]
+            for split in made
+            for number, kind in enumerate("xy")
+        },
+    )
     break_it(path)
     assert run(tmp_path, "--dataset", "mnist") == 2
     assert "mnist.npz: is not Keras's file of MNIST, or not whole" in capsys.readouterr().err
@@ -811,7 +1036,9 @@ def write_parquet(path, columns, names):
             arrays_[name] = pyarrow.array(values, kind)
         else:
             arrays_[name] = pyarrow.array(values)
-    table = pyarrow.table(arrays_).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    table = pyarrow.table(arrays_).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, path, row_group_size=2)
 
@@ -819,44 +1046,62 @@ def write_parquet(path, columns, names):
 def halves(folder, split, columns, names):
     count = len(next(iter(columns.values())))
     for part, rows in enumerate((slice(0, count // 2), slice(count // 2, count))):
-        write_parquet(folder / f"{split}-0000{part}-of-00002.parquet", {name: values[rows] for name, values in columns.items()}, names)
+        write_parquet(
+            folder / f"{split}-0000{part}-of-00002.parquet",
+            {name: values[rows] for name, values in columns.items()},
+            names,
+        )
 
 
 @pytest.mark.parametrize("folder", ["", "data"])
 def test_cubs_in_parquet_are_cropped_as_the_official_ones(tmp_path, small, folder):
-    """A box there is x1, y1, x2, y2; the official one x, y, width, height: 139 30 153 264 is [139, 30, 292, 294]."""
+    """A box there is x1, y1, x2, y2; the official one x, y, width, height: 139 30 153 264 is [139,
+    30, 292, 294]."""
     files = make_cubs(tmp_path / "official/archives")
     columns = {split: dict(image=[], label=[], bbox=[]) for split in ("train", "test")}
     for number, content in enumerate(files.values(), 1):
-        split = columns["test" if number % 3 == 0 else "train"]  # make_cubs: two of each class to train
+        # make_cubs: two of each class to train
+        split = columns["test" if number % 3 == 0 else "train"]
         left = [10.0, 50.5][number % 2]
-        for column, value in dict(image=content, label=(number - 1) // 3, bbox=[left, 5.0, left + 20, 35.5]).items():
+        for column, value in dict(
+            image=content, label=(number - 1) // 3, bbox=[left, 5.0, left + 20, 35.5]
+        ).items():
             split[column].append(value)
     names = dict(label=["001.Bird_1", "002.Bird_2", "003.Bird_3"])
     for split, content in columns.items():
         halves(tmp_path / "archives" / folder, split, content, names)
     for root in (tmp_path, tmp_path / "official"):
         assert run(root, "--dataset", "cubs") == 0
+
     def by_class(root):
         made = {}
         for name, content in tree(root / "data/cubs_cropped").items():
             made.setdefault(os.path.dirname(name), []).append(content)
         return {name: sorted(contents) for name, contents in made.items()}
+
     assert by_class(tmp_path) == by_class(tmp_path / "official")
 
 
 def test_flowers_in_parquet_with_a_third_split(tmp_path, small, capsys):
     names = dict(label=["pink primrose", "globe thistle", "sword lily"])
     for split in ("train", "validation", "test"):
-        write_parquet(tmp_path / "archives" / f"{split}-00000-of-00001.parquet",
-                      dict(image=[jpeg(photo(number)) for number in range(3)], label=[2, 1, 0]), names)
+        write_parquet(
+            tmp_path / "archives" / f"{split}-00000-of-00001.parquet",
+            dict(image=[jpeg(photo(number)) for number in range(3)], label=[2, 1, 0]),
+            names,
+        )
     assert run(tmp_path, "--dataset", "flowers") == 0
     assert sorted(os.listdir(tmp_path / "data/flowers/train")) == sorted(names["label"])
-    assert next((tmp_path / "data/flowers/test/sword lily").iterdir()).read_bytes() == jpeg(photo(0))
+    assert next((tmp_path / "data/flowers/test/sword lily").iterdir()).read_bytes() == jpeg(
+        photo(0)
+    )
     os.unlink(tmp_path / "archives/validation-00000-of-00001.parquet")
     (tmp_path / "data").rename(tmp_path / "other")
     assert run(tmp_path, "--dataset", "flowers") == 2  # another split
-    assert "3 classes, 3 train and 3 test images, but official are 3, 6 and 3" in capsys.readouterr().err
+    assert (
+        "3 classes, 3 train and 3 test images, but official are 3, 6 and 3"
+        in capsys.readouterr().err
+    )
 
 
 def png(pixels):
@@ -879,22 +1124,35 @@ def test_cifar100_and_mnist_in_parquet(tmp_path, small_arrays):
         halves(tmp_path / "archives", split, columns, dict(fine_label=fine, coarse_label=coarse))
     assert run(tmp_path, "--dataset", "cifar100") == 0
     for (name, split, label), expected in images.items():
-        made = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in sorted((tmp_path / "data" / name / split / label).iterdir())]
+        made = [
+            np.asarray(Image.open(path)).transpose(2, 0, 1)
+            for path in sorted((tmp_path / "data" / name / split / label).iterdir())
+        ]
         assert np.array_equal(made, expected)
     made = make_mnist(tmp_path / "mnist/official/archives")
     for split, (pixels, labels) in made.items():
-        halves(tmp_path / "mnist/archives", split, dict(image=[png(image) for image in pixels], label=labels.tolist()),
-               dict(label=[str(digit) for digit in range(10)]))
+        halves(
+            tmp_path / "mnist/archives",
+            split,
+            dict(image=[png(image) for image in pixels], label=labels.tolist()),
+            dict(label=[str(digit) for digit in range(10)]),
+        )
     for root in (tmp_path / "mnist", tmp_path / "mnist/official"):
         assert run(root, "--dataset", "mnist") == 0
     assert tree(tmp_path / "mnist/data") == tree(tmp_path / "mnist/official/data")
 
 
-@pytest.mark.parametrize("columns, says", [
-    (dict(image=[b"x"], label=[0]), "this copy has no boxes"),
-    (dict(image=[b"x"], label=[0], bbox=[[0.1, 0.1, 0.9, 1.0]]), "its boxes are fractions of the image"),
-    (dict(picture=[b"x"], label=[0], bbox=[[1.0, 1.0, 9.0, 9.0]]), "has no column of images"),
-])
+@pytest.mark.parametrize(
+    "columns, says",
+    [
+        (dict(image=[b"x"], label=[0]), "this copy has no boxes"),
+        (
+            dict(image=[b"x"], label=[0], bbox=[[0.1, 0.1, 0.9, 1.0]]),
+            "its boxes are fractions of the image",
+        ),
+        (dict(picture=[b"x"], label=[0], bbox=[[1.0, 1.0, 9.0, 9.0]]), "has no column of images"),
+    ],
+)
 def test_parquet_that_cannot_be_cropped(tmp_path, small, capsys, columns, says):
     write_parquet(tmp_path / "archives/train-00000-of-00001.parquet", columns, dict(label=["a"]))
     assert run(tmp_path, "--dataset", "cubs") == 2 and says in capsys.readouterr().err
@@ -904,11 +1162,16 @@ def test_a_damaged_parquet_file(tmp_path, small, capsys):
     pytest.importorskip("pyarrow")
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/train-00000-of-00001.parquet").write_bytes(b"PAR1 and no more")
-    assert run(tmp_path, "--dataset", "cubs") == 2 and "cannot be read to its end" in capsys.readouterr().err
+    assert (
+        run(tmp_path, "--dataset", "cubs") == 2
+        and "cannot be read to its end" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("dataset", ["cubs", "flowers", "cifar100", "mnist"])
-def test_without_pyarrow_one_sentence_says_what_to_install(tmp_path, small, small_arrays, capsys, monkeypatch, dataset):
+def test_without_pyarrow_one_sentence_says_what_to_install(
+    tmp_path, small, small_arrays, capsys, monkeypatch, dataset
+):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "archives/data").mkdir(parents=True)
     (tmp_path / "archives/data/train-00000-of-00001.parquet").write_bytes(b"PAR1")

@@ -1,5 +1,6 @@
 """Whatever reads foreign files gets thousands of broken ones: a clear error or a result, never a
 traceback, a hang, or a changed file. 2,600 cases."""
+
 import hashlib
 import io
 import json
@@ -46,16 +47,17 @@ def damage(draw):
         for kind, position, payload in edits:
             at = position % (len(data) + 1)
             if kind == "s":
-                data[at:at + len(payload)] = payload
+                data[at : at + len(payload)] = payload
             elif kind == "i":
                 data[at:at] = payload
             elif kind == "d":
-                del data[at:at + len(payload)]
+                del data[at : at + len(payload)]
             elif kind == "r":
-                data[at:at] = data[at:at + 100]
+                data[at:at] = data[at : at + 100]
             else:
                 del data[at:]
         return bytes(data)
+
     return apply
 
 
@@ -195,8 +197,11 @@ def test_class_folders(tmp_path_factory, train, test, same):
 
 
 class Attack:
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return open, (str(self.path), "w")
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def test_no_loader_executes_a_pickle(tmp_path):

@@ -1,4 +1,5 @@
 """benchmarks/gpu.py, the first fifteen minutes on a card: its phases, and what is left on disk."""
+
 import json
 import os
 import subprocess
@@ -17,9 +18,19 @@ print(json.dumps(dict(what="x", value=1.5)), file=open(os.environ["BENCHMARK_ROW
 def run(monkeypatch, capsys, tmp_path, phases: dict, *arguments: str) -> str:
     """What is printed."""
     monkeypatch.setattr(benchmark, "PHASES", phases)
-    monkeypatch.setattr(sys, "argv", [
-        "gpu.py", "--device", "cpu", "--small", "--out", str(tmp_path),
-        *(arguments or ("--phases", *phases))])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "gpu.py",
+            "--device",
+            "cpu",
+            "--small",
+            "--out",
+            str(tmp_path),
+            *(arguments or ("--phases", *phases)),
+        ],
+    )
     benchmark.main()
     return capsys.readouterr().out
 
@@ -40,8 +51,12 @@ def test_a_phase_that_fails_does_not_stop_the_next(monkeypatch, capsys, tmp_path
     def breaks(this) -> None:
         raise ZeroDivisionError("of no use")
 
-    printed = run(monkeypatch, capsys, tmp_path, dict(
-        bad=(1, breaks), good=(1, measures), last=(1, lambda this: this.python("-c", ""))))
+    printed = run(
+        monkeypatch,
+        capsys,
+        tmp_path,
+        dict(bad=(1, breaks), good=(1, measures), last=(1, lambda this: this.python("-c", ""))),
+    )
     assert on_disk == [[dict(side="ours", what="x", value=1.5)]]
     assert [row["side"] for row in found(tmp_path, "good")["rows"]] == ["ours", "torch"]
     assert [row["exit"] for row in found(tmp_path, "good")["commands"]] == [0, 1, 0]
@@ -89,13 +104,22 @@ def test_an_interrupt_ends_what_was_started(monkeypatch, tmp_path):
 
 
 def test_what_no_time_is_left_for_is_skipped(monkeypatch, capsys, tmp_path):
-    printed = run(monkeypatch, capsys, tmp_path, dict(first=(1, lambda this: None)),
-                  "--phases", "first", "--minutes", "0.01")
+    printed = run(
+        monkeypatch,
+        capsys,
+        tmp_path,
+        dict(first=(1, lambda this: None)),
+        "--phases",
+        "first",
+        "--minutes",
+        "0.01",
+    )
     assert "first: skipped, no time is left" in printed and not (tmp_path / "first.json").exists()
 
 
 def test_the_time_of_the_papers_sequence():
-    """30 epochs of each task, counted by hand; and a prune of each, and of the pretrained network."""
+    """30 epochs of each task, counted by hand; and a prune of each, and of the pretrained
+    network."""
     images = 5994 + 8144 + 2040
     trained = benchmark.sequence_minutes(1000.0, float("inf"), 0.0)
     assert trained == pytest.approx(30 * images / 1000 / 60)
@@ -106,26 +130,45 @@ def test_the_time_of_the_papers_sequence():
 
 def test_the_table_compares_and_says_what_was_reached(tmp_path):
     def rate(side, what, images):
-        return dict(side=side, what=what, precision="fp32", arch="vgg16", batch=32,
-                    images_per_second=images)
+        return dict(
+            side=side, what=what, precision="fp32", arch="vgg16", batch=32, images_per_second=images
+        )
 
-    rows = [rate("ours", "step", 1500.0), rate("ours", "fed", 1400.0),
-            rate("ours", "evaluation", 4500.0), rate("torch", "step", 1000.0),
-            rate("torch-best", "step", 2000.0), dict(what="matrix", precision="fp32", tflops=500.0),
-            *(dict(what="bits", arch="vgg16", content=content, evaluations_equal=True,
-                   max_logit_change=0.0) for content in "ab")]
+    rows = [
+        rate("ours", "step", 1500.0),
+        rate("ours", "fed", 1400.0),
+        rate("ours", "evaluation", 4500.0),
+        rate("torch", "step", 1000.0),
+        rate("torch-best", "step", 2000.0),
+        dict(what="matrix", precision="fp32", tflops=500.0),
+        *(
+            dict(
+                what="bits",
+                arch="vgg16",
+                content=content,
+                evaluations_equal=True,
+                max_logit_change=0.0,
+            )
+            for content in "ab"
+        ),
+    ]
     (tmp_path / "rates.json").write_text(json.dumps(dict(rows=rows, commands=[])))
     lines = benchmark.table(tmp_path, "A card.").splitlines()
     assert lines[0] == "A card."
-    assert "| vgg16 | fp32 | 32 | 1,500 | 1,400 | 4,500 | 1,000 | 1.5 | 2,000 | 0.75 | 28% |" in lines
+    assert (
+        "| vgg16 | fp32 | 32 | 1,500 | 1,400 | 4,500 | 1,000 | 1.5 | 2,000 | 0.75 | 28% |" in lines
+    )
     assert "| vgg16 | True | 0 | False |" in lines
     assert "| a step, fp32, batch 32, PyTorch at its best = 1 | 0.75 | at least 1.0 | no |" in lines
 
 
 @pytest.mark.slow
 def test_the_real_phases_come_to_their_end_on_the_cpu(tmp_path):
-    subprocess.run([sys.executable, "benchmarks/gpu.py", "--small", "--device", "cpu", "--out",
-                    tmp_path], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--small", "--device", "cpu", "--out", tmp_path],
+        cwd=ROOT,
+        check=True,
+    )
     for phase in benchmark.PHASES:
         exits = [row["exit"] for row in found(tmp_path, phase)["commands"]]
         assert exits == (["stopped", 0] if phase == "demo" else [0] * len(exits)), phase

@@ -4,6 +4,7 @@ The checks run in one process of their own (this file, called as a program), as 
 has imported changes Jittor's modules (packing/freezing.py). Values are computed by hand, or are
 what the page says.
 """
+
 import json
 import re
 import subprocess
@@ -53,6 +54,7 @@ class Buffered:
 
             def execute(self, x):
                 return self.linear(x) * self.mask
+
         return Net()
 
 
@@ -89,6 +91,7 @@ class Underscored:
         class Net(nn.Module):
             def __init__(self):
                 self._scale, self.bias = jt.ones(1), jt.ones(1)
+
         return Net()
 
 
@@ -148,8 +151,10 @@ def images_of(folder):
     """Of class/sub/1.png."""
     (folder / "class" / "sub").mkdir(parents=True)
     picture(2, 2).save(folder / "class" / "sub" / "1.png")
-    return [Path(name).relative_to(folder).as_posix()
-            for name, _ in dataset.ImageFolder(str(folder)).imgs]
+    return [
+        Path(name).relative_to(folder).as_posix()
+        for name, _ in dataset.ImageFolder(str(folder)).imgs
+    ]
 
 
 class Numbers:
@@ -161,6 +166,7 @@ class Numbers:
 
             def __getitem__(self, index):
                 return index
+
         return Set()
 
 
@@ -215,16 +221,29 @@ def average(**named):
 CHECKS = {
     # layers
     1: (dropout, (1, 0)),
-    2: (lambda: (average(count_include_pad=False),
-                 average(count_include_pad=False, ceil_mode=True)), (0.25, 1)),
-    3: (lambda: values(nn.AdaptiveAvgPool2d((1, 3))(
-        row(0, 1, 2, 3, 4).reshape(1, 1, 1, 5))[0, 0, 0]), [1, 2, 3]),
+    2: (
+        lambda: (
+            average(count_include_pad=False),
+            average(count_include_pad=False, ceil_mode=True),
+        ),
+        (0.25, 1),
+    ),
+    3: (
+        lambda: values(
+            nn.AdaptiveAvgPool2d((1, 3))(row(0, 1, 2, 3, 4).reshape(1, 1, 1, 5))[0, 0, 0]
+        ),
+        [1, 2, 3],
+    ),
     4: (lambda: refused(lambda: nn.Pool(4, op="maximum")(jt.ones((1, 1, 4, 4))).sync()), True),
-    5: (lambda: values(nn.interpolate(row(0, 4).reshape(1, 1, 1, 2), (1, 4))[0, 0, 0]),
-        [0, 1, 3, 4]),
+    5: (
+        lambda: values(nn.interpolate(row(0, 4).reshape(1, 1, 1, 2), (1, 4))[0, 0, 0]),
+        [0, 1, 3, 4],
+    ),
     6: (lambda: nn.LSTM(2, 5, batch_first=True)(jt.ones((3, 4, 2)))[0].shape, [4, 3, 5]),
-    7: (lambda: [hasattr(nn, name) for name in ("Hardswish", "Hardsigmoid", "Hardtanh", "SELU")],
-        [False] * 4),
+    7: (
+        lambda: [hasattr(nn, name) for name in ("Hardswish", "Hardsigmoid", "Hardtanh", "SELU")],
+        [False] * 4,
+    ),
     8: (lambda: values(nn.Softmax()(jt.zeros((2, 2)))), [[0.25, 0.25]] * 2),
     # norms
     9: (running_variance, [1]),
@@ -232,8 +251,10 @@ CHECKS = {
     11: (lambda: spread_after(nn.LayerNorm(256), (8, 256)) > 5, True),
     12: (lambda: nn.InstanceNorm2d(2).weight.shape, [2]),
     # modules
-    13: (lambda: names_of_parameters(nn.BatchNorm(1)),
-         ["weight", "bias", "running_mean", "running_var"]),
+    13: (
+        lambda: names_of_parameters(nn.BatchNorm(1)),
+        ["weight", "bias", "running_mean", "running_var"],
+    ),
     14: (moved_buffer, True),
     15: (thawed, False),
     16: (cut_gradient, 0),
@@ -261,28 +282,36 @@ CHECKS = {
     33: (second_loader, 2),
     34: (orders, True),
     # tensors
-    35: (lambda: values(jt.array([2 ** 33 + 1])), [1]),
+    35: (lambda: values(jt.array([2**33 + 1])), [1]),
     36: (lambda: str(jt.array(np.float64([1])).dtype), "float32"),
     37: (lambda: values(jt.array(np.uint8([200])) - 1), [-57]),
     38: (lambda: jt.array([True, True, False]).mean().item(), 0),
-    39: (lambda: [values(part) for part in jt.argmax(row(1, 3, 2).reshape(1, 3), dim=1)],
-         [[1], [3]]),
+    39: (
+        lambda: [values(part) for part in jt.argmax(row(1, 3, 2).reshape(1, 3), dim=1)],
+        [[1], [3]],
+    ),
     40: (lambda: values(jt.max(row(1, 3, 2).reshape(1, 3), dim=1)), [3]),
     41: (lambda: [values(part) for part in jt.argsort(row(3, 1))], [[1, 0], [1, 3]]),
-    42: (lambda: (values(jt.array([-7]) // 2), values(jt.array([-7]) % 3), values(row(-7) % 3)),
-         ([-3], [-1], [2])),
+    42: (
+        lambda: (values(jt.array([-7]) // 2), values(jt.array([-7]) % 3), values(row(-7) % 3)),
+        ([-3], [-1], [2]),
+    ),
     43: (lambda: (row(0, 2).var().item(), jt.ones(4).std().item()), (1, 0.001)),
     44: (lambda: values(row(3, 4, 6, 8).reshape(2, 2).norm()), [5, 10]),
     45: (lambda: values(jt.median(row(1, 9, 2, 8, 3, 7).reshape(2, 3), dim=1)) != [2, 7], True),
     46: (lambda: np.isnan(values(jt.cumprod(row(-1, 2), 0))[0]), True),
-    47: (lambda: str((jt.array(np.float64([1]), dtype="float64") + 0.1).item()),
-         "1.1000000014901161"),
+    47: (
+        lambda: str((jt.array(np.float64([1]), dtype="float64") + 0.1).item()),
+        "1.1000000014901161",
+    ),
     48: (lambda: (row(1, 2).sum().shape, len(row(1, 2).sum())), ([1], 1)),
     49: (lambda: values(jt.round(row(0.5, 1.5, 2.5))), [1, 2, 3]),
     50: (aliased, [5, 2]),
     51: (lambda: nn.logsumexp(row(100, 0), 0).item(), float("inf")),
-    52: (lambda: [str(jt.array(x).dtype) for x in (np.arange(4), np.arange(4)[::2])],
-         ["int32", "int64"]),
+    52: (
+        lambda: [str(jt.array(x).dtype) for x in (np.arange(4), np.arange(4)[::2])],
+        ["int32", "int64"],
+    ),
     53: (lambda: values(jt.array(np.array([1], ">i4"))), [1 << 24]),
     54: (lambda: values(row(1, 2)[jt.array([7])]), [0]),
     55: (scattered, [1, 7, 1]),
@@ -290,13 +319,21 @@ CHECKS = {
     # not a number
     57: (lambda: values(nn.relu(row(*[NAN] * 8))), [0] * 8),
     58: (lambda: values(jt.clamp(row(*[NAN] * 8), 0, 1)), [1] * 8),
-    59: (lambda: (values(jt.maximum(row(*[NAN] * 8), row(*[1] * 8))),
-                  values(jt.maximum(row(*[1] * 8), row(*[NAN] * 8)))),
-         ([NAN] * 8, [1] * 8)),
+    59: (
+        lambda: (
+            values(jt.maximum(row(*[NAN] * 8), row(*[1] * 8))),
+            values(jt.maximum(row(*[1] * 8), row(*[NAN] * 8))),
+        ),
+        ([NAN] * 8, [1] * 8),
+    ),
     60: (lambda: values(row(NAN) == row(NAN)), [True]),
     61: (lambda: row(NAN, 2).max().item(), 2),
-    62: (lambda: values(nn.Pool(2, op="maximum")(
-        row(NAN, 1, 0, 0, 0, 0, 0, 0, 0).reshape(1, 1, 3, 3))[0, 0, 0]), [1]),
+    62: (
+        lambda: values(
+            nn.Pool(2, op="maximum")(row(NAN, 1, 0, 0, 0, 0, 0, 0, 0).reshape(1, 1, 3, 3))[0, 0, 0]
+        ),
+        [1],
+    ),
     # files
     63: (loaded_half, "float16"),
 }
@@ -337,9 +374,11 @@ def encoded(value):
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     import toolchain
+
     jt = toolchain.start("cpu")
     from jittor import dataset, lr_scheduler, nn, transform
     from PIL import Image
+
     with tempfile.TemporaryDirectory() as made:
         outcome = {}
         for number, (look, _) in CHECKS.items():

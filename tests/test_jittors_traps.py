@@ -1,6 +1,7 @@
 """What Jittor does otherwise than PyTorch, in networks of the user's own: buffers, eval and train,
 requires_grad_, dropout, bytes and bools, and batch norms that see one value. A run is right, or
 refuses by name."""
+
 import copy
 
 import numpy as np
@@ -70,6 +71,7 @@ def snapshot(model):
 
 # ---- buffers
 
+
 def plain_optimizer(packnet, task, data):
     """Given all that Jittor calls a parameter, as people do."""
     if task not in packnet.tasks:
@@ -118,6 +120,7 @@ def test_masks_and_constants_kept_as_buffers_stay_to_the_bit(train, copied):
 
 
 # ---- eval, train and stop_grad
+
 
 def stem_and_rest():
     return nn.Sequential(nn.Conv(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6))
@@ -192,6 +195,7 @@ def test_requires_grad_of_a_module_is_refused_by_name():
 
 # ---- dropout
 
+
 def test_a_new_dropout_drops_in_training_and_never_in_a_test():
     seen = []
 
@@ -200,6 +204,7 @@ def test_a_new_dropout_drops_in_training_and_never_in_a_test():
             y = super().execute(x)
             seen.append((y == 0).numpy().mean() - (x == 0).numpy().mean())
             return y
+
     net = with_heads(nn.Sequential(nn.Flatten(), nn.Linear(48, 6), Watched(0.5)))
     packnet = PackNet(net, 0.5)
     packnet.train_task("a", batches(0, size=64), 1)
@@ -237,6 +242,7 @@ def test_a_dropout_where_jittor_does_not_see_it_is_refused():
 
 
 # ---- arithmetic of bytes, and means of bools
+
 
 def test_owners_of_more_than_127_tasks():
     """Jittor's uint8 minus, or plus, uint8 is signed."""
@@ -283,6 +289,7 @@ def test_accuracy_is_that_of_numpy():
 
 
 # ---- a batch norm that sees one value per channel
+
 
 def pooled_norm():
     return nn.Sequential(
@@ -334,6 +341,7 @@ def test_train_task_refuses_such_a_batch_by_name_as_pytorch_does():
 
 
 # ---- labels
+
 
 @pytest.mark.parametrize("labels", [[1, 2, 3, 1], [0, 1, -1, 2]])
 def test_a_label_that_is_no_class_is_refused(labels):

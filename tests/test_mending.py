@@ -1,4 +1,6 @@
-"""Jittor 1.3.11.0 on this year's Python and NumPy: its sources are mended on their way in, and the package stays as it is."""
+"""Jittor 1.3.11.0 on this year's Python and NumPy: its sources are mended on their way in, and the
+package stays as it is."""
+
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -25,16 +27,24 @@ PACKAGE = Path(importlib.util.find_spec("jittor").origin).parent
 def test_a_module_is_compiled_from_its_mended_source(name):
     assert isinstance(sys.modules[name].__spec__.loader, mending._Loader)
     source = Path(sys.modules[name].__file__).read_text()
-    assert all(source.count(old) == 1 and (not new or new not in source) for old, new in mending.SOURCES[name])  # on the disk as it was
+    assert all(
+        source.count(old) == 1 and (not new or new not in source)
+        for old, new in mending.SOURCES[name]
+    )  # on the disk as it was
 
 
 def test_compiled_modules_are_found_where_exec_writes_no_locals():
     """What Python 3.13 does, on any Python: the names of exec go nowhere."""
-    replacements = [pair for pairs in mending.SOURCES.values() for pair in pairs if "locals()" in pair[0]]
+    replacements = [
+        pair for pairs in mending.SOURCES.values() for pair in pairs if "locals()" in pair[0]
+    ]
     assert len(replacements) == 2
     for old, new in replacements:
         name = old.partition("[")[2].rstrip("]")
-        code = f"def f({name}):\n    exec(f'import {{{name}}}', {{}}, {{}})\n    {new}\n    return mod\nimport os, sys"
+        code = (
+            f"def f({name}):\n    exec(f'import {{{name}}}', {{}}, {{}})\n    {new}\n    "
+            "return mod\nimport os, sys"
+        )
         space: dict = {}
         exec(code, space)
         assert space["f"]("colorsys") is sys.modules["colorsys"]
@@ -42,19 +52,29 @@ def test_compiled_modules_are_found_where_exec_writes_no_locals():
 
 def test_what_nothing_here_uses_is_not_compiled():
     objects = {path.name for path in Path(jt.flags.cache_path).glob("obj_files/*.o")} | {
-        path.name for path in Path(jt.flags.cache_path).glob("custom_ops/obj_files/*.o")}
+        path.name for path in Path(jt.flags.cache_path).glob("custom_ops/obj_files/*.o")
+    }
     assert "executor.cc.o" in objects and "jit_compiler.cc.o" in objects and "data.cc.o" in objects
-    assert not [name for name in objects if name.startswith(("test_", "mkl_test", "cpu_cnn_inference"))]
+    assert not [
+        name for name in objects if name.startswith(("test_", "mkl_test", "cpu_cnn_inference"))
+    ]
 
 
 def test_only_kernels_with_something_to_tune_are_tuned(tmp_path):
-    """The assembler files that the tuner leaves lie beside the kernels that ask for it, and beside no other."""
+    """The assembler files that the tuner leaves lie beside the kernels that ask for it, and beside
+    no other."""
     a = jt.array(np.arange(1 << 20, dtype=np.float32))
     (a + jt.array(np.float32(3.25))).sync()
     kernels = Path(jt.flags.cache_path, "jit")
     tuned = {path.name.removesuffix(".post.s") for path in kernels.glob("*_op.post.s")}
-    asked = {path.name.removesuffix(".cc") for path in kernels.glob("*_op.cc") if "@begin" in path.read_text()}
-    assert tuned == asked and any(path.name.removesuffix(".so") not in tuned for path in kernels.glob("*_op.so"))
+    asked = {
+        path.name.removesuffix(".cc")
+        for path in kernels.glob("*_op.cc")
+        if "@begin" in path.read_text()
+    }
+    assert tuned == asked and any(
+        path.name.removesuffix(".so") not in tuned for path in kernels.glob("*_op.so")
+    )
 
 
 def test_another_text_is_refused_in_one_sentence():
@@ -69,11 +89,20 @@ def test_another_version_of_jittor_is_left_alone(monkeypatch):
     assert sys.meta_path == [] and mending.numpy_flags("2.1.0") == ""
 
 
-@pytest.mark.parametrize("said, version", [
-    ("g++ (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.", 12),
-    ("g++ (Debian 16.2.0-4) 16.2.0\nCopyright (C) 2026 Free Software Foundation, Inc.", 16),
-    ("g++ (GCC) 8.5.0 20210514 (Red Hat 8.5.0-26)\nCopyright (C) 2018 Free Software Foundation, Inc.", 8),
-    ("Debian clang version 19.1.7 (3)", 0), ("", 0)])
+@pytest.mark.parametrize(
+    "said, version",
+    [
+        ("g++ (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.", 12),
+        ("g++ (Debian 16.2.0-4) 16.2.0\nCopyright (C) 2026 Free Software Foundation, Inc.", 16),
+        (
+            "g++ (GCC) 8.5.0 20210514 (Red Hat 8.5.0-26)\nCopyright (C) 2018 Free Software "
+            "Foundation, Inc.",
+            8,
+        ),
+        ("Debian clang version 19.1.7 (3)", 0),
+        ("", 0),
+    ],
+)
 def test_the_compilers_version_decides_what_it_is_given(tmp_path, monkeypatch, said, version):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a cache"))
     monkeypatch.setenv("cc_path", str(executable(tmp_path / "g++", f"echo '{said}'")))
@@ -83,15 +112,23 @@ def test_the_compilers_version_decides_what_it_is_given(tmp_path, monkeypatch, s
     else:
         header = Path(shlex.split(mending.gcc_flags())[1])
         (tmp_path / "a.cc").write_text("uint8_t a = sizeof(int64_t); int main() { return a - 8; }")
-        subprocess.run(["/usr/bin/env", "g++", "-include", header, tmp_path / "a.cc", "-o", tmp_path / "a"], check=True)
+        subprocess.run(
+            ["/usr/bin/env", "g++", "-include", header, tmp_path / "a.cc", "-o", tmp_path / "a"],
+            check=True,
+        )
         assert subprocess.run([tmp_path / "a"]).returncode == 0
     if 0 < version < 9:
         with pytest.raises(ToolchainError, match="is GCC 8, and Jittor's sources want 9 or newer"):
             cpu.check_compiler()
 
 
-@pytest.mark.parametrize("said", ["Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu",
-                                  "Debian clang version 19.1.7 (22+b1)\nTarget: x86_64-pc-linux-gnu"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu",
+        "Debian clang version 19.1.7 (22+b1)\nTarget: x86_64-pc-linux-gnu",
+    ],
+)
 def test_clang_is_refused_by_name(tmp_path, monkeypatch, said):
     clang = executable(tmp_path / "cc", f"echo '{said}'")
     monkeypatch.setenv("cc_path", str(clang))
@@ -156,11 +193,19 @@ int main() {
 
 
 def test_a_thread_that_is_told_to_stop_before_it_listens_stops(tmp_path):
-    """Jittor's threads that compile kernels, by themselves: made and at once ended, and each task done once."""
+    """Jittor's threads that compile kernels, by themselves: made and at once ended, and each task
+    done once."""
     text = Path(os.environ["packnet_mended"], "src/parallel_compiler.cc").read_text()
-    (tmp_path / "threads.cc").write_text(THREADS % text[text.index("struct SimpleThread {"):text.index("struct SimpleThreads;")])
-    subprocess.run(["g++", "-pthread", tmp_path / "threads.cc", "-o", tmp_path / "threads"], check=True)
-    assert subprocess.run([tmp_path / "threads"], capture_output=True, text=True, timeout=60).stdout == "300"
+    (tmp_path / "threads.cc").write_text(
+        THREADS % text[text.index("struct SimpleThread {") : text.index("struct SimpleThreads;")]
+    )
+    subprocess.run(
+        ["g++", "-pthread", tmp_path / "threads.cc", "-o", tmp_path / "threads"], check=True
+    )
+    assert (
+        subprocess.run([tmp_path / "threads"], capture_output=True, text=True, timeout=60).stdout
+        == "300"
+    )
 
 
 OFFSETS = """
@@ -169,21 +214,38 @@ OFFSETS = """
 #include <cstdio>
 %s
 typedef PyArrayDescr_Proxy D;
-int main() { printf("%%zu %%zu %%zu", offsetof(D, type_num), offsetof(D, elsize), sizeof(((D*)0)->elsize)); }
+int main() {
+    printf("%%zu %%zu %%zu", offsetof(D, type_num), offsetof(D, elsize),
+           sizeof(((D*)0)->elsize)); }
 """
 
 
 def offsets(header: Path, tmp_path: Path) -> list[int]:
     """Where C++ finds type_num and elsize, and the size of the latter."""
     text = header.read_text()
-    struct = text[text.index("struct PyArrayDescr_Proxy"):text.index("struct PyArray_Proxy")]
+    struct = text[text.index("struct PyArrayDescr_Proxy") : text.index("struct PyArray_Proxy")]
     (tmp_path / "offsets.cc").write_text(OFFSETS % struct)
-    subprocess.run(["g++", f"-I{sysconfig.get_path('include')}", tmp_path / "offsets.cc", "-o", tmp_path / "offsets"], check=True)
-    return [int(word) for word in subprocess.run([tmp_path / "offsets"], capture_output=True, text=True).stdout.split()]
+    subprocess.run(
+        [
+            "g++",
+            f"-I{sysconfig.get_path('include')}",
+            tmp_path / "offsets.cc",
+            "-o",
+            tmp_path / "offsets",
+        ],
+        check=True,
+    )
+    return [
+        int(word)
+        for word in subprocess.run(
+            [tmp_path / "offsets"], capture_output=True, text=True
+        ).stdout.split()
+    ]
 
 
 def test_the_layout_of_numpy_2_is_that_of_its_own_header(tmp_path, monkeypatch):
-    """numpy/ndarraytypes.h of NumPy 2: object head 16, type 8, four chars, int type_num, 8 bytes of flags, 8 of elsize."""
+    """numpy/ndarraytypes.h of NumPy 2: object head 16, type 8, four chars, int type_num, 8 bytes of
+    flags, 8 of elsize."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = hashlib.sha256((PACKAGE / "src/pyjt/numpy.h").read_bytes()).digest()
     folder = Path(mending.numpy_flags("2.1.0").removeprefix('-I"').removesuffix('"'))
@@ -195,33 +257,47 @@ def test_the_layout_of_numpy_2_is_that_of_its_own_header(tmp_path, monkeypatch):
 def test_the_layout_in_use_is_that_of_the_numpy_in_use():
     """The descriptor of a type, read from memory as Jittor reads it."""
     import ctypes
+
     offset, kind = (32, ctypes.c_int) if np.__version__.startswith("1.") else (40, ctypes.c_ssize_t)
     for name in ("uint8", "float32", "float64"):
         assert kind.from_address(id(np.dtype(name)) + offset).value == np.dtype(name).itemsize
     for dtype in (np.uint8, np.int32, np.float32, np.float64, bool):
         array = np.arange(6).reshape(2, 3).astype(dtype)[:, ::2]
-        assert (jt.array(array).numpy() == array).all() and jt.array(array).numpy().dtype == array.dtype
+        assert (jt.array(array).numpy() == array).all() and jt.array(
+            array
+        ).numpy().dtype == array.dtype
 
 
-@pytest.mark.parametrize("python, jittor", [("3.10", True), ("3.12", True), ("3.13", False), ("3.15", False)])
+@pytest.mark.parametrize(
+    "python, jittor", [("3.10", True), ("3.12", True), ("3.13", False), ("3.15", False)]
+)
 def test_the_requirements_leave_pip_a_wheel_of_numpy_on_every_python(python, jittor):
-    """Beside Jittor, whose metadata ask for NumPy 1, pip would build that from source where there is
+    """Beside Jittor, whose metadata ask for NumPy 1, pip would build that from source where there
+    is
     no wheel of it: from Python 3.13 on."""
-    text = "".join((ROOT / name).read_text()
-                   for name in ("requirements.txt", "requirements-numpy2.txt"))
+    text = "".join(
+        (ROOT / name).read_text() for name in ("requirements.txt", "requirements-numpy2.txt")
+    )
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     asked = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
-    asked = {one.name: one.specifier for one in asked
-             if not one.marker or one.marker.evaluate({"python_version": python})}
+    asked = {
+        one.name: one.specifier
+        for one in asked
+        if not one.marker or one.marker.evaluate({"python_version": python})
+    }
     assert ("jittor" in asked) == jittor
     assert all(version in asked["numpy"] for version in ("1.26.4", "2.5.5"))
-    needed = {Requirement(line).name for line in importlib.metadata.requires("jittor")
-              if "Windows" not in line}
+    needed = {
+        Requirement(line).name
+        for line in importlib.metadata.requires("jittor")
+        if "Windows" not in line
+    }
     assert needed <= asked.keys()  # what `--no-deps` leaves out
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/gpu.md", "docs/zh/gpu.md",
-                                  "requirements.txt"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "README.zh.md", "docs/gpu.md", "docs/zh/gpu.md", "requirements.txt"]
+)
 def test_the_commands_that_install_are_the_same_everywhere(page):
     assert INSTALL.endswith(f"jittor=={mending.JITTOR}")
     assert INSTALL in (ROOT / page).read_text(encoding="utf8")
@@ -264,7 +340,13 @@ def test_jittors_processes_run_no_script_once_more(tmp_path):
     """Those that compile and those that load data, of a script without `if __name__`."""
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "a.cc").write_text("int a;\n")
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | dict(PYTHONPATH=str(ROOT)), timeout=60)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)),
+        timeout=60,
+    )
     assert done.stdout == "once\n[[0, 1], [4, 9]]\n" and done.stderr == "", done.stderr
     assert (tmp_path / "a.o").exists()

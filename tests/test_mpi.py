@@ -1,4 +1,5 @@
 """Several processes train as one: same batches, same masks, one log. On the CPU, through mpirun."""
+
 import json
 import os
 import shutil
@@ -12,14 +13,17 @@ from conftest import ROOT, executable, write_images
 from settings.config import Config
 
 if not shutil.which("mpirun") or not shutil.which("mpicc"):
-    pytest.skip("no mpirun or no mpicc (Debian: openmpi-bin, libopenmpi-dev)", allow_module_level=True)
+    pytest.skip(
+        "no mpirun or no mpicc (Debian: openmpi-bin, libopenmpi-dev)", allow_module_level=True
+    )
 
 # 20 images in batches of 8: two shared by the processes, one of 4 that each computes whole.
 TRAIN = """
 import sys
 import numpy as np
 import toolchain
-jt = toolchain.start("cpu", convolutions="direct")  # rounds less, so that no weight crosses the cut-off of the prune
+# direct: rounds less, so that no weight crosses the cut-off of the prune
+jt = toolchain.start("cpu", convolutions="direct")
 from dataset import create_dataloader
 from networks import build
 from jittor import nn
@@ -35,7 +39,8 @@ net.add_head("birds", 4)
 net.select("birds")
 packnet = PackNet(net)
 packnet.start_task("birds")
-train, _ = create_dataloader("birds", root, "train", 8, image_size=48, cache_dir=f"{out}.cache{RANK}")
+train, _ = create_dataloader("birds", root, "train", 8, image_size=48,
+                             cache_dir=f"{out}.cache{RANK}")
 test, _ = create_dataloader("birds", root, "test", 8, image_size=48, cache_dir=f"{out}.cache{RANK}")
 losses = []
 optimizer = nn.SGD(list(packnet.trainable().values()), 0.01, momentum=0.9, weight_decay=1e-3)
@@ -52,13 +57,19 @@ np.savez(f"{out}.{RANK}.npz", losses=np.array(losses), logits=logits, labels=lab
 """
 
 
-ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
+ENVIRONMENT = dict(
+    os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"
+)
 ENVIRONMENT.pop("use_mpi", None)
 
 
-def mpirun(count: int, *command, cwd=ROOT, environment=ENVIRONMENT, options=("--oversubscribe",)) -> subprocess.CompletedProcess:
+def mpirun(
+    count: int, *command, cwd=ROOT, environment=ENVIRONMENT, options=("--oversubscribe",)
+) -> subprocess.CompletedProcess:
     program = ["mpirun", *options, "-np", str(count), sys.executable]
-    return subprocess.run([*program, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [*program, *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -75,41 +86,89 @@ def test_several_processes_train_as_one(tmp_path, processes):
     one, (first, *others) = runs[1][0], runs[processes]
     for name in first:
         for other in others:
-            assert np.array_equal(first[name], other[name]), name  # every process has the same masks and results
+            # every process has the same masks and results
+            assert np.array_equal(first[name], other[name]), name
     assert np.allclose(one["losses"], first["losses"], rtol=1e-4)
     assert np.array_equal(one["labels"], first["labels"])
     assert np.allclose(one["logits"], first["logits"], rtol=1e-3, atol=1e-3)
     for name in first:
         if name.startswith("owner."):
-            assert (one[name] != first[name]).mean() < 1e-3, name  # magnitudes within float error of the cut-off may swap
+            # magnitudes within float error of the cut-off may swap
+            assert (one[name] != first[name]).mean() < 1e-3, name
         elif name.startswith("w."):
             assert np.abs(one[name] - first[name]).mean() < 1e-4 * np.abs(one[name]).mean(), name
 
 
 def test_a_run_of_two_processes(tmp_path, image_root):
-    """One log, one set of files, whole results; and no way to go on with another number of processes."""
-    command = ["main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48,
-               "--base-task", "cubs", "--task-list", "cars", "flowers", "--num-epochs-base", 1, "--num-epochs-per-task", 1,
-               "--num-epochs-finetune", 1, "--num-epochs-base-finetune", 1, "--batch-size", 4, "--device", "cpu",
-               "--baselines", "finetune", "lwf", "joint"]
+    """One log, one set of files, whole results; and no way to go on with another number of
+    processes."""
+    command = [
+        "main.py",
+        "--data-root",
+        image_root,
+        "--output-dir",
+        tmp_path / "run",
+        "--arch",
+        "vgg-slim",
+        "--image-size",
+        48,
+        "--base-task",
+        "cubs",
+        "--task-list",
+        "cars",
+        "flowers",
+        "--num-epochs-base",
+        1,
+        "--num-epochs-per-task",
+        1,
+        "--num-epochs-finetune",
+        1,
+        "--num-epochs-base-finetune",
+        1,
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+        "--baselines",
+        "finetune",
+        "lwf",
+        "joint",
+    ]
     done = mpirun(2, *command)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert results["finished"] and results["processes"] == 2 and "2 processes" in results["toolchain"]
+    assert (
+        results["finished"] and results["processes"] == 2 and "2 processes" in results["toolchain"]
+    )
     assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
     log = (tmp_path / "run/log.txt").read_text()
-    assert log.count("== cars ==") == 1 and log.count("Done in") == 1 and done.stdout.count("== cars ==") == 1
-    single = subprocess.run([sys.executable, "evaluate.py", "--output-dir", tmp_path / "run", "--device", "cpu"], cwd=ROOT,
-                            capture_output=True, text=True)
+    assert (
+        log.count("== cars ==") == 1
+        and log.count("Done in") == 1
+        and done.stdout.count("== cars ==") == 1
+    )
+    single = subprocess.run(
+        [sys.executable, "evaluate.py", "--output-dir", tmp_path / "run", "--device", "cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     for task in results["tasks"]:
         row = next(line for line in single.stdout.splitlines() if line.startswith(task["name"]))
         assert float(row.split()[1]) == pytest.approx(task["top1_final"], abs=0.01)
 
     results["finished"] = False
     (tmp_path / "run/results.json").write_text(json.dumps(results))
-    done = subprocess.run([sys.executable, "main.py", "--resume", "--output-dir", tmp_path / "run"], cwd=ROOT, capture_output=True,
-                          text=True)
-    assert done.returncode == 2 and "had 2 processes (mpirun -np), this would go on with 1" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "main.py", "--resume", "--output-dir", tmp_path / "run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 2
+        and "had 2 processes (mpirun -np), this would go on with 1" in done.stderr
+    )
 
 
 SHARE = """
@@ -121,11 +180,14 @@ os.write(1, f"{{processes.cores()}} {{os.environ['OMP_NUM_THREADS']}}\\n".encode
 """
 
 
-@pytest.mark.parametrize("options, cores_of_each, threads", [
-    ((), "all", "a share"),                     # OpenMPI binds each of two processes to one core
-    (("--bind-to", "none"), "all", "a share"),
-    (("--bind-to", "core"), "one", "one"),      # as the user says
-])
+@pytest.mark.parametrize(
+    "options, cores_of_each, threads",
+    [
+        ((), "all", "a share"),  # OpenMPI binds each of two processes to one core
+        (("--bind-to", "none"), "all", "a share"),
+        (("--bind-to", "core"), "one", "one"),  # as the user says
+    ],
+)
 def test_processes_of_one_machine_share_its_cores(tmp_path, options, cores_of_each, threads):
     everything = len(os.sched_getaffinity(0))
     if everything < 2:
@@ -135,7 +197,10 @@ def test_processes_of_one_machine_share_its_cores(tmp_path, options, cores_of_ea
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_NUM_THREADS"}
     done = mpirun(2, script, environment=environment, options=options)
     assert done.returncode == 0, done.stderr
-    of_each, thread_count = everything if cores_of_each == "all" else 1, everything // 2 if threads == "a share" else 1
+    of_each, thread_count = (
+        everything if cores_of_each == "all" else 1,
+        everything // 2 if threads == "a share" else 1,
+    )
     assert done.stdout.splitlines() == [f"{of_each} {thread_count}"] * 2, done.stdout
 
 
@@ -150,18 +215,39 @@ processes.leave(main.main())
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refused(tmp_path, image_root, finished):
+def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refused(
+    tmp_path, image_root, finished
+):
     """One has a run to go on with, or a finished one, and the other would start."""
     script = tmp_path / "box.py"
     script.write_text(BOX.format(root=str(ROOT)))
-    settings = dict(data_root=str(image_root), output_dir="run", arch="vgg-slim", image_size=48, base_task="cubs", num_epochs_base=1,
-                    task_list=["cars"], batch_size=4, device="cpu")
+    settings = dict(
+        data_root=str(image_root),
+        output_dir="run",
+        arch="vgg-slim",
+        image_size=48,
+        base_task="cubs",
+        num_epochs_base=1,
+        task_list=["cars"],
+        batch_size=4,
+        device="cpu",
+    )
     (tmp_path / "box0/run").mkdir(parents=True), (tmp_path / "box1").mkdir()
-    (tmp_path / "box0/run/results.json").write_text(json.dumps(dict(config=Config(**settings).asdict(), finished=finished)))
-    flags = [word for name, value in settings.items() for word in (
-        "--" + name.replace("_", "-"), *(value if isinstance(value, list) else [value]))]
+    (tmp_path / "box0/run/results.json").write_text(
+        json.dumps(dict(config=Config(**settings).asdict(), finished=finished))
+    )
+    flags = [
+        word
+        for name, value in settings.items()
+        for word in (
+            "--" + name.replace("_", "-"),
+            *(value if isinstance(value, list) else [value]),
+        )
+    ]
     done = mpirun(2, script, "--resume", *flags, cwd=tmp_path)
-    assert done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr, done.stderr[-2000:]
+    assert (
+        done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr
+    ), done.stderr[-2000:]
     assert not (tmp_path / "box1/run").exists()
 
 
@@ -170,12 +256,16 @@ from jittor import nn
 
 
 def build():
-    return nn.Sequential(nn.Conv(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(4, 5))
+    return nn.Sequential(nn.Conv(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d((1, 1)),
+                         nn.Flatten(), nn.Linear(4, 5))
 """
 
 
-@pytest.mark.parametrize("theirs, refused", [(NET, False), (NET.replace("stride=4", "stride=2"), True), (None, True)],
-                         ids=["the same", "another", "none"])
+@pytest.mark.parametrize(
+    "theirs, refused",
+    [(NET, False), (NET.replace("stride=4", "stride=2"), True), (None, True)],
+    ids=["the same", "another", "none"],
+)
 def test_boxes_must_have_the_same_network_file(tmp_path, image_root, theirs, refused):
     """Parameters of the same shapes would train without a word."""
     script = tmp_path / "box.py"
@@ -184,35 +274,81 @@ def test_boxes_must_have_the_same_network_file(tmp_path, image_root, theirs, ref
         (tmp_path / f"box{number}").mkdir()
         if text:
             (tmp_path / f"box{number}/net.py").write_text(text)
-    done = mpirun(2, script, "--data-root", image_root, "--output-dir", "run", "--arch", "net.py:build", "--image-size", 48,
-                  "--base-task", "cubs", "--num-epochs-base", 1, "--num-epochs-base-finetune", 0, "--num-epochs-per-task", 1,
-                  "--num-epochs-finetune", 0, "--task-list", "cars", "--batch-size", 4, "--device", "cpu", cwd=tmp_path)
+    done = mpirun(
+        2,
+        script,
+        "--data-root",
+        image_root,
+        "--output-dir",
+        "run",
+        "--arch",
+        "net.py:build",
+        "--image-size",
+        48,
+        "--base-task",
+        "cubs",
+        "--num-epochs-base",
+        1,
+        "--num-epochs-base-finetune",
+        0,
+        "--num-epochs-per-task",
+        1,
+        "--num-epochs-finetune",
+        0,
+        "--task-list",
+        "cars",
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+        cwd=tmp_path,
+    )
     assert done.returncode == (2 if refused else 0), done.stderr[-2000:]
-    assert ("--arch net.py:build: the processes of mpirun find different files there, or none" in done.stderr) == refused
-    assert (tmp_path / "box0/run/results.json").exists() != refused and not list(tmp_path.glob("box1/run/*"))
+    assert (
+        "--arch net.py:build: the processes of mpirun find different files there, or none"
+        in done.stderr
+    ) == refused
+    assert (tmp_path / "box0/run/results.json").exists() != refused and not list(
+        tmp_path.glob("box1/run/*")
+    )
 
 
 AGENT = """
 host=$1; shift
-exec env -i PATH=/usr/bin:/bin HOME="$HOME" ip netns exec {second} sh -c "mount --bind {theirs} {shared} && $*"
+exec env -i PATH=/usr/bin:/bin HOME="$HOME" \\
+    ip netns exec {second} sh -c "mount --bind {theirs} {shared} && $*"
 """
 
 
 @pytest.fixture
 def second_box(tmp_path):
-    """(what to put before a command of the first box, its address, the second's, the launch agent). Two network namespaces with
-    a cable between them; on the second, another folder lies where the first has `tmp_path/run`, as if nothing were shared."""
+    """(what to put before a command of the first box, its address, the second's, the launch agent).
+    Two network namespaces with
+    a cable between them; on the second, another folder lies where the first has `tmp_path/run`, as
+    if nothing were shared."""
     first, second = f"a{os.getpid()}", f"b{os.getpid()}"
-    if not shutil.which("ip") or subprocess.run(["ip", "netns", "add", first], capture_output=True).returncode:
+    if (
+        not shutil.which("ip")
+        or subprocess.run(["ip", "netns", "add", first], capture_output=True).returncode
+    ):
         pytest.skip("no network namespaces (root and iproute2 are needed)")
     (tmp_path / "run").mkdir(), (tmp_path / "theirs").mkdir()
     try:
-        for command in (f"netns add {second}", f"link add {first} type veth peer name {second}",
-                        *(f"link set {box} netns {box}" for box in (first, second)),
-                        *(f"-n {box} addr add 10.77.0.{i}/24 dev {box}" for i, box in ((1, first), (2, second))),
-                        *(f"-n {box} link set {link} up" for box in (first, second) for link in ("lo", box))):
+        for command in (
+            f"netns add {second}",
+            f"link add {first} type veth peer name {second}",
+            *(f"link set {box} netns {box}" for box in (first, second)),
+            *(
+                f"-n {box} addr add 10.77.0.{i}/24 dev {box}"
+                for i, box in ((1, first), (2, second))
+            ),
+            *(f"-n {box} link set {link} up" for box in (first, second) for link in ("lo", box)),
+        ):
             subprocess.run(["ip", *command.split()], check=True, capture_output=True)
-        agent = executable(tmp_path / "agent", AGENT.format(second=second, theirs=tmp_path / "theirs", shared=tmp_path / "run"))
+        agent = executable(
+            tmp_path / "agent",
+            AGENT.format(second=second, theirs=tmp_path / "theirs", shared=tmp_path / "run"),
+        )
         yield ["ip", "netns", "exec", first], "10.77.0.1", "10.77.0.2", agent
     finally:
         for box in (first, second):
@@ -220,15 +356,51 @@ def second_box(tmp_path):
 
 
 def test_two_boxes_that_share_no_output_folder(tmp_path, image_root, second_box):
-    """docs/gpu.md's command for two boxes: the first one's folder has the run, the second's stays empty; resuming is refused."""
+    """docs/gpu.md's command for two boxes: the first one's folder has the run, the second's stays
+    empty; resuming is refused."""
     on_first, one, two, agent = second_box
-    command = [*on_first, "mpirun", "--mca", "plm_rsh_agent", agent, "-np", 2, "-H", f"{one}:1,{two}:1", sys.executable, ROOT / "main.py",
-               "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48, "--base-task", "cubs",
-               "--task-list", "cars", "--num-epochs-base", 1, "--num-epochs-per-task", 1, "--num-epochs-finetune", 1, "--batch-size", 4]
+    command = [
+        *on_first,
+        "mpirun",
+        "--mca",
+        "plm_rsh_agent",
+        agent,
+        "-np",
+        2,
+        "-H",
+        f"{one}:1,{two}:1",
+        sys.executable,
+        ROOT / "main.py",
+        "--data-root",
+        image_root,
+        "--output-dir",
+        tmp_path / "run",
+        "--arch",
+        "vgg-slim",
+        "--image-size",
+        48,
+        "--base-task",
+        "cubs",
+        "--task-list",
+        "cars",
+        "--num-epochs-base",
+        1,
+        "--num-epochs-per-task",
+        1,
+        "--num-epochs-finetune",
+        1,
+        "--batch-size",
+        4,
+    ]
 
     def run(*more) -> subprocess.CompletedProcess:
-        return subprocess.run([str(word) for word in (*command, "--device", "cpu", *more)], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
-                              text=True)
+        return subprocess.run(
+            [str(word) for word in (*command, "--device", "cpu", *more)],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+        )
 
     done = run()
     assert done.returncode == 0, done.stderr[-2000:]
@@ -238,17 +410,57 @@ def test_two_boxes_that_share_no_output_folder(tmp_path, image_root, second_box)
     results["finished"] = False
     (tmp_path / "run/results.json").write_text(json.dumps(results))
     done = run("--resume")
-    assert done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr, done.stderr[-2000:]
+    assert (
+        done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr
+    ), done.stderr[-2000:]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, image_root):
-    done = mpirun(2, "main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--batch-size", 5, "--device", "cpu")
-    assert done.returncode == 2 and "--batch-size 5: must be a multiple of the 2 processes" in done.stderr
+    done = mpirun(
+        2,
+        "main.py",
+        "--data-root",
+        image_root,
+        "--output-dir",
+        tmp_path / "run",
+        "--batch-size",
+        5,
+        "--device",
+        "cpu",
+    )
+    assert (
+        done.returncode == 2
+        and "--batch-size 5: must be a multiple of the 2 processes" in done.stderr
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_an_error_in_one_process_ends_them_all(tmp_path, image_root):
     (image_root / "cubs_cropped/train/a/0.jpg").write_bytes(b"broken")
-    done = mpirun(2, "main.py", "--data-root", image_root, "--output-dir", tmp_path / "run", "--arch", "vgg-slim", "--image-size", 48,
-                  "--task-list", "cubs", "--num-epochs-base", 1, "--base-task", "cars", "--batch-size", 4, "--device", "cpu")
-    assert done.returncode == 2 and done.stderr.count("0.jpg: cannot be read as an image") == 1 and "Traceback" not in done.stderr
+    done = mpirun(
+        2,
+        "main.py",
+        "--data-root",
+        image_root,
+        "--output-dir",
+        tmp_path / "run",
+        "--arch",
+        "vgg-slim",
+        "--image-size",
+        48,
+        "--task-list",
+        "cubs",
+        "--num-epochs-base",
+        1,
+        "--base-task",
+        "cars",
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.count("0.jpg: cannot be read as an image") == 1
+        and "Traceback" not in done.stderr
+    )

@@ -1,5 +1,6 @@
 """The paper's networks: their prunable weights, their logits against PyTorch, and old tasks that
 stay to the bit in each."""
+
 import numpy as np
 import pytest
 from conftest import jt, prunable_weights
@@ -73,6 +74,7 @@ def torch_logits(arch, tensors, images):
     none left over."""
     torch = pytest.importorskip("torch")
     from benchmarks.torch_networks import classifier
+
     net = classifier(arch, len(tensors[f"{networks.ARCHITECTURES[arch].last}.bias"]))
     counters = {
         name: value
@@ -91,6 +93,7 @@ def test_an_exported_task_gives_the_same_logits_in_pytorch(arch, tmp_path):
     from safetensors.numpy import load_file
 
     import evaluate
+
     net = random_network(arch)
     packnet = PackNet(net)
     packnet.train_task("a", batches(0), 1, lr=1e-3)
@@ -130,6 +133,7 @@ def test_the_full_networks_give_pytorchs_logits(arch, side):
 
 
 # ---- frozen to the bit, in each network and with each option
+
 
 @pytest.mark.parametrize(
     "arch, options",
@@ -234,6 +238,7 @@ def test_free_weights_start_from_zero_or_at_random():
 
 
 # ---- pretrained weights
+
 
 @pytest.mark.parametrize("arch", ["vgg-bn-slim", "resnet-slim", "densenet-slim"])
 def test_torchvisions_weights_load_into_every_network(arch, tmp_path):

@@ -1,5 +1,6 @@
 """Which layers are packed (--pack), and pruning whole filters instead of weights (--prune
 filters)."""
+
 import numpy as np
 import pytest
 from conftest import jt
@@ -52,7 +53,7 @@ def test_filters_against_a_loop_over_weights(layer, output, ratio):
     for place in np.ndindex(weight.shape):
         if owner[place] == 2:
             squares[output(place)] = squares.get(output(place), 0.0) + float(weight[place]) ** 2
-    going = sorted(squares, key=squares.get)[:round(ratio * len(squares))]
+    going = sorted(squares, key=squares.get)[: round(ratio * len(squares))]
     expected = np.array(
         [owner[place] == 2 and output(place) in going for place in np.ndindex(weight.shape)]
     ).reshape(weight.shape)
@@ -111,7 +112,7 @@ def test_what_is_not_packed_moves_with_the_first_task_only(pack):
     table = packnet.describe()
     for name in weights - packed:
         kind, reason = ("Conv", "linear layers") if pack == "fc" else ("Linear", "convolutions")
-        line, = (line for line in table.splitlines() if line.startswith(f"{name} "))
+        (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
         assert f"shared  weight of {kind}, and only {reason} are packed" in line
 
 
@@ -132,10 +133,14 @@ def test_filters_through_the_whole_of_packnet():
     assert np.array_equal(*logits)
 
 
-@pytest.mark.parametrize("options, says", [
-    (dict(packed_layers="fc"), "no linear layer that could be pruned"),
-    (dict(packed_layers="x"), "packed_layers 'x' is none of all, conv, fc"),
-    (dict(pruned_units="x"), "pruned_units 'x' is neither weights nor filters")])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (dict(packed_layers="fc"), "no linear layer that could be pruned"),
+        (dict(packed_layers="x"), "packed_layers 'x' is none of all, conv, fc"),
+        (dict(pruned_units="x"), "pruned_units 'x' is neither weights nor filters"),
+    ],
+)
 def test_options_that_mean_nothing_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         PackNet(networks.build("resnet-slim"), **options)

@@ -1,5 +1,6 @@
 """Every parameter has a class, and what is frozen stays to the bit: in every layer of Jittor,
 whatever the network does with it."""
+
 import copy
 import inspect
 import sys
@@ -84,6 +85,7 @@ def three_tasks(packnet, train=None):
 
 
 # ---- every layer of Jittor that has parameters
+
 
 def flat(layer, x):
     return layer(x.reshape((x.shape[0], -1)))
@@ -195,11 +197,14 @@ LAYERS = {  # name of the case: (layer, how it is used, features out of it, {par
         {"0": SHARED, "1": SHARED},
     ),
 }
-WITHOUT = """Module Pool Pool3d AdaptiveAvgPool2d AdaptiveMaxPool2d AdaptiveAvgPool3d AdaptiveMaxPool3d AvgPool2d AvgPool3d
-    MaxPool2d MaxPool3d MaxUnpool2d MaxUnpool3d ELU CrossEntropyLoss MSELoss BCELoss L1Loss BCEWithLogitsLoss Identity Dropout
-    Dropout2d DropPath relu leaky_relu relu6 softmax gelu silu Flatten DepthwiseConv ReflectionPad2d ZeroPad2d ConstantPad2d
-    ReplicationPad2d PixelShuffle Tanh Sigmoid Softplus Resize Upsample UpsamplingBilinear2d UpsamplingNearest2d Sequential
-    KLDivLoss Mish""".split()
+WITHOUT = """
+    Module Pool Pool3d AdaptiveAvgPool2d AdaptiveMaxPool2d AdaptiveAvgPool3d AdaptiveMaxPool3d
+    AvgPool2d AvgPool3d MaxPool2d MaxPool3d MaxUnpool2d MaxUnpool3d ELU CrossEntropyLoss MSELoss
+    BCELoss L1Loss BCEWithLogitsLoss Identity Dropout Dropout2d DropPath relu leaky_relu relu6
+    softmax gelu silu Flatten DepthwiseConv ReflectionPad2d ZeroPad2d ConstantPad2d
+    ReplicationPad2d PixelShuffle Tanh Sigmoid Softplus Resize Upsample UpsamplingBilinear2d
+    UpsamplingNearest2d Sequential KLDivLoss Mish
+""".split()
 ABSTRACT = ["RNNBase"]  # of RNN, LSTM and GRU
 
 
@@ -236,7 +241,9 @@ def test_a_layer_has_its_class_and_three_tasks_keep_their_bits(case):
     before = snapshot(packnet.model)
     three_tasks(packnet)
     after = snapshot(packnet.model)
-    for name in kinds:  # everything trained, but for the biases of keys, which softmax cancels, before anything is at them
+    # everything trained, but for the biases of keys, which softmax cancels, before anything is at
+    # them
+    for name in kinds:
         assert not np.array_equal(before[name], after[name]) or name.endswith(
             ("in_proj_bias", "bias_k")
         ), name
@@ -261,6 +268,7 @@ def test_each_task_may_have_norms_of_its_own(case):
 
 # ---- every optimizer
 
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -276,12 +284,14 @@ def test_each_task_may_have_norms_of_its_own(case):
 def test_one_optimizer_for_everything_over_three_tasks(make):
     """Its state goes on from task to task, and it is given every parameter, old heads and shared
     ones too."""
+
     class Net(nn.Module):
         def __init__(self):
             self.conv, self.norm, self.last = nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Linear(16, 6)
 
         def execute(self, x):
             return nn.relu(self.last(nn.relu(self.norm(self.conv(x))).reshape((x.shape[0], -1))))
+
     net = multi_head(Net())
     packnet = PackNet(net, 0.5)
     optimizer = make(net.parameters())
@@ -293,6 +303,7 @@ def test_one_optimizer_for_everything_over_three_tasks(make):
         packnet.set_training(True)
         for images, labels in data:
             optimizer.step(nn.cross_entropy_loss(net(images), labels))
+
     three_tasks(packnet, train)
 
 
@@ -306,6 +317,7 @@ def test_the_optimizers_are_all_there_are():
 
 
 # ---- tied weights, and what is computed
+
 
 class Words(nn.Module):
     """An embedding and a linear layer that may share their Var, as in language models."""
@@ -343,6 +355,7 @@ def test_layers_that_share_a_weight_have_one_owner_map():
 
         def execute(self, x):
             return self.again(nn.relu(self.two(nn.relu(self.one(x.reshape((x.shape[0], -1)))))))
+
     packnet = PackNet(multi_head(Twice(), 48), 0.5)
     assert (
         list(packnet.owners) == ["trunk.one.weight"]
@@ -356,6 +369,7 @@ def test_a_weight_that_is_also_something_else_is_refused():
         def __init__(self):
             self.first = nn.Linear(4, 4)
             self.scale = self.first.weight
+
     with pytest.raises(ValueError, match=r"first.weight.*scale|scale.*first.weight"):
         PackNet(Scaled())
     net = multi_head(Words(False), 8)
@@ -370,6 +384,7 @@ def test_a_weight_that_is_also_something_else_is_refused():
 
 def test_weight_norm_is_refused():
     from jittor.weightnorm import weight_norm
+
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     weight_norm(model[0], "weight", -1)
     for pack in (PackNet, lambda model: PackNetPruning.prune_model(model, 0.5)):
@@ -382,6 +397,7 @@ def test_a_weight_that_is_made_anew_in_every_pass_is_refused_when_that_shows():
         def execute(self, x):
             self.weight = self.weight * 1.0
             return super().execute(x)
+
     packnet = PackNet(multi_head(nn.Sequential(nn.Flatten(), Remade(48, 6))))
     packnet.train_task("a", batches(0), 1)
     with pytest.raises(ValueError, match=r"trunk.1.weight is not the Var that was packed"):
@@ -455,6 +471,7 @@ def test_outputs_that_a_module_keeps():
         def execute(self, x):
             setattr(self, self.name, self.first(x.reshape((x.shape[0], -1))))
             return nn.relu(getattr(self, self.name))
+
     packnet = PackNet(multi_head(Keeps("_seen")), 0.5)
     assert list(packnet.owners) == ["trunk.first.weight"]
     three_tasks(packnet)
@@ -468,6 +485,7 @@ def test_outputs_that_a_module_keeps():
 
 # ---- heads
 
+
 def test_only_a_dictionary_of_heads_is_one():
     class Vit(nn.Module):
         def __init__(self):
@@ -477,6 +495,7 @@ def test_only_a_dictionary_of_heads_is_one():
 
         def execute(self, x):
             return self.heads(x.reshape((x.shape[0], -1)))
+
     packnet = PackNet(Vit())
     assert heads_of(packnet.model) == {} and list(packnet.owners) == ["heads.0.weight"]
     before = snapshot(packnet.model)
@@ -504,6 +523,7 @@ def test_a_head_may_be_added_later_and_nothing_else():
 
 # ---- what gradients reach
 
+
 @pytest.mark.parametrize("what", ["weights", "filters"])
 def test_no_step_works_out_anew_whose_weights_they_are(what):
     """Jittor computes an owner when it is asked for; within a step's kernel it is asked for, and
@@ -526,7 +546,12 @@ def test_no_step_works_out_anew_whose_weights_they_are(what):
 
 
 def test_eval_before_training_stops_nothing():
-    packnet = PackNet(multi_head(nn.Sequential(nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6))), 0.5)
+    packnet = PackNet(
+        multi_head(
+            nn.Sequential(nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Flatten(), nn.Linear(16, 6))
+        ),
+        0.5,
+    )
     packnet.model.eval()
     before = snapshot(packnet.model)
     packnet.train_task("a", batches(0), 1)
@@ -562,6 +587,7 @@ def test_a_weight_whose_gradient_its_owner_stopped_is_left_alone():
 
 
 # ---- running statistics
+
 
 class Remaking(nn.Module):
     """A norm of somebody's own, which makes its statistics anew instead of updating them."""
@@ -600,6 +626,7 @@ def test_a_norm_that_makes_its_statistics_anew(train_bn, by_hand):
         net.train()  # which packnet.set_training would not do for a norm that is shared
         for images, labels in data:
             optimizer.step(nn.cross_entropy_loss(net(images), labels))
+
     start = snapshot(net)
     three_tasks(packnet, train if by_hand else None)
     assert (snapshot(net)["trunk.1.running_mean"] != start["trunk.1.running_mean"]).all()
@@ -607,6 +634,7 @@ def test_a_norm_that_makes_its_statistics_anew(train_bn, by_hand):
 
 
 # ---- copies and state dicts
+
 
 def packed(tasks=2):
     packnet = PackNet(
@@ -681,6 +709,7 @@ def test_loading_a_state_dict_loads_all_of_it(part):
 
 # ---- a task's view
 
+
 def test_an_exception_while_a_view_is_entered_changes_nothing():
     """Ctrl-C at every line between the call and the body of the with statement."""
     packnet = packed(3)
@@ -696,6 +725,7 @@ def test_an_exception_while_a_view_is_entered_changes_nothing():
                     sys.settrace(None)
                     raise KeyboardInterrupt
             return interrupt if frame.f_code is code else None
+
         view = packnet.task_view("a")
         sys.settrace(interrupt)
         try:
@@ -742,13 +772,14 @@ def test_nothing_else_is_done_within_a_view():
 
 # ---- the table
 
+
 def test_describe_accounts_for_everything():
     net = networks.build("vgg-bn-slim")
     net.add_head("a", 5)
     for options in ({}, dict(train_bn=True, train_biases=True)):
         packnet = PackNet(net, **options)
         lines = packnet.describe().splitlines()
-        rows = {line.split()[0]: line.split()[1:3] for line in lines[1:lines.index("")]}
+        rows = {line.split()[0]: line.split()[1:3] for line in lines[1 : lines.index("")]}
         assert rows.keys() == net.state_dict().keys()
         assert rows["trunk.features.0.weight"] == ["16x3x3x3", "owned"] and rows[
             "heads.a.bias"

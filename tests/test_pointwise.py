@@ -1,4 +1,6 @@
-"""1x1 convolutions as matrix products against NumPy in float64. Which layers take them: test_conv.py."""
+"""1x1 convolutions as matrix products against NumPy in float64. Which layers take them:
+test_conv.py."""
+
 import os
 import subprocess
 import sys
@@ -15,19 +17,41 @@ if jt.flags.use_cuda:
 convolve = pointwise.convolution(jt)
 
 
-@pytest.mark.parametrize("n, channels, filters, height, width", [
-    (2, 3, 5, 4, 6), (1, 1, 1, 1, 1), (7, 130, 257, 9, 11), (5, 600, 140, 3, 5), (3, 16, 300, 40, 41)],
-    ids=["small", "one", "more than a block of filters", "more than a block of channels", "more than a block of pixels"])
+@pytest.mark.parametrize(
+    "n, channels, filters, height, width",
+    [
+        (2, 3, 5, 4, 6),
+        (1, 1, 1, 1, 1),
+        (7, 130, 257, 9, 11),
+        (5, 600, 140, 3, 5),
+        (3, 16, 300, 40, 41),
+    ],
+    ids=[
+        "small",
+        "one",
+        "more than a block of filters",
+        "more than a block of channels",
+        "more than a block of pixels",
+    ],
+)
 def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, width):
     rng = np.random.default_rng(0)
-    x, dy = (rng.standard_normal((n, count, height, width)).astype(np.float32) for count in (channels, filters))
-    w = (rng.standard_normal((filters, channels, 1, 1)) / channels ** 0.5).astype(np.float32)
+    x, dy = (
+        rng.standard_normal((n, count, height, width)).astype(np.float32)
+        for count in (channels, filters)
+    )
+    w = (rng.standard_normal((filters, channels, 1, 1)) / channels**0.5).astype(np.float32)
     images, weight = jt.array(x), jt.array(w)
     y = convolve(images, weight)
     matrix = w[:, :, 0, 0].astype(np.float64)
-    right = [np.einsum("kc,nchw->nkhw", matrix, x), np.einsum("kc,nkhw->nchw", matrix, dy),
-             np.einsum("nkhw,nchw->kc", dy.astype(np.float64), x)[:, :, None, None]]
-    for name, value, exact in zip(("y", "dx", "dw"), [y, *jt.grad((y * jt.array(dy)).sum(), [images, weight])], right):
+    right = [
+        np.einsum("kc,nchw->nkhw", matrix, x),
+        np.einsum("kc,nkhw->nchw", matrix, dy),
+        np.einsum("nkhw,nchw->kc", dy.astype(np.float64), x)[:, :, None, None],
+    ]
+    for name, value, exact in zip(
+        ("y", "dx", "dw"), [y, *jt.grad((y * jt.array(dy)).sum(), [images, weight])], right
+    ):
         assert list(value.shape) == list(exact.shape), name
         assert np.abs(value.numpy() - exact).max() < 3e-6 * np.abs(exact).max(), name
 
@@ -39,16 +63,23 @@ import hashlib, numpy as np, toolchain
 jt = toolchain.start("cpu")
 from kernels import pointwise
 rng = np.random.default_rng(0)
-x, w, dy = (jt.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((9, 70, 15, 15), (300, 70, 1, 1), (9, 300, 15, 15)))
+shapes = (9, 70, 15, 15), (300, 70, 1, 1), (9, 300, 15, 15)
+x, w, dy = (jt.array(rng.standard_normal(shape).astype(np.float32)) for shape in shapes)
 y = pointwise.convolution(jt)(x, w)
-print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in [y, *jt.grad((y * dy).sum(), [x, w])])).hexdigest())
+found = [y, *jt.grad((y * dy).sum(), [x, w])]
+print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in found)).hexdigest())
 """
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():
     def bits(threads: int) -> str:
-        done = subprocess.run([sys.executable, "-c", BITS.format(root=str(ROOT))], env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", BITS.format(root=str(ROOT))],
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()[-1]
+
     assert bits(1) == bits(2) == bits(5)

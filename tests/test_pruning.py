@@ -1,5 +1,6 @@
 """The algorithm against a NumPy version of its rules, and frozen weights against everything that
 could move them."""
+
 import math
 
 import numpy as np
@@ -76,8 +77,12 @@ def snapshot(model):
 # ---- rule 3
 
 # No st.floats: it refuses to work where denormals are flushed to zero, as Jittor does.
-weights = st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.0, 0.25, 0.5, 1.0, 3.0]) |
-                   st.integers(-4000, 4000).map(lambda i: i / 997), min_size=1, max_size=40)
+weights = st.lists(
+    st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.0, 0.25, 0.5, 1.0, 3.0])
+    | st.integers(-4000, 4000).map(lambda i: i / 997),
+    min_size=1,
+    max_size=40,
+)
 ratios = st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]) | st.integers(0, 1000).map(
     lambda i: i / 1000
 )
@@ -103,14 +108,17 @@ def test_free_smallest_by_hand():
     assert w.numpy().tolist() == [3, 0, 0, -4, 0.5, 9] and o.numpy().tolist() == [2, 0, 0, 2, 1, 1]
 
 
-@pytest.mark.parametrize("values, ratio, kept", [
-    ([5.0], 0.75, []),              # one weight: round(0.75) = 1 goes
-    ([5.0], 0.25, [5.0]),           # round(0.25) = 0 go
-    ([1.0, 2.0], 0.0, [1.0, 2.0]),
-    ([1.0, 2.0], 1.0, []),
-    ([1.0, -1.0, 1.0, 2.0], 0.25, [2.0]),  # ties at the cut-off go together
-    ([0.0, 0.0, 0.0, 7.0], 0.5, [7.0]),    # zeros too: more than the ratio
-])
+@pytest.mark.parametrize(
+    "values, ratio, kept",
+    [
+        ([5.0], 0.75, []),  # one weight: round(0.75) = 1 goes
+        ([5.0], 0.25, [5.0]),  # round(0.25) = 0 go
+        ([1.0, 2.0], 0.0, [1.0, 2.0]),
+        ([1.0, 2.0], 1.0, []),
+        ([1.0, -1.0, 1.0, 2.0], 0.25, [2.0]),  # ties at the cut-off go together
+        ([0.0, 0.0, 0.0, 7.0], 0.5, [7.0]),  # zeros too: more than the ratio
+    ],
+)
 def test_edges_of_the_rule(values, ratio, kept):
     w = jt.array(np.float32(values))
     free_smallest(w, jt.ones(len(values), "uint8"), 1, ratio)
@@ -158,7 +166,7 @@ def test_a_second_prune_frees_of_what_is_left():
     packnet.start_task("a")
     for ratio, recorded in ((0.5, 0.5), (0.5, 0.75), (0.25, 0.8125), (0.0, 0.8125)):
         packnet.prune("a", ratio)
-        row, = packnet.capacity()
+        (row,) = packnet.capacity()
         assert (
             packnet.ratios["a"] == recorded and row["used"] == row["measured_used"] == 1 - recorded
         )
@@ -178,6 +186,7 @@ def test_pruning_matches_the_authors_kthvalue():
 
 
 # ---- rules 1, 2, 6: which parameters
+
 
 def test_prunable_are_convolutions_and_linear_layers_but_no_heads_and_no_norms():
     assert set(prunable_weights(small_network(["a"]))) == {
@@ -201,6 +210,7 @@ def test_a_model_without_weights_is_refused():
 
 # ---- rule 5: nothing moves what is frozen
 
+
 def test_a_step_is_the_update_formula_where_owned_and_nothing_elsewhere():
     """v = m v + (g + wd p); p = p - lr v, with g of softmax regression from NumPy."""
     rng = np.random.default_rng(0)
@@ -222,13 +232,17 @@ def test_a_step_is_the_update_formula_where_owned_and_nothing_elsewhere():
     assert np.allclose(got, p, atol=1e-6) and (got[owner == 2] != start[owner == 2]).all()
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: nn.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4),
-    lambda p: nn.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True),
-    lambda p: nn.RMSprop(p, 0.01),
-    lambda p: nn.Adam(p, 0.01, weight_decay=5e-4),
-    lambda p: nn.AdamW(p, 0.01, weight_decay=0.1),
-], ids=["sgd", "nesterov", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: nn.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4),
+        lambda p: nn.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True),
+        lambda p: nn.RMSprop(p, 0.01),
+        lambda p: nn.Adam(p, 0.01, weight_decay=5e-4),
+        lambda p: nn.AdamW(p, 0.01, weight_decay=0.1),
+    ],
+    ids=["sgd", "nesterov", "rmsprop", "adam", "adamw"],
+)
 def test_no_optimizer_moves_frozen_weights(make):
     """All parameters of the model handed to an ordinary optimizer, biases, norms and old heads
     included."""
@@ -296,8 +310,10 @@ def test_three_tasks_keep_their_logits_to_the_bit():
         packnet.prune_and_freeze(task)
         packnet.train_task(task, batches(number), epochs=2, weight_decay=5e-4)
         logits[task] = packnet.predict(task, batches(number))[0]
-        owned[task] = {name: (owner.numpy() == number + 1, packnet.weights[name].numpy().copy())
-                       for name, owner in packnet.owners.items()}
+        owned[task] = {
+            name: (owner.numpy() == number + 1, packnet.weights[name].numpy().copy())
+            for name, owner in packnet.owners.items()
+        }
         for old, weights in owned.items():
             for name, (mask, values) in weights.items():
                 assert (packnet.weights[name].numpy()[mask] == values[mask]).all(), (old, name)
@@ -437,6 +453,7 @@ def test_fixed_parameters_pile_nothing_up_in_jittors_graph(make):
 
 def test_freezing_leaks_no_memory():
     import gc
+
     def make():
         model = Small()
         packnet = PackNet(model)
@@ -444,6 +461,7 @@ def test_freezing_leaks_no_memory():
         packnet.prune(1)
         packnet.start_task(2)
         jt.sync_all()
+
     make()
     gc.collect()
     before = jt.number_of_lived_vars()
@@ -454,6 +472,7 @@ def test_freezing_leaks_no_memory():
 
 
 # ---- rules 4 and 7
+
 
 def test_a_new_task_starts_from_zero_on_all_free_weights():
     packnet = PackNet(small_network(["a", "b"]))
@@ -489,6 +508,7 @@ def test_task_view_hides_later_tasks_and_restores_to_the_bit():
 
 def test_training_goes_on_after_a_look_at_an_old_task():
     """Evaluating between two phases changes nothing about the training that follows."""
+
     def run(look):
         jt.set_global_seed(3)
         net = small_network(["a", "b"])
@@ -501,6 +521,7 @@ def test_training_goes_on_after_a_look_at_an_old_task():
         packnet.prune_and_freeze("b")
         packnet.train_task("b", batches(1), epochs=1)
         return snapshot(net)
+
     looked, plain = run(True), run(False)
     assert all((looked[name] == plain[name]).all() for name in plain)
 
@@ -522,6 +543,7 @@ def test_mistakes_are_named():
 
 
 # ---- capacity
+
 
 def test_capacity_table_is_the_seeds():
     rows = capacity_table([0.75] * 4)
@@ -556,6 +578,7 @@ def test_equal_shares_are_equal_but_for_weights_that_never_moved(idle):
     0, `idle` of its own, are ties at the cut-off: it keeps those that moved, the third gets the
     rest."""
     from settings.config import Config
+
     ratios = Config(task_list=["a", "b", "c"], pruning_ratios=["equal"]).ratios()
     packnet = PackNet(nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)))
     rng = np.random.default_rng(0)
@@ -582,6 +605,7 @@ def test_the_default_learning_rates_are_those_of_the_two_documents():
     import inspect
 
     from settings.config import Config
+
     parameters = inspect.signature(PackNet.train_task).parameters
     assert parameters["lr"].default == 0.01 and Config().initial_lr == 0.001
     assert parameters["momentum"].default == Config().momentum == 0.9
@@ -589,6 +613,7 @@ def test_the_default_learning_rates_are_those_of_the_two_documents():
 
 
 # ---- masks in, masks out
+
 
 def test_prune_model_protects_previous_masks():
     model = Small()

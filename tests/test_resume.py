@@ -1,4 +1,6 @@
-"""Stopped at any moment and resumed, a run ends as if nothing had happened; nothing that was saved is ever lost."""
+"""Stopped at any moment and resumed, a run ends as if nothing had happened; nothing that was saved
+is ever lost."""
+
 import contextlib
 import json
 import os
@@ -19,8 +21,23 @@ import training
 from images import drawings
 from storage.checkpoint import load_checkpoint, save_checkpoint
 
-ARGUMENTS = ["--demo", "--num-epochs-base", "2", "--num-epochs-base-finetune", "1", "--num-epochs-per-task", "2",
-             "--num-epochs-finetune", "1", "--task-list", "demo_birds", "demo_cars", "--pruning-ratios", "0.75", "0.5"]
+ARGUMENTS = [
+    "--demo",
+    "--num-epochs-base",
+    "2",
+    "--num-epochs-base-finetune",
+    "1",
+    "--num-epochs-per-task",
+    "2",
+    "--num-epochs-finetune",
+    "1",
+    "--task-list",
+    "demo_birds",
+    "demo_cars",
+    "--pruning-ratios",
+    "0.75",
+    "0.5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +52,21 @@ def command(data, *more):
 
 
 def start(folder, arguments, before=""):
-    """main.py in a process of its own, in `folder`; `before` is code that runs first. It listens to Ctrl-C, though jobs in the
+    """main.py in a process of its own, in `folder`; `before` is code that runs first. It listens to
+    Ctrl-C, though jobs in the
     background (`nohup`, a CI's `&`), which the tests may be, are started so that they do not."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, signal\n" \
-           f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}\nimport main; main.processes.leave(main.main())"
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, signal\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}\nimport main; "
+        "main.processes.leave(main.main())"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process, timeout=600):
@@ -49,7 +75,8 @@ def finish(process, timeout=600):
 
 
 def ending(folder):
-    """What a run ends with, times aside: results, bytes of the checkpoint, metrics of the log, names of all files."""
+    """What a run ends with, times aside: results, bytes of the checkpoint, metrics of the log,
+    names of all files."""
     results = json.loads((folder / "out/results.json").read_text())
     results.pop("seconds")
     for record in results["history"]:
@@ -69,27 +96,43 @@ def undisturbed(data, tmp_path_factory):
 
 KILL = "def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
 # Where the process kills itself: each kind of step at its start, and inside the writing of files.
-PLACES = {name: f"{KILL}import {module}; {module}.{name} = kill" for module, name in (
-    ("training", "start"), ("training", "prune"), ("training", "finish"), ("runs.carry_out", "report"),
-    ("runs.run", "Run.save_state"), ("runs.run", "Run.save_results"), ("runs.run", "Run.save_packed"),
-    ("training", "keep"))} | {
-    f"{step} of a baseline": f"{KILL}from methods import Baseline; Baseline.{step} = kill"
-    for step in ("start", "finish")} | {
-    "third epoch": KILL + """
+PLACES = (
+    {
+        name: f"{KILL}import {module}; {module}.{name} = kill"
+        for module, name in (
+            ("training", "start"),
+            ("training", "prune"),
+            ("training", "finish"),
+            ("runs.carry_out", "report"),
+            ("runs.run", "Run.save_state"),
+            ("runs.run", "Run.save_results"),
+            ("runs.run", "Run.save_packed"),
+            ("training", "keep"),
+        )
+    }
+    | {
+        f"{step} of a baseline": f"{KILL}from methods import Baseline; Baseline.{step} = kill"
+        for step in ("start", "finish")
+    }
+    | {
+        "third epoch": KILL
+        + """
 import training
 train_epoch, calls = training.train_epoch, []
 def third(*a):
     calls.append(1)
     return kill() if len(calls) == 3 else train_epoch(*a)
 training.train_epoch = third""",
-    "evaluation": KILL + """
+        "evaluation": KILL
+        + """
 from packing import loops
 predict, calls = loops.predict, []
 def fourth(*a):
     calls.append(1)
     return kill() if len(calls) == 4 else predict(*a)
 loops.predict = fourth""",
-    "half a checkpoint": KILL + """
+        "half a checkpoint": KILL
+        + """
 import safetensors.numpy as s
 save, calls = s.save_file, []
 def half(tensors, path, metadata):
@@ -99,20 +142,25 @@ def half(tensors, path, metadata):
         os.truncate(path, os.path.getsize(path) // 2)
         kill()
 s.save_file = half""",
-    "before the rename": KILL + """
+        "before the rename": KILL
+        + """
 replace, calls = os.replace, []
 def fifth(*a):
     calls.append(1)
     return kill() if len(calls) == 5 else replace(*a)
 os.replace = fifth""",
-}
+    }
+)
 
 
 KILLS = 30
 QUICK = ("prune", "third epoch", "half a checkpoint", "before the rename")
 
 
-@pytest.mark.parametrize("place", [place if place in QUICK else pytest.param(place, marks=pytest.mark.slow) for place in PLACES])
+@pytest.mark.parametrize(
+    "place",
+    [place if place in QUICK else pytest.param(place, marks=pytest.mark.slow) for place in PLACES],
+)
 def test_killed_in_a_given_place(data, undisturbed, tmp_path, place):
     code, _, error = finish(start(tmp_path, command(data), PLACES[place]))
     assert code == -signal.SIGKILL, error
@@ -122,9 +170,14 @@ def test_killed_in_a_given_place(data, undisturbed, tmp_path, place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--arch", "vgg-bn-slim", "--train-bn", "--train-biases"]], ids=["shared", "own"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--arch", "vgg-bn-slim", "--train-bn", "--train-biases"]],
+    ids=["shared", "own"],
+)
 def test_killed_at_random_moments(data, tmp_path, options):
-    """At least KILLS kills over whole runs, one after another, each run ending like the undisturbed one, to the byte."""
+    """At least KILLS kills over whole runs, one after another, each run ending like the undisturbed
+    one, to the byte."""
     for _ in range(2):  # the first compiles
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         begin = time.monotonic()
@@ -147,7 +200,9 @@ def test_killed_at_random_moments(data, tmp_path, options):
         assert ending(tmp_path) == undisturbed
 
 
-def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_takes_its_settings_along_and_refuses_others(
+    data, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     train_epoch, calls = training.train_epoch, []
 
@@ -156,10 +211,13 @@ def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_pat
         if len(calls) == 4:
             raise KeyboardInterrupt
         return train_epoch(*arguments)
+
     monkeypatch.setattr(training, "train_epoch", interrupted)
     assert main.main(command(data)) == 130
     error = capsys.readouterr().err
-    assert "Interrupted" in error and "--resume --output-dir out" in error and "Traceback" not in error
+    assert (
+        "Interrupted" in error and "--resume --output-dir out" in error and "Traceback" not in error
+    )
     state = (tmp_path / "out/state.safetensors").read_bytes()
 
     assert main.main(command(data)) == 2  # without --resume
@@ -169,24 +227,40 @@ def test_a_resumed_run_takes_its_settings_along_and_refuses_others(data, tmp_pat
     assert "--add-to was None and is now out" in capsys.readouterr().err
     assert main.main(command(data, "--resume", "--initial-lr", "0.1", "--batch-size", "7")) == 2
     error = capsys.readouterr().err
-    assert "--initial-lr was 0.02 and is now 0.1" in error and "--batch-size was 32 and is now 7" in error
+    assert (
+        "--initial-lr was 0.02 and is now 0.1" in error
+        and "--batch-size was 32 and is now 7" in error
+    )
     assert (tmp_path / "out/state.safetensors").read_bytes() == state
 
     shutil.copytree(data, tmp_path / "moved")
     assert main.main(["--resume", "--output-dir", "out", "--data-root", "moved"]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results["finished"] and results["config"]["initial_lr"] == 0.02 and len(results["tasks"]) == 2
+    assert (
+        results["finished"]
+        and results["config"]["initial_lr"] == 0.02
+        and len(results["tasks"]) == 2
+    )
     assert not (tmp_path / "out/state.safetensors").exists()
 
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (tmp_path / "out").rglob("*.*")
+    }
     capsys.readouterr()
-    (tmp_path / "out/state.safetensors").write_bytes(state)  # as after a kill between the last results and its end
+    # as after a kill between the last results and its end
+    (tmp_path / "out/state.safetensors").write_bytes(state)
     assert main.main(["--resume", "--output-dir", "out"]) == 0
     assert "is finished; nothing is changed" in capsys.readouterr().out
-    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*.*")}
+    assert before == {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (tmp_path / "out").rglob("*.*")
+    }
 
 
-def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(data, tmp_path, monkeypatch, capsys):
+def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(
+    data, tmp_path, monkeypatch, capsys
+):
     """C code that calls Python may drop what it raises."""
     monkeypatch.chdir(tmp_path)
     train_epoch = training.train_epoch
@@ -200,11 +274,14 @@ def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(data, tmp
     monkeypatch.setattr(training, "train_epoch", lost)
     assert main.main(command(data)) == 130
     assert "goes on after the last finished epoch" in capsys.readouterr().err
-    assert (tmp_path / "out/log.txt").read_text().count("train 1/2") == 1 and "train 2/2" not in (tmp_path / "out/log.txt").read_text()
+    assert (tmp_path / "out/log.txt").read_text().count("train 1/2") == 1 and "train 2/2" not in (
+        tmp_path / "out/log.txt"
+    ).read_text()
 
 
 def test_ctrl_c_is_one_line_and_130(data, tmp_path):
-    process = start(tmp_path, command(data), "import atexit; atexit.register(os.abort)")  # as Jittor's own tidying up at times ends
+    # as Jittor's own tidying up at times ends
+    process = start(tmp_path, command(data), "import atexit; atexit.register(os.abort)")
     log = tmp_path / "out/log.txt"
     while process.poll() is None and not (log.exists() and "train 2/2" in log.read_text()):
         time.sleep(0.05)
@@ -227,7 +304,8 @@ def test_a_second_process_is_refused(data, tmp_path):
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.communicate()
-    assert finish(start(tmp_path, command(data, "--resume")))[0] == 0  # a killed process holds nothing
+    # a killed process holds nothing
+    assert finish(start(tmp_path, command(data, "--resume")))[0] == 0
 
 
 def test_a_full_disk_keeps_the_last_state_and_names_the_need(data, tmp_path):
@@ -241,7 +319,9 @@ def limited(run, task):
 training.start = limited"""
     code, _, error = finish(start(tmp_path, command(data), limit))
     assert code == 1 and "Traceback" not in error, error
-    assert re.search(r"error: out/state.safetensors: cannot be written \(.*\); [\d,]{7,} bytes are needed", error)
+    assert re.search(
+        r"error: out/state.safetensors: cannot be written \(.*\); [\d,]{7,} bytes are needed", error
+    )
     assert sorted(os.listdir(tmp_path / "out")) == ["log.txt", "results.json"]
     assert finish(start(tmp_path, command(data, "--resume")))[0] == 0
 
@@ -249,8 +329,13 @@ training.start = limited"""
 def test_a_loss_that_is_nan_keeps_the_last_good_state(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.main(command(data, "--initial-lr", "1e20")) == 1
-    error = capsys.readouterr().err  # which of the two is noticed first hangs on the processor's rounding
-    assert re.search(r"error: demo_birds, train \d/2: (the loss is (nan|inf)|weights are NaN or infinite) at learning rate 1e\+20", error)
+    # which of the two is noticed first hangs on the processor's rounding
+    error = capsys.readouterr().err
+    assert re.search(
+        r"error: demo_birds, train \d/2: (the loss is (nan|inf)|weights are NaN or infinite) at "
+        r"learning rate 1e\+20",
+        error,
+    )
     tensors, metadata = load_checkpoint(tmp_path / "out/state.safetensors")
     assert metadata["position"] > 0 and all(np.isfinite(t).all() for t in tensors.values())
 
@@ -265,9 +350,18 @@ def half_done(data, tmp_path, monkeypatch):
     return tmp_path / "out"
 
 
-def flip(path, data): path.write_bytes(data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:])
-def cut(path, data): path.write_bytes(data[:-1000])
-def empty(path, data): path.write_bytes(b"")
+def flip(path, data):
+    path.write_bytes(
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+    )
+
+
+def cut(path, data):
+    path.write_bytes(data[:-1000])
+
+
+def empty(path, data):
+    path.write_bytes(b"")
 
 
 def other_network(path, data):
@@ -286,11 +380,21 @@ def test_data_that_changed_meanwhile_are_refused(half_done, data, tmp_path, caps
     shutil.copytree(data, tmp_path / "fewer")
     next((tmp_path / "fewer/demo_cars/train/van").iterdir()).unlink()
     assert main.main(["--resume", "--output-dir", "out", "--data-root", "fewer"]) == 2
-    assert "demo_cars, train: images and classes were [64, 8], are [63, 8]" in capsys.readouterr().err
+    assert (
+        "demo_cars, train: images and classes were [64, 8], are [63, 8]" in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("damage, message", [
-    (flip, "checksum"), (cut, "truncated"), (empty, "truncated"), (other_network, "does not fit"), (other_version, "version")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (flip, "checksum"),
+        (cut, "truncated"),
+        (empty, "truncated"),
+        (other_network, "does not fit"),
+        (other_version, "version"),
+    ],
+)
 def test_a_damaged_state_is_refused(half_done, capsys, damage, message):
     state = half_done / "state.safetensors"
     damage(state, state.read_bytes())
@@ -304,7 +408,14 @@ def test_a_damaged_state_is_refused(half_done, capsys, damage, message):
 def test_results_of_another_version_are_refused(half_done, capsys):
     results = json.loads((half_done / "results.json").read_text())
     results["config"].pop("momentum")
-    for content in ("", "[]", "{}", '{"config": 3, "finished": false}', json.dumps(results), "[" * 100_000):
+    for content in (
+        "",
+        "[]",
+        "{}",
+        '{"config": 3, "finished": false}',
+        json.dumps(results),
+        "[" * 100_000,
+    ):
         (half_done / "results.json").write_text(content)
         assert main.main(["--resume", "--output-dir", "out"]) == 2
         assert "results.json: not the results of a run of this version" in capsys.readouterr().err
@@ -317,13 +428,20 @@ def test_a_packed_network_or_state_alone_is_never_overwritten(tmp_path, name, mo
     (tmp_path / name).write_bytes(b"the only copy")
     assert main.main(["--output-dir", str(tmp_path), *more]) == 2
     error = capsys.readouterr().err
-    assert name in error and "Choose another folder, or move this one away." in error and "by --resume" not in error
+    assert (
+        name in error
+        and "Choose another folder, or move this one away." in error
+        and "by --resume" not in error
+    )
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the only copy"]
 
 
 # ---- nothing to go on with
 
-@pytest.mark.parametrize("more", [[], ["--data-root", "elsewhere"], ["--device", "cpu", "--cache-dir", "c"]])
+
+@pytest.mark.parametrize(
+    "more", [[], ["--data-root", "elsewhere"], ["--device", "cpu", "--cache-dir", "c"]]
+)
 def test_nothing_is_started_where_no_setting_says_what(tmp_path, monkeypatch, more, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.main(["--resume", "--output-dir", "out", *more]) == 2
@@ -332,15 +450,20 @@ def test_nothing_is_started_where_no_setting_says_what(tmp_path, monkeypatch, mo
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind, code", [
-    (KeyboardInterrupt, 130), (lambda: OSError(5, "Input/output error"), 2)])
-def test_no_resume_is_advised_before_anything_is_saved(data, tmp_path, monkeypatch, kind, code, capsys):
+@pytest.mark.parametrize(
+    "kind, code", [(KeyboardInterrupt, 130), (lambda: OSError(5, "Input/output error"), 2)]
+)
+def test_no_resume_is_advised_before_anything_is_saved(
+    data, tmp_path, monkeypatch, kind, code, capsys
+):
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("runs.run.open_loaders", lambda *_: (_ for _ in ()).throw(kind()))
         assert main.main(command(data)) == code
     error = capsys.readouterr().err
-    assert "Nothing was saved yet; the same command begins anew." in error and "--resume" not in error
+    assert (
+        "Nothing was saved yet; the same command begins anew." in error and "--resume" not in error
+    )
     with monkeypatch.context() as patch:  # a little later there is a log
         patch.setattr("runs.results.Results.opened", lambda *_: (_ for _ in ()).throw(kind()))
         assert main.main(command(data)) == code
@@ -348,7 +471,10 @@ def test_no_resume_is_advised_before_anything_is_saved(data, tmp_path, monkeypat
     with monkeypatch.context() as patch:  # and then results, but no state
         patch.setattr(training, "start", lambda *_: (_ for _ in ()).throw(kind()))
         assert main.main(command(data, "--resume")) == (code if code == 130 else 1)
-    assert "`python main.py --resume --output-dir out` begins it anew, with its settings" in capsys.readouterr().err
+    assert (
+        "`python main.py --resume --output-dir out` begins it anew, with its settings"
+        in capsys.readouterr().err
+    )
 
 
 def test_memory_does_not_grow():
@@ -368,7 +494,12 @@ def test_memory_does_not_grow():
         packnet.prune(task)
     net.select("b")
     rng = np.random.default_rng(0)
-    batch = [(jt.array(rng.normal(size=(4, 3, 48, 48)).astype(np.float32)), jt.array(rng.integers(0, 4, 4)))]
+    batch = [
+        (
+            jt.array(rng.normal(size=(4, 3, 48, 48)).astype(np.float32)),
+            jt.array(rng.integers(0, 4, 4)),
+        )
+    ]
     optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
     packnet.set_training(True)
     train_epoch(net, cross_entropy, batch * 300, optimizer, "warm-up")

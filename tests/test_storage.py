@@ -1,4 +1,6 @@
-"""Pretrained files and checkpoints: what is read equals what was written; what is broken or hostile is refused."""
+"""Pretrained files and checkpoints: what is read equals what was written; what is broken or hostile
+is refused."""
+
 import collections
 import hashlib
 import io
@@ -20,36 +22,47 @@ from storage.downloads import download
 from storage.pretrained import read_pretrained
 
 rng = np.random.default_rng(0)
-TENSORS = {"features.0.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
-           "features.0.bias": rng.normal(size=4).astype(np.float32),
-           "classifier.6.weight": rng.normal(size=(5, 7)).astype(np.float32)}
+TENSORS = {
+    "features.0.weight": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+    "features.0.bias": rng.normal(size=4).astype(np.float32),
+    "classifier.6.weight": rng.normal(size=(5, 7)).astype(np.float32),
+}
 
 
 # ---- files as torch.save and jittor.save write them, without either
 
+
 class Global:
     """Pickles as a reference to module.name."""
-    def __init__(self, module, name): self.module, self.name = module, name
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
 
 
 class TorchPickler(pickle._Pickler):
-    """Writes the opcodes of torch.save: storages as persistent ids, tensors as calls of _rebuild_tensor_v2."""
+    """Writes the opcodes of torch.save: storages as persistent ids, tensors as calls of
+    _rebuild_tensor_v2."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
     def save_global_reference(self, obj):
         self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+
     dispatch[Global] = save_global_reference
 
     def save_array(self, array):
         self.save(Global("torch._utils", "_rebuild_tensor_v2"))
         self.write(pickle.MARK)
-        self.save(("storage", Global("torch", "FloatStorage"), self.key(array), "cpu", array.size) + self.extra)
+        self.save(
+            ("storage", Global("torch", "FloatStorage"), self.key(array), "cpu", array.size)
+            + self.extra
+        )
         self.write(pickle.BINPERSID)
         strides = tuple(s // array.itemsize for s in array.strides)
         for value in (0, array.shape, strides, False, collections.OrderedDict()):
             self.save(value)
         self.write(pickle.TUPLE + pickle.REDUCE)
+
     dispatch[np.ndarray] = save_array
 
     def key(self, array):
@@ -75,8 +88,13 @@ def torch_zip(tensors):
 
 
 def torch_legacy(tensors):
-    parts = [pickle.dumps(0x1950a86a20f9469cfc6c, 2), pickle.dumps(1001, 2), pickle.dumps({"little_endian": True}, 2),
-             torch_pickle(tensors, (None,)), pickle.dumps([str(i) for i in range(len(tensors))], 2)]
+    parts = [
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+        pickle.dumps(1001, 2),
+        pickle.dumps({"little_endian": True}, 2),
+        torch_pickle(tensors, (None,)),
+        pickle.dumps([str(i) for i in range(len(tensors))], 2),
+    ]
     return b"".join(parts + [struct.pack("<q", a.size) + a.tobytes() for a in tensors.values()])
 
 
@@ -85,13 +103,19 @@ def jittor_pkl(tensors):
     return data + hashlib.sha1(data).digest() + b"HCAJSLHD"
 
 
-WRITERS = {"zip.pth": torch_zip, "legacy.pth": torch_legacy, "jittor.pkl": jittor_pkl,
-           "bare.pkl": lambda tensors: pickle.dumps(tensors, 2),
-           "x.safetensors": safetensors.numpy.save}
+WRITERS = {
+    "zip.pth": torch_zip,
+    "legacy.pth": torch_legacy,
+    "jittor.pkl": jittor_pkl,
+    "bare.pkl": lambda tensors: pickle.dumps(tensors, 2),
+    "x.safetensors": safetensors.numpy.save,
+}
 
 
 def same(one, two):
-    return one.keys() == two.keys() and all(one[n].dtype == two[n].dtype and (one[n] == two[n]).all() for n in one)
+    return one.keys() == two.keys() and all(
+        one[n].dtype == two[n].dtype and (one[n] == two[n]).all() for n in one
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -109,7 +133,9 @@ def test_jittors_own_save_is_read(tmp_path):
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
 def test_torchs_own_save_is_read(tmp_path, new):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    state = collections.OrderedDict((name, torch.from_numpy(array)) for name, array in TENSORS.items())
+    state = collections.OrderedDict(
+        (name, torch.from_numpy(array)) for name, array in TENSORS.items()
+    )
     state["half"] = torch.ones(3, dtype=torch.float16)
     state["buffer"] = torch.arange(6)
     torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
@@ -120,9 +146,13 @@ def test_torchs_own_save_is_read(tmp_path, new):
 
 # ---- hostile and broken files
 
+
 class Evil:
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return os.system, (f"touch {self.path}",)
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("wrap", ["zip", "legacy", "jittor", "bare"])
@@ -134,9 +164,11 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, wrap):
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("archive/data.pkl", evil)
     elif wrap == "legacy":
-        buffer.write(pickle.dumps(0x1950a86a20f9469cfc6c, 2) + evil)
+        buffer.write(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + evil)
     else:
-        buffer.write(evil + (hashlib.sha1(evil).digest() + b"HCAJSLHD" if wrap == "jittor" else b""))
+        buffer.write(
+            evil + (hashlib.sha1(evil).digest() + b"HCAJSLHD" if wrap == "jittor" else b"")
+        )
     (tmp_path / "evil").write_bytes(buffer.getvalue())
     with pytest.raises(WeightsError, match=r"evil: refused: asks for (posix|os).system"):
         read_pretrained(tmp_path / "evil")
@@ -149,7 +181,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, wrap):
 @pytest.mark.parametrize("fraction", [0.3, 0.98])
 def test_truncated_files_are_refused(tmp_path, name, fraction):
     data = WRITERS[name](TENSORS)
-    (tmp_path / name).write_bytes(data[:int(fraction * len(data))])
+    (tmp_path / name).write_bytes(data[: int(fraction * len(data))])
     with pytest.raises(WeightsError, match=name):
         read_pretrained(tmp_path / name)
 
@@ -169,11 +201,14 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch, tmp_path):
 
 # ---- pretrained weights into the network
 
+
 def pretrained_tensors(arch="vgg-slim", classes=5):
     trunk = networks.build(arch).trunk
     tensors = {name: parameter.numpy() for name, parameter in trunk.state_dict().items()}
-    return tensors | {"classifier.6.weight": rng.normal(size=(classes, trunk.num_features)).astype(np.float32),
-                      "classifier.6.bias": rng.normal(size=classes).astype(np.float32)}
+    return tensors | {
+        "classifier.6.weight": rng.normal(size=(classes, trunk.num_features)).astype(np.float32),
+        "classifier.6.bias": rng.normal(size=classes).astype(np.float32),
+    }
 
 
 def test_the_last_layer_becomes_the_head_of_the_base_task(tmp_path):
@@ -183,21 +218,36 @@ def test_the_last_layer_becomes_the_head_of_the_base_task(tmp_path):
     networks.load_pretrained(net, tmp_path / "x.pth", head="imagenet")
     state = net.state_dict(to="numpy")
     assert (state["heads.imagenet.weight"] == tensors["classifier.6.weight"]).all()
-    assert all((state[f"trunk.{name}"] == value).all() for name, value in tensors.items() if "classifier.6" not in name)
+    assert all(
+        (state[f"trunk.{name}"] == value).all()
+        for name, value in tensors.items()
+        if "classifier.6" not in name
+    )
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.pop("features.3.weight"), "features.3.weight is missing"),
-    (lambda t: t.update({"features.99.weight": np.ones(3, np.float32)}), "features.99.weight is not part"),
-    (lambda t: t.update({"features.0.bias": np.ones(3, np.float32)}), r"features.0.bias is \[3\], not \[16\]"),
-    (lambda t: t.pop("classifier.6.weight"), "holds no classifier.6.weight"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.pop("features.3.weight"), "features.3.weight is missing"),
+        (
+            lambda t: t.update({"features.99.weight": np.ones(3, np.float32)}),
+            "features.99.weight is not part",
+        ),
+        (
+            lambda t: t.update({"features.0.bias": np.ones(3, np.float32)}),
+            r"features.0.bias is \[3\], not \[16\]",
+        ),
+        (lambda t: t.pop("classifier.6.weight"), "holds no classifier.6.weight"),
+    ],
+)
 def test_weights_of_another_network_are_refused_with_what_differs(tmp_path, change, message):
     tensors = pretrained_tensors()
     change(tensors)
     (tmp_path / "other.pth").write_bytes(torch_zip(tensors))
     with pytest.raises(WeightsError, match=f"other.pth.*{message}"):
-        networks.load_pretrained(networks.build("vgg-slim"), tmp_path / "other.pth", head="imagenet")
+        networks.load_pretrained(
+            networks.build("vgg-slim"), tmp_path / "other.pth", head="imagenet"
+        )
 
 
 def test_vgg_gives_torchs_logits():
@@ -212,8 +262,14 @@ def test_vgg_gives_torchs_logits():
         if layer == "M":
             y = f.max_pool2d(y, 2)
         else:
-            name = next(n for n in state if n.startswith("trunk.features") and n.endswith("weight") and n in state)
-            y = f.relu(f.conv2d(y, state.pop(name), state.pop(name.replace("weight", "bias")), padding=1))
+            name = next(
+                n
+                for n in state
+                if n.startswith("trunk.features") and n.endswith("weight") and n in state
+            )
+            y = f.relu(
+                f.conv2d(y, state.pop(name), state.pop(name.replace("weight", "bias")), padding=1)
+            )
     y = y.flatten(1)
     for name in ("trunk.classifier.0", "trunk.classifier.3"):
         y = f.relu(f.linear(y, state[f"{name}.weight"], state[f"{name}.bias"]))
@@ -225,26 +281,36 @@ def test_vgg_gives_torchs_logits():
 
 # ---- the checkpoint
 
+
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
-    path, metadata = tmp_path / "x.safetensors", {"arch": "vgg16", "tasks": [{"name": "鸟", "top1": 12.5}]}
+    path, metadata = (
+        tmp_path / "x.safetensors",
+        {"arch": "vgg16", "tasks": [{"name": "鸟", "top1": 12.5}]},
+    )
     tensors = TENSORS | {"owner": rng.integers(0, 5, (3, 3)).astype(np.uint8)}
     save_checkpoint(path, tensors, metadata)
     got, meta = load_checkpoint(path)
     assert same(got, tensors) and meta == metadata
-    assert os.listdir(tmp_path) == ["x.safetensors"] and path.stat().st_mode & 0o777 == 0o666 & ~(os.umask(0o022) or 0o022)
+    assert os.listdir(tmp_path) == ["x.safetensors"] and path.stat().st_mode & 0o777 == 0o666 & ~(
+        os.umask(0o022) or 0o022
+    )
 
 
 def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, TENSORS, {"n": 1})
-    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError):
         save_checkpoint(path, TENSORS, {"n": 2})
     monkeypatch.undo()
     assert load_checkpoint(path)[1] == {"n": 1} and os.listdir(tmp_path) == ["x.safetensors"]
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 100, pickle.dumps({"a": 1})], ids=["empty", "text", "pickle"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x" * 100, pickle.dumps({"a": 1})], ids=["empty", "text", "pickle"]
+)
 def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match="x.safetensors"):
@@ -253,7 +319,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
         load_checkpoint(tmp_path / "y.safetensors")
 
 
-@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 10**9))
 def test_one_flipped_bit_is_noticed(tmp_path, position):
     path = tmp_path / "x.safetensors"
@@ -266,14 +334,16 @@ def test_one_flipped_bit_is_noticed(tmp_path, position):
         load_checkpoint(tmp_path / "flipped")
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 10**9))
 def test_a_truncated_checkpoint_is_noticed(tmp_path, length):
     path = tmp_path / "x.safetensors"
     if not path.exists():
         save_checkpoint(path, TENSORS, {"n": 1})
     data = path.read_bytes()
-    (tmp_path / "cut").write_bytes(data[:length % len(data)])
+    (tmp_path / "cut").write_bytes(data[: length % len(data)])
     with pytest.raises(WeightsError, match="cut"):
         load_checkpoint(tmp_path / "cut")
 
@@ -288,12 +358,15 @@ def test_another_format_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.checkpoint.CHECKPOINT_FORMAT", "packnet-jittor 0")
     save_checkpoint(tmp_path / "old", TENSORS, {"n": 1})
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 3'"):
+    with pytest.raises(
+        WeightsError, match="its format is 'packnet-jittor 0', not 'packnet-jittor 3'"
+    ):
         load_checkpoint(tmp_path / "old")
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     from safetensors.numpy import save_file
+
     save_file(TENSORS, tmp_path / "x.safetensors", {"format": "pt"})
     with pytest.raises(WeightsError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "x.safetensors")
@@ -302,6 +375,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize("largest, bits", [(1, 1), (2, 2), (3, 2), (4, 3), (255, 8)])
 def test_owner_maps_take_as_few_bits_as_they_need(largest, bits):
     from storage.packed import pack_owners, unpack_owners
+
     owner = np.random.default_rng(0).integers(0, largest + 1, (7, 3, 3, 3)).astype(np.uint8)
     owner.flat[0] = largest
     packed = pack_owners(owner, largest)

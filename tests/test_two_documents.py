@@ -1,5 +1,6 @@
 """The two documents the project starts from: their snippets, as written, and the algorithm carried
 out with them."""
+
 import numpy as np
 from conftest import jt
 
@@ -12,10 +13,7 @@ def test_first_document_data_loader(image_root, monkeypatch):
     monkeypatch.chdir(image_root.parent)
     # 创建数据加载器
     train_loader, num_classes = create_dataloader(
-        dataset_name='cubs',
-        data_root='data',
-        split='train',
-        batch_size=32
+        dataset_name="cubs", data_root="data", split="train", batch_size=32
     )
     images, labels = next(iter(train_loader))
     assert num_classes == 3 and images.shape == [12, 3, 224, 224] and labels.shape == [12]
@@ -30,7 +28,7 @@ def test_first_document_pruning():
     new_mask = PackNetPruning.prune_model(
         model=model,
         pruning_ratio=0.75,  # 剪枝75%的权重
-        previous_masks=previous_task_masks  # 保护之前任务的权重
+        previous_masks=previous_task_masks,  # 保护之前任务的权重
     )
     # 应用掩码冻结权重
     PackNetPruning.freeze_weights_by_mask(model, previous_masks)
@@ -39,6 +37,7 @@ def test_first_document_pruning():
 
 def test_first_document_settings():
     from settings.config import Config
+
     self = Config()
     assert self.initial_lr == 0.001 and self.batch_size == 32 and self.num_epochs_finetune == 10
     assert self.num_epochs_per_task == 20  # the seed's log and the authors; its README says 50
@@ -70,7 +69,7 @@ def test_second_document():
     accuracy = {}
     for task_id in (1, 2, 3):
         train_loader = separable(task_id)
-        packnet.train_task(task_id, train_loader, epochs=60, device='cpu', lr=0.05)
+        packnet.train_task(task_id, train_loader, epochs=60, device="cpu", lr=0.05)
         packnet.prune_and_freeze(task_id)
         packnet.train_task(task_id, train_loader, epochs=30, lr=0.05)
         accuracy[task_id] = packnet.evaluate_task(task_id, train_loader)
