@@ -47,12 +47,18 @@ class Loader:
 
     def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int,
                  preparation: Preparation, mirrored: bool = True) -> None:
-        self.images, self.labels, self.classes = images, split.labels, split.classes
-        self.batch_size, self.train, self.seed, self.mirrored = batch_size, train, seed, mirrored
+        self.images = images
+        self.labels = split.labels
+        self.classes = split.classes
+        self.batch_size = batch_size
+        self.train = train
+        self.seed = seed
+        self.mirrored = mirrored
         self.preparation = preparation
         self.affine = affine(preparation)
         self.num_images = len(split.labels)
-        self.epoch, self.part = 0, (0, 1)
+        self.epoch = 0
+        self.part = (0, 1)
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
@@ -75,7 +81,8 @@ class Loader:
             return rows
         everything = np.zeros((self.num_images, *rows.shape[1:]), rows.dtype)
         if jt.rank < len(self):  # else it did what another did too
-            numbers, size = np.arange(self.num_images), self.batch_size
+            numbers = np.arange(self.num_images)
+            size = self.batch_size
             tested = [numbers[batch * size:(batch + 1) * size] for batch in self._batches()]
             everything[np.concatenate(tested)] = rows
         return jt.array(everything).mpi_all_reduce("add").numpy()
@@ -89,7 +96,8 @@ class Loader:
     def host_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """One epoch as (uint8 [B, 3, size, size], flips uint8 [B], labels int32 [B]), prepared
         ahead in a thread. An image whose flip is 1 is to be mirrored, which to_input does."""
-        epoch, self.epoch = self.epoch, self.epoch + 1
+        epoch = self.epoch
+        self.epoch += 1
         order = np.arange(self.num_images)
         if self.train:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
@@ -148,7 +156,9 @@ def to_input(images: np.ndarray, flips: np.ndarray, normalised: np.ndarray = AFF
     """uint8 [B, 3, H, W] to the network's input on the device: mirrored where `flips` (uint8 [B])
     is 1, and normalised to float32 (x / 255 - mean) / std, which `normalised` is as `affine` gives
     it."""
-    pixels, flip, scale_shift = jt.array(images), jt.array(flips), jt.array(normalised)
+    pixels = jt.array(images)
+    flip = jt.array(flips)
+    scale_shift = jt.array(normalised)
     if not jt.flags.use_cuda:
         inputs = [pixels, flip, scale_shift]
         return jt.code(pixels.shape, "float32", inputs, cpu_src=TO_INPUT_CPU)
@@ -168,7 +178,8 @@ class Rows:
     """Some of the images of a split: those of `rows`."""
 
     def __init__(self, images, rows: np.ndarray) -> None:
-        self.images, self.rows = images, rows
+        self.images = images
+        self.rows = rows
 
     def crops(self, indices: np.ndarray, rng: np.random.Generator,
               mine: slice = slice(None)) -> np.ndarray:
@@ -195,7 +206,8 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     """
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
-    train, about = split == "train", data_set(dataset_name)
+    train = split == "train"
+    about = data_set(dataset_name)
     files = read_split(dataset_name, data_root, "train" if split == "validation" else split)
     if PERMUTED.fullmatch(dataset_name):
         crop = "whole"  # neither cropped nor mirrored: its pixels have lost their places
@@ -203,7 +215,8 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     cache = Path(cache_dir or Path(data_root) / ".cache")
     rest, held_out = hold_out(files, validation, seed) if validation else (None, None)
     if split == "validation":
-        files, name = files.of(held_out), f"{name}-validation"
+        files = files.of(held_out)
+        name = f"{name}-validation"
     if preparation is None:
         own = normalise == "own" and not about.large  # large ones keep ImageNet's
         colours = own_colours(dataset_name, data_root, image_size, cache, crop) if own else ()
@@ -213,7 +226,8 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     draw = CROPS[crop] if train and not about.boxes else None
     images = kind(files, name, decoded, cache, draw)
     if train and validation:
-        files, images = files.of(rest), Rows(images, rest)  # the cache is that of the whole split
+        files = files.of(rest)
+        images = Rows(images, rest)  # the cache is that of the whole split
     loader = Loader(images, files, batch_size, train, seed, preparation, mirrored=crop != "whole")
     return loader, len(files.classes)
 

@@ -65,7 +65,8 @@ def members(path: Path) -> Iterator[Member]:
 def small_files(path: Path, wanted: Iterable[str], whole: bool = False) -> dict[str, bytes]:
     """The content of the files of a container whose path ends with one of `wanted`; all must be
     there. `whole`: it is read to its end, and so checked, even after the last of them."""
-    wanted, found = set(wanted), {}
+    wanted = set(wanted)
+    found = {}
     for name, content in members(path):
         for end in wanted - found.keys():
             if _ends_with(name, end):

@@ -84,7 +84,8 @@ def _decoded(archives: Archives, *labels: str) -> dict[str, tuple[np.ndarray, li
     parquet files. Raises ArchiveError."""
     splits = {}
     for split, paths in parquet_splits(archives).items():
-        images, columns = [], [[] for _ in labels]
+        images = []
+        columns = [[] for _ in labels]
         for path in paths:
             rows = read_rows(path)
             for column, label in zip(columns, labels):
@@ -233,7 +234,8 @@ def _mnist_of_keras(found: Found) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         with np.load(io.BytesIO(found.content())) as arrays:  # which opens no pickles
             splits = {}
             for split in ("train", "test"):
-                pixels, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+                pixels = arrays[f"x_{split}"]
+                labels = arrays[f"y_{split}"]
                 if pixels.dtype != np.uint8 or len(pixels) != len(labels) or labels.max() > 9:
                     raise ValueError("images and labels that do not fit together")
                 splits[split] = pixels, labels.astype(np.uint8)
@@ -271,7 +273,8 @@ def _read_like_mnist(archives: Archives, name: str, classes: tuple[str, ...]) ->
 def read_emnist(kind: str) -> Callable[[Archives], Arrays]:
     """The reader of one of EMNIST's parts, whose images lie on their side in the files."""
     def read(archives: Archives) -> Arrays:
-        start, classes = f"emnist-{kind}", EMNIST[kind]
+        start = f"emnist-{kind}"
+        classes = EMNIST[kind]
         names = {split: f"{start}-{split}" for split in ("train", "test")}
         splits = read_idx_splits(archives, names, len(classes) + 1)
         for split, (pixels, labels) in splits.items():
@@ -317,8 +320,10 @@ def read_idx_splits(archives: Archives, starts: dict[str, str],
     that is not below `classes`."""
     splits = {}
     for split, start in starts.items():
-        images, labels = f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"
-        pixels, numbers = read_idx(archives, images, IMAGES), read_idx(archives, labels, LABELS)
+        images = f"{start}-images-idx3-ubyte"
+        labels = f"{start}-labels-idx1-ubyte"
+        pixels = read_idx(archives, images, IMAGES)
+        numbers = read_idx(archives, labels, LABELS)
         highest = numbers.max(initial=0)
         if len(pixels) != len(numbers) or highest >= classes:
             raise ArchiveError(f"{archives}: {images} has {len(pixels):,} images, {labels} "

@@ -40,7 +40,8 @@ class CachedImages:
 
     def __init__(self, split: Split, name: str, preparation: Preparation, cache_dir: Path,
                  draw: Draw) -> None:
-        self.size, self.draw = preparation.size, draw
+        self.size = preparation.size
+        self.draw = draw
         self.pool = ThreadPoolExecutor(cores())
         where = str(split.folder.resolve()).encode("utf8", "surrogateescape")
         place = hashlib.sha256(where).hexdigest()[:8]  # another data root may share the cache
@@ -128,7 +129,9 @@ class StreamedImages:
 
     def __init__(self, split: Split, name: str, preparation: Preparation, cache_dir: Path,
                  draw: Draw) -> None:
-        self.preparation, self.size, self.draw = preparation, preparation.size, draw
+        self.preparation = preparation
+        self.size = preparation.size
+        self.draw = draw
         self.files = [split.folder / path for path in split.paths]
         self.pool = ThreadPoolExecutor(cores())
         fingerprint = _fingerprint(split, "headers", 0)
@@ -154,7 +157,8 @@ class StreamedImages:
 def mean_and_deviation(counts: np.ndarray) -> tuple[list[float], list[float]]:
     """Of how often each level occurs, int64 [colours, 256]: (mean, standard deviation) by colour,
     in [0, 1]; a deviation of 0 is 1."""
-    levels, number = np.arange(256), int(counts[0].sum())
+    levels = np.arange(256)
+    number = int(counts[0].sum())
     # Python's integers: number * squares is beyond int64 from some 40 million pixels on.
     sums = (counts @ levels).astype(object)
     squares = (counts @ levels ** 2).astype(object)
@@ -165,7 +169,8 @@ def mean_and_deviation(counts: np.ndarray) -> tuple[list[float], list[float]]:
 
 def _fingerprint(split: Split, fit: str, size: int) -> str:
     """Of all files and of how they are prepared. Raises DataError for whatever is no file."""
-    digest, broken = hashlib.sha256(f"{RULES} {fit} {size}".encode()), []
+    digest = hashlib.sha256(f"{RULES} {fit} {size}".encode())
+    broken = []
     for path in split.paths:
         try:
             status = is_file(split.folder / path)
@@ -188,7 +193,8 @@ def collect(pool: ThreadPoolExecutor, function: Callable, arguments: Sequence, t
         except DataError as error:
             return error
 
-    results, running = [], deque()
+    results = []
+    running = deque()
     for argument in Progress(arguments, title, unit="image"):
         running.append(pool.submit(attempt, argument))
         if len(running) > AHEAD * cores():

@@ -61,8 +61,10 @@ def cut(image: np.ndarray, place: Place | None, size: int) -> np.ndarray:
     top, left, height, width = place
     part = image[:, max(top, 0):top + height, max(left, 0):left + width]
     if part.shape[1:] != (height, width):
-        seen, part = part, np.zeros((3, height, width), np.uint8)
-        row, column = max(-top, 0), max(-left, 0)
+        seen = part
+        part = np.zeros((3, height, width), np.uint8)
+        row = max(-top, 0)
+        column = max(-left, 0)
         part[:, row:row + seen.shape[1], column:column + seen.shape[2]] = seen
     return resize(part, size, size)
 

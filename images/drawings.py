@@ -37,7 +37,9 @@ class Canvas:
         self.image = Image.new("RGB", (side, side), colour(rng, 150, 256))
         self.pen = ImageDraw.Draw(self.image)
         for _ in range(3):  # background that means nothing
-            x, y, r = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.1, 0.3) * side
+            x = rng.uniform(0, side)
+            y = rng.uniform(0, side)
+            r = rng.uniform(0.1, 0.3) * side
             self.pen.ellipse((x - r, y - r, x + r, y + r), fill=colour(rng, 150, 256))
         self.scale = size * side * rng.uniform(0.36, 0.42)
         self.centre = side * (0.5 + rng.uniform(-0.05, 0.05, 2))
@@ -48,7 +50,8 @@ class Canvas:
         """`points`: [N, 2] in units of the subject."""
         x, y = np.asarray(points, float).T
         x = x * self.facing
-        c, s = math.cos(self.angle), math.sin(self.angle)
+        c = math.cos(self.angle)
+        s = math.sin(self.angle)
         turned = np.stack([c * x - s * y, s * x + c * y], 1) * self.scale + self.centre
         self.pen.polygon([tuple(p) for p in turned], fill=fill)
 
@@ -59,7 +62,9 @@ class Canvas:
 
 def bird(rng: Rng, beak: str, crest: bool, tail: str) -> Canvas:
     c = Canvas(rng, turn=10, size=0.9)
-    body, wing, dark = colour(rng, 60, 200), colour(rng, 60, 200), colour(rng, 0, 60)
+    body = colour(rng, 60, 200)
+    wing = colour(rng, 60, 200)
+    dark = colour(rng, 0, 60)
     if tail == "forked":
         c.polygon([(-0.4, 0), (-1.05, -0.35), (-0.8, 0.05), (-1.05, 0.45), (-0.4, 0.25)], dark)
     else:
@@ -79,7 +84,9 @@ def bird(rng: Rng, beak: str, crest: bool, tail: str) -> Canvas:
 
 def car(rng: Rng, roof: str, spoiler: bool) -> Canvas:
     c = Canvas(rng, turn=5)
-    paint, glass, dark = colour(rng, 40, 200), colour(rng, 190, 256), colour(rng, 0, 50)
+    paint = colour(rng, 40, 200)
+    glass = colour(rng, 190, 256)
+    dark = colour(rng, 0, 50)
     roofs = {"saloon": [(-0.5, -0.05), (-0.3, -0.5), (0.3, -0.5), (0.55, -0.05)],
              "hatchback": [(-0.9, -0.05), (-0.75, -0.5), (0.25, -0.5), (0.5, -0.05)],
              "pickup": [(-0.05, -0.05), (-0.05, -0.5), (0.4, -0.5), (0.6, -0.05)],
@@ -99,7 +106,8 @@ def car(rng: Rng, roof: str, spoiler: bool) -> Canvas:
 
 def flower(rng: Rng, petals: int, pointed: bool) -> Canvas:
     c = Canvas(rng, turn=180)
-    fill, heart = colour(rng, 40, 210), colour(rng, 200, 256)
+    fill = colour(rng, 40, 210)
+    heart = colour(rng, 200, 256)
     leaf = (40, int(rng.integers(90, 150)), 40)
     c.polygon([(-0.04, 0.2), (0.04, 0.2), (0.04, 1.2), (-0.04, 1.2)], leaf)
     t = np.linspace(0, 1, 16)
@@ -117,7 +125,8 @@ def flower(rng: Rng, petals: int, pointed: bool) -> Canvas:
 
 def thing(rng: Rng, kind: str) -> Canvas:
     c = Canvas(rng, turn=25)
-    fill, other = colour(rng, 0, 160), colour(rng, 150, 256)
+    fill = colour(rng, 0, 160)
+    other = colour(rng, 150, 256)
     r = 0.8
     corners = {"triangle": 3, "square": 4, "hexagon": 6}
     if kind in corners:
@@ -152,12 +161,14 @@ def thing(rng: Rng, kind: str) -> Canvas:
 def sign(rng: Rng, strokes: frozenset) -> Canvas:
     """`strokes`: pairs of the nine points of a grid."""
     c = Canvas(rng, turn=12, size=0.9)
-    ink, width = colour(rng, 0, 130), rng.uniform(0.07, 0.12)
-    points = np.array([(x, y) for y in (-0.85, 0, 0.85) for x in (-0.85, 0, 0.85)])
+    ink = colour(rng, 0, 130)
+    width = rng.uniform(0.07, 0.12)
+    points = np.array(list(itertools.product((-0.85, 0, 0.85), repeat=2)))[:, ::-1]  # (x, y)
     for start, end in strokes:
         along = (points[end] - points[start]) / np.linalg.norm(points[end] - points[start]) * width
         across = along[::-1] * (1, -1)
-        before, after = points[start] - along, points[end] + along
+        before = points[start] - along
+        after = points[end] + along
         c.polygon([before + across, after + across, after - across, before - across], ink)
     return c
 
@@ -169,7 +180,9 @@ def _mirrored(stroke: tuple[int, int]) -> tuple[int, ...]:
 def alphabet(number: int) -> dict:
     """Its signs, drawn by its number; none is another's mirror image, which training on flipped
     images could not tell apart."""
-    rng, known, signs = np.random.default_rng((number, 1)), set(), {}
+    rng = np.random.default_rng((number, 1))
+    known = set()
+    signs = {}
     while len(signs) < SIGNS:
         pairs = [map(int, rng.choice(9, 2, replace=False)) for _ in range(STROKES)]
         strokes = frozenset(tuple(sorted(pair)) for pair in pairs)
@@ -227,8 +240,10 @@ def draw(data_root: str | Path, seed: int = 0, train: int = TRAIN, test: int = T
     processes may draw at once.
     """
     drawn = DATASETS | ALPHABETS
-    for number, name in ((list(drawn).index(name), name) for name in names):
-        final, classes = Path(data_root) / name, drawn[name]
+    for name in names:
+        number = list(drawn).index(name)
+        final = Path(data_root) / name
+        classes = drawn[name]
         if final.exists():
             continue
         partial = temporary_beside(final)

@@ -43,7 +43,8 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
     if split not in ("train", "test"):
         raise DataError(f"split {split!r} is unknown: train or test")
     about = data_set(dataset_name)
-    folder, test = about.folder_in(data_root), about.test_folder
+    folder = about.folder_in(data_root)
+    test = about.test_folder
     if not folder.is_dir():
         where = f" Source: {about.source}." if about.source else ""
         raise DataError(f"{dataset_name}: the folder {folder} does not exist. It must hold "

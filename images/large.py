@@ -32,7 +32,8 @@ def imagenet_sorter(archives: Archives) -> Sorter:
     labels: dict[str, str] = {}
 
     def place(path: str) -> Place | None:
-        name, folder = PurePosixPath(path).name, PurePosixPath(path).parent.name
+        name = PurePosixPath(path).name
+        folder = PurePosixPath(path).parent.name
         if train := IMAGENET_TRAIN.fullmatch(name):
             return "train", train[1]
         if not (val := IMAGENET_VAL.fullmatch(name)):

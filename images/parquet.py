@@ -55,7 +55,8 @@ def read_rows(path: Path) -> Rows:
 
 def members(path: Path) -> Iterator[Member]:
     """Its images, as images.archives.members gives those of other containers."""
-    file, row = _open(path), 0
+    file = _open(path)
+    row = 0
     images = _image_column(path, file.schema_arrow)
     with _whole(path):
         for batch in file.iter_batches(batch_size=64, columns=[images]):

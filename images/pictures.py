@@ -128,7 +128,8 @@ def read_cars(archives: Archives) -> Sources:
     lacks."""
     lacking = []
     for title, parts, reader in CARS_FORMS:
-        found, missing = [], []
+        found = []
+        missing = []
         for name, find in parts.items():
             try:
                 found.append(find(archives))
@@ -207,7 +208,8 @@ def _csv(found: Found) -> list[list[str]]:
 
 def _box(about) -> Box:
     """Annotations are x1, y1, x2, y2, 1-based, both ends included."""
-    left, top = float(about.bbox_x1) - 1, float(about.bbox_y1) - 1
+    left = float(about.bbox_x1) - 1
+    top = float(about.bbox_y1) - 1
     return left, top, float(about.bbox_x2), float(about.bbox_y2)
 
 
@@ -255,7 +257,8 @@ def read_flowers(archives: Archives) -> Sources:
     if path is None:
         raise Missing(archives.folder, "the archive 102flowers.tgz (or its folder jpg)")
     try:
-        labels, sets = archives.file("imagelabels.mat"), archives.file("setid.mat")
+        labels = archives.file("imagelabels.mat")
+        sets = archives.file("setid.mat")
     except Missing as missing:
         return [(path, _flowers_of_lists(path, missing))]
     try:
@@ -266,7 +269,8 @@ def read_flowers(archives: Archives) -> Sources:
 
 
 def _flowers_of_mat(labels: Found, sets: Found) -> list[Picture]:
-    label, ids = np.atleast_1d(load_mat(labels)["labels"]), load_mat(sets)
+    label = np.atleast_1d(load_mat(labels)["labels"])
+    ids = load_mat(sets)
     pictures = []
     for key, split in (("trnid", "train"), ("valid", "train"), ("tstid", "test")):
         for number in np.atleast_1d(ids[key]).tolist():

@@ -175,7 +175,8 @@ def planes(image: Image.Image) -> np.ndarray:
 def preprocess(path: str | Path, preparation: Preparation) -> np.ndarray:
     """The part of the preprocessing that is the same every time: uint8 [3, H, W]. Bilinear, as
     Pillow does it."""
-    image, size = open_rgb(path), preparation.size
+    image = open_rgb(path)
+    size = preparation.size
     if preparation.fit == "resize":
         return planes(image.resize((size, size), Image.BILINEAR))
     height, width = short_side_size(image.size[::-1], size)
