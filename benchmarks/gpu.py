@@ -35,7 +35,7 @@ import common
 from images.datasets import PUBLISHED
 from settings.config import Config
 from settings.effort import effort
-from settings.experiments import TASKS
+from settings.experiments import PAPERS_TASKS
 from settings.plan import plan
 from system import processes
 from system.files import RESULTS, STATE
@@ -219,13 +219,13 @@ def bits(arch: str, device: str, batch: int) -> None:
 def sequence_minutes(train: float, forward: float, prune: float) -> float:
     """Of the paper's sequence on the pretrained VGG-16, CUBS, Cars, Flowers at their published
     sizes, from images per second and the seconds of a prune."""
-    config = Config(task_list=TASKS, data_root="/no/such/folder")  # where no ImageNet is found
+    config = Config(task_list=PAPERS_TASKS, data_root="/no/such/folder")  # where no ImageNet is found
     whole = effort(config, lambda task: (PUBLISHED[task].train, PUBLISHED[task].test))
     prunes = sum(step.kind == "prune" for step in plan(config))
     return (whole.trained / train + whole.forward / forward + prunes * prune) / 60
 
 
-def table(out: Path, title: str) -> str:
+def table(out: Path, title: str) -> str:  # noqa: C901 (one section after another)
     """All that is in this folder, in Markdown."""
     found = {name: json.loads((out / f"{name}.json").read_text()) for name in PHASES
              if (out / f"{name}.json").exists()}

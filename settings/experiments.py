@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from methods import BASELINES
 from settings import sequences
 
-TASKS = ["cubs", "cars", "flowers"]
+PAPERS_TASKS = ["cubs", "cars", "flowers"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Experiment:
     drawn: bool = False
 
 
-SEED = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first Jittor implementation
-KEEP = dict(keep="best-on-test")  # of the authors: where figures stand beside theirs
+FIRST_JITTOR = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first Jittor implementation
+BEST_ON_TEST = dict(keep="best-on-test")  # of the authors: where figures stand beside theirs
 
 
 def _release(arch: str) -> dict:
-    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0], **KEEP)
+    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0], **BEST_ON_TEST)
 
 
 def _baselines(arch: str, published: tuple[str, ...] = ()) -> Experiment:
@@ -52,11 +52,11 @@ def _main_table() -> dict[str, dict]:
     order."""
     runs = {}
     for ratio in (0.5, 0.75):
-        for order in map(list, itertools.permutations(TASKS)):
+        for order in map(list, itertools.permutations(PAPERS_TASKS)):
             settings = dict(task_list=order, initial_pruning_ratio=ratio, baselines=[])
             if ratio == 0.5:
                 settings["baselines"] = ["lwf"]
-                if order == TASKS:
+                if order == PAPERS_TASKS:
                     settings["baselines"] = ["classifier", "individual", "lwf"]
             runs[f"{ratio:.2f}-{'-'.join(order)}"] = _release("vgg16") | settings
     return runs
@@ -77,7 +77,7 @@ EXPERIMENTS = {
     "seed": Experiment(
         "The first Jittor implementation's setting: every task pruned by 75 %, ImageNet not "
         "re-trained unless it is there",
-        {"packnet": SEED}),
+        {"packnet": FIRST_JITTOR}),
     "paper-0.75": Experiment(
         "The paper's VGG-16 column 0.75, 0.75, 0.75 (ImageNet, CUBS, Cars; Flowers keeps what "
         "is left)",
@@ -115,7 +115,7 @@ EXPERIMENTS = {
     "orders": Experiment(
         "Every order in which the tasks can be added",
         {"-".join(order): dict(task_list=list(order), **_release("vgg16"))
-         for order in itertools.permutations(TASKS)},
+         for order in itertools.permutations(PAPERS_TASKS)},
         ("paper, VGG-16, ratio 0.50",)),
     "ratios": Experiment(
         "How much can be pruned: one task on the base pruned by 0.5, the ratio of its prune varied",
@@ -145,7 +145,7 @@ EXPERIMENTS = {
         {"0.50": _places(0.5, ["individual", "joint"]), "0.75": _places(0.75, [])}),
     "seeds": Experiment(
         "The spread over random seeds, in the first Jittor implementation's setting",
-        {"packnet": SEED},
+        {"packnet": FIRST_JITTOR},
         seeds=3),
     # As each task is pruned by the same ratio, the first 12 are what a run of 12 tasks gives.
     "free-weights": Experiment(
@@ -174,7 +174,7 @@ EXPERIMENTS = {
 
 # main.py --demo: small drawn data sets and a slim network. Its crops are plain: of images of 48
 # pixels, a crop of 8 % of the area does not show what was drawn.
-DEMO = SEED | dict(
+DEMO = FIRST_JITTOR | dict(
     data_root="data/demo", output_dir="checkpoints/demo",
     base_task="demo_base", task_list=["demo_birds", "demo_cars", "demo_flowers"],
     arch="vgg-slim", image_size=48,
@@ -210,7 +210,7 @@ def _of_the_demo(settings: dict) -> dict:
     kept = {name: value for name, value in settings.items()
             if name not in sequences.NOT_IN_THE_DEMO}
     kept["arch"] = DEMO_ARCHS[settings.get("arch", "vgg16")]
-    kept["task_list"] = [DEMO_TASKS[task] for task in settings.get("task_list", TASKS)]
+    kept["task_list"] = [DEMO_TASKS[task] for task in settings.get("task_list", PAPERS_TASKS)]
     kept["base_task"] = DEMO_TASKS.get(settings.get("base_task"), DEMO["base_task"])
     return kept
 
