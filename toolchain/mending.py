@@ -52,20 +52,24 @@ SOURCES = {
     "jittor.compiler": [
         ("mod = locals()[gen_name]", "mod = os.sys.modules[gen_name]"),
         ("files = registers + files2 + files4\n",
-         "files = registers + files2 + [os.environ['packnet_mended'] + '/' + file if file in os.environ['packnet_files'].split() else file "
+         "files = registers + files2 + [os.environ['packnet_mended'] + '/' + file "
+         "if file in os.environ['packnet_files'].split() else file "
          "for file in files4 if 'src/test/' not in file]\n"),
-        ("""def gen_jit_tests():
-    all_src = glob.glob(jittor_path+"/src/**/*.cc", recursive=True)
-""", """def gen_jit_tests():
-    all_src = [file for file in glob.glob(jittor_path+"/src/**/*.cc", recursive=True) if "src/test/" not in file]
-"""),
+        ("def gen_jit_tests():\n"
+         """    all_src = glob.glob(jittor_path+"/src/**/*.cc", recursive=True)\n""",
+         "def gen_jit_tests():\n"
+         "    all_src = [file for file in "
+         """glob.glob(jittor_path+"/src/**/*.cc", recursive=True) if "src/test/" not in file]\n"""),
         ("""        opt_flags += " -O2 "\n""", """        opt_flags += " -O1 "\n"""),
         ("""            f.write(data.decode("utf8"))\n""",
-         """            f.write(f'#pragma GCC system_header\\n#include "{jittor_path}/src/utils/vdp"\\n' + data.decode("utf8"))\n"""),
-        ("""        run_cmd(fix_cl_flags(f"\\"{cc_path}\\" {dflags} -include \\"{vdp}\\" \\"{data_s_path}\\" -c -o \\"{data_o_path}\\""))
-        os.remove(data_s_path)
-""", ""),
-        ("    files.append(data_o_path)\n", "    files.append(os.path.join(cache_path, 'data.cc'))\n"),
+         """            f.write(f'#pragma GCC system_header\\n"""
+         """#include "{jittor_path}/src/utils/vdp"\\n' + data.decode("utf8"))\n"""),
+        ("""        run_cmd(fix_cl_flags(f"\\"{cc_path}\\" {dflags} -include \\"{vdp}\\" """
+         """\\"{data_s_path}\\" -c -o \\"{data_o_path}\\""))\n"""
+         "        os.remove(data_s_path)\n",
+         ""),
+        ("    files.append(data_o_path)\n",
+         "    files.append(os.path.join(cache_path, 'data.cc'))\n"),
         ("""    if recompile and jit_utils.cc:
         LOG.e("jit_utils updated, please rerun your command.")
         sys.exit(0)
@@ -92,8 +96,10 @@ SOURCES = {
         ("from multiprocessing import Pool\n",
          'import multiprocessing\nPool = multiprocessing.get_context("fork").Pool\n'),
         ("mod = locals()[hash]", "mod = sys.modules[hash]"),
-        ("        run_cmd(cmd)\n        return True", "        run_cmd(cmd, print_error=False)\n        return True"),
-        ("""run_cmd(get_py3_config_path()+" --includes")""", """run_cmd(f"'{get_py3_config_path()}' --includes")"""),
+        ("        run_cmd(cmd)\n        return True",
+         "        run_cmd(cmd, print_error=False)\n        return True"),
+        ("""run_cmd(get_py3_config_path()+" --includes")""",
+         """run_cmd(f"'{get_py3_config_path()}' --includes")"""),
         ("""run_cmd(get_py3_config_path()+" --extension-suffix")""",
          """run_cmd(f"'{get_py3_config_path()}' --extension-suffix")""")]}
 # The same for source files of the core, by their path in the package.
@@ -102,9 +108,11 @@ CORE = {
         ("#include <atomic>\n", "#include <atomic>\n#include <unistd.h>\n"),
         ("if (diff > 2e9) {", "if (diff > 2e9 && isatty(2)) {"),
         ("""                std::cerr << "\\n";\n""", ""),
-        ("""<< "Compiling Operators(" << i << '/' << n << ")"\n""", """<< "\\r\\033[KCompiling kernels: " << i << '/' << n\n"""),
+        ("""<< "Compiling Operators(" << i << '/' << n << ")"\n""",
+         """<< "\\r\\033[KCompiling kernels: " << i << '/' << n\n"""),
         ("        std::cerr << std::endl;\n", '        std::cerr << "\\r\\033[K" << std::flush;\n'),
-        ("    std::condition_variable cv;\n", "    std::condition_variable cv;\n    bool launched = false;\n"),
+        ("    std::condition_variable cv;\n",
+         "    std::condition_variable cv;\n    bool launched = false;\n"),
         ("        this->func = func;\n", "        this->func = func;\n        launched = true;\n"),
         ("""            if (func)
                 func(id);
@@ -116,7 +124,8 @@ CORE = {
 """)],
     "src/jit_compiler.cc": [
         ("""        cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""",
-         """        if (src.find("@begin") != string::npos) cmd = "'"+python_path+"' '"+jittor_path+"/utils/asm_tuner.py' \"""")],
+         """        if (src.find("@begin") != string::npos) """
+         """cmd = "'"+python_path+"' '"+jittor_path+"/utils/asm_tuner.py' \"""")],
     "src/utils/log.cc": [
         ("""#else
 int system_popen(""", """#else
@@ -127,7 +136,9 @@ int system_popen("""),
 """, "    if (ret) output_of_failure = output;\n"),
         ("""CHECKop(ret,==,0) << "Run cmd failed:" << cmd;""",
          """CHECKop(ret,==,0) << "Run cmd failed:" << cmd >> "\\n" >> output_of_failure;""")],
-    "src/pyjt/numpy.cc": [("fill(PyArray_CopyInto, 82);", "fill(PyArray_CopyInto, (PyArray_API[82] ? 82 : 50));")]}
+    "src/pyjt/numpy.cc": [
+        ("fill(PyArray_CopyInto, 82);",
+         "fill(PyArray_CopyInto, (PyArray_API[82] ? 82 : 50));")]}
 for _name, _choice in (("conv", "fwd"), ("conv_backward_x", "bwdx"), ("conv_backward_w", "bwdw")):
     _path = f"extern/cuda/cudnn/ops/cudnn_{_name}_op"
     CORE[f"{_path}.cc"] = [(f"        if (benchmark) {{\n            {_choice}_algo_cache[",
@@ -155,7 +166,9 @@ def replaced(text: str, replacements: list[tuple[str, str]], what: str) -> str:
     the file, for the message."""
     for old, new in replacements:
         if text.count(old) != 1:
-            raise ToolchainError(f"{what} is not that of Jittor {JITTOR}: `pip install --force-reinstall --no-deps jittor=={JITTOR}`")
+            raise ToolchainError(
+                f"{what} is not that of Jittor {JITTOR}: "
+                f"`pip install --force-reinstall --no-deps jittor=={JITTOR}`")
         text = text.replace(old, new)
     return text
 
@@ -216,7 +229,8 @@ def gcc_flags() -> str:
     Raises ToolchainError and OSError."""
     if gcc_version() < 15 or not is_known():
         return ""
-    name = f"gcc15-{hashlib.sha256(GCC_15.encode()).hexdigest()[:8]}.h"  # another text, another flag
+    digest = hashlib.sha256(GCC_15.encode()).hexdigest()[:8]
+    name = f"gcc15-{digest}.h"  # another text, another flag
     header = cache_folder() / f"jittor-{JITTOR}" / name
     if not header.exists():
         write(header, GCC_15.encode())
@@ -228,4 +242,5 @@ def numpy_flags(version: str = np.__version__) -> str:
     of its header with the layout of NumPy 2. Raises ToolchainError and OSError."""
     if version.startswith("1.") or not is_known():
         return ""
-    return f'-I"{_mended("src/pyjt/numpy.h", [(NUMPY_1, NUMPY_2)]) / "src"}"'
+    folder = _mended("src/pyjt/numpy.h", [(NUMPY_1, NUMPY_2)])
+    return f'-I"{folder / "src"}"'
