@@ -48,10 +48,23 @@ device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets all th
 why = ""  # this device, in one line
 convolution = ""  # one of CONVOLUTIONS; "" on a GPU, where cuDNN decides
 
-__all__ = ["CONVOLUTIONS", "DEVICES", "PRECISIONS", "ToolchainError", "cache_folder", "convolution", "describe", "device", "start", "why"]
+__all__ = [
+    "CONVOLUTIONS",
+    "DEVICES",
+    "PRECISIONS",
+    "ToolchainError",
+    "cache_folder",
+    "convolution",
+    "describe",
+    "device",
+    "start",
+    "why",
+]
 
 
-def start(wanted: str | None = None, precision: str = "fp32", convolutions: str = "winograd") -> ModuleType:
+def start(
+    wanted: str | None = None, precision: str = "fp32", convolutions: str = "winograd"
+) -> ModuleType:
     """Prepare the environment, import Jittor and return it. Later calls return the same module.
 
     `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU),
@@ -68,7 +81,8 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
         if device is None:  # the caller imported Jittor before us, and made these choices
             device = "cuda" if jittor.flags.use_cuda else "cpu"
         if wanted in ("cpu", "cuda") and wanted != device:
-            raise ToolchainError(f"Jittor already runs on {device} in this process: start a new one for {wanted}")
+            raise ToolchainError(
+                f"Jittor already runs on {device} in this process: start a new one for {wanted}")
         return jittor
 
     try:
@@ -79,8 +93,10 @@ def start(wanted: str | None = None, precision: str = "fp32", convolutions: str 
     jittor = compiling.import_jittor()
     sys.excepthook = compiling.excepthook
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)  # Jittor's own ends the process before anyone can react
-    device, why = "cuda" if toolkit.nvcc else "cpu", toolkit.why
+        # Jittor's own ends the process before anyone can react.
+        signal.signal(signal.SIGINT, handler)
+    device = "cuda" if toolkit.nvcc else "cpu"
+    why = toolkit.why
     if toolkit.nvcc:
         jittor.flags.use_cuda = 1
         # Batches are copied while the card computes. Jittor's default waits for the card before
@@ -106,22 +122,28 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     if "python_config_path" not in os.environ:
         os.environ["python_config_path"] = str(cpu.python_config())
     numpy = mending.numpy_flags()
-    cache = f"packnet-{'cuda' if nvcc else 'cpu'}{'-numpy2' * bool(numpy)}"
+    cache = "packnet-cuda" if nvcc else "packnet-cpu"
+    if numpy:
+        cache += "-numpy2"
     os.environ.setdefault("cache_name", cache)
     os.environ.setdefault("log_silent", "1")
-    os.environ.setdefault("FIX_TORCH_ERROR", "0")  # 1: where PyTorch is installed Jittor imports it, two seconds at every start
+    # 1: where PyTorch is installed Jittor imports it, two seconds at every start.
+    os.environ.setdefault("FIX_TORCH_ERROR", "0")
     for backend in backends.BACKENDS:
         os.environ.setdefault(backend.variable, "")
     if nvcc:
         cuda.set_environment(toolkit, precision)
     if not processes.in_mpi():
-        os.environ.setdefault("use_mpi", "0")  # with an mpicc on the PATH Jittor would compile its part for nothing
+        # With an mpicc on the PATH Jittor would compile its part for nothing.
+        os.environ.setdefault("use_mpi", "0")
     elif not shutil.which(os.environ.get("mpicc_path", "mpicc")):
-        raise ToolchainError("mpirun started this process, but Jittor compiles its part of MPI with mpicc, which was not "
-                             "found: `sudo apt install libopenmpi-dev` (Debian, Ubuntu)")
+        raise ToolchainError(
+            "mpirun started this process, but Jittor compiles its part of MPI with mpicc, which "
+            "was not found: `sudo apt install libopenmpi-dev` (Debian, Ubuntu)")
     if os.environ.get("use_mkl", "1") == "1":
         cpu.link_onednn()
-    given = os.environ.get("cc_flags")  # by the user, or by a process of ours that has started this one
+    # By the user, or by a process of ours that has started this one.
+    given = os.environ.get("cc_flags")
     if given is None:
         given = "" if nvcc else compiling.precompiled_header()
     for flags in (numpy, mending.gcc_flags()):
@@ -136,6 +158,11 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
 def describe() -> str:
     """One line for the log: Jittor's version, what it runs on, and why on that."""
     import jittor
-    where = gpu.gpu_name() if device == "cuda" else f"{cpu.cpu_name()}, {processes.cores()} cores, {convolution} convolutions"
-    count = f", {jittor.world_size} processes" if jittor.in_mpi else ""
-    return f"Jittor {jittor.__version__} on {device} ({where}{count}; {why}), Python {platform.python_version()}"
+    if device == "cuda":
+        where = gpu.gpu_name()
+    else:
+        where = f"{cpu.cpu_name()}, {processes.cores()} cores, {convolution} convolutions"
+    if jittor.in_mpi:
+        where += f", {jittor.world_size} processes"
+    return (f"Jittor {jittor.__version__} on {device} ({where}; {why}), "
+            f"Python {platform.python_version()}")
