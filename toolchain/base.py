@@ -7,7 +7,8 @@ from pathlib import Path
 
 from system.errors import UserError
 
-NEEDS_HOME = "set HOME (and XDG_CACHE_HOME, if you use it) to a folder you can write to; JITTOR_HOME alone does not do"
+NEEDS_HOME = ("set HOME (and XDG_CACHE_HOME, if you use it) to a folder you can write to; "
+              "JITTOR_HOME alone does not do")
 
 
 class ToolchainError(UserError):
@@ -38,7 +39,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ToolchainError(f"cannot make the folder {folder}: {error.strerror}; {NEEDS_HOME}") from error
+        raise ToolchainError(
+            f"cannot make the folder {folder}: {error.strerror}; {NEEDS_HOME}") from error
 
 
 def compiler() -> str:
