@@ -30,6 +30,20 @@ from toolchain.base import (
 )
 from toolchain.cpu import cpu_name, flush_denormals
 
+# What is parsed beforehand, besides Jittor's own var.h.
+STANDARD_HEADERS = (
+    "algorithm",
+    "cmath",
+    "functional",
+    "iostream",
+    "map",
+    "memory",
+    "sstream",
+    "string",
+    "unordered_map",
+    "vector",
+)
+
 
 def precompiled_header() -> str:
     """Compiler flags that spare Jittor most of a kernel's compilation: parsing the same headers
@@ -39,27 +53,34 @@ def precompiled_header() -> str:
     reads the header itself, which is slower and gives the same code. "" where it cannot be made.
     """
     version = output([compiler(), "--version"])
-    if not mending.is_known() or "Free Software Foundation" not in version:  # g++ crashes on one that was made with other flags
+    # g++ crashes on one that was made with other flags.
+    if not mending.is_known() or "Free Software Foundation" not in version:
         return ""
     source = Path(importlib.util.find_spec("jittor").origin).parent / "src"
-    text = mending.GCC_15 * (gcc_version() >= 15)
-    text += "".join(f"#include <{name}>\n" for name in ("algorithm", "cmath", "functional", "iostream", "map", "memory", "sstream",
-                                                       "string", "unordered_map", "vector")) + '#include "var.h"\n'
+    text = "".join(f"#include <{name}>\n" for name in STANDARD_HEADERS) + '#include "var.h"\n'
+    if gcc_version() >= 15:
+        text = mending.GCC_15 + text
     language = ["-std=c++14", "-fPIC", "-march=native"]
     # As Jittor and toolchain/mending.py have them; made with -g, it serves the kernels that are
     # compiled without, too.
     variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O1"]}
-    key = hashlib.sha256(repr((version, cpu_name(), importlib.metadata.version("jittor"), str(source), text, variants)).encode())
-    folder = cache_folder() / f"headers-{key.hexdigest()[:12]}"
+    jittor = importlib.metadata.version("jittor")
+    key = repr((version, cpu_name(), jittor, str(source), text, variants))
+    folder = cache_folder() / f"headers-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     header = folder / "jittor.h"
     if not header.exists():
         partial = folder.with_name(f"{folder.name}.{os.getpid()}")
         try:
             (partial / "jittor.h.gch").mkdir(parents=True)
             (partial / "jittor.h").write_text(text)
-            running = [subprocess.Popen([compiler(), *flags, f"-I{source}", f"-I{sysconfig.get_path('include')}", "-x", "c++-header",
-                                         partial / "jittor.h", "-o", partial / "jittor.h.gch" / name],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name, flags in variants.items()]
+            running = []
+            for name, flags in variants.items():
+                command = [
+                    compiler(), *flags, f"-I{source}", f"-I{sysconfig.get_path('include')}",
+                    "-x", "c++-header", partial / "jittor.h",
+                    "-o", partial / "jittor.h.gch" / name]
+                running.append(subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             if not any([process.wait() for process in running]):
                 partial.rename(folder)
         except OSError:  # full disk, another process that was faster, an unknown compiler
@@ -74,7 +95,12 @@ class CompileBar:
     bar."""
 
     def __init__(self, message: str, total: int) -> None:
-        what = "Jittor's core" if "jittor_core" in message else "oneDNN operators" if "mkl" in message else "operators"
+        if "jittor_core" in message:
+            what = "Jittor's core"
+        elif "mkl" in message:
+            what = "oneDNN operators"
+        else:
+            what = "operators"
         self.bar = Progress(None, f"Compiling {what}", total, unit="file")
 
     def update(self, index: int) -> None:
@@ -99,8 +125,8 @@ def failure(error: BaseException) -> ToolchainError | None:
         write(file, f"{command}\n{said}\n".encode())
     return ToolchainError(
         f"the compiler could not make {Path(source).name} of Jittor: {[*mistakes, *lines][0]}\n"
-        f"All that it said: {file}. `python -m toolchain` says which compilers were tried; another is "
-        "named in cc_path (`export cc_path=g++-12`).")
+        f"All that it said: {file}. `python -m toolchain` says which compilers were tried; another "
+        "is named in cc_path (`export cc_path=g++-12`).")
 
 
 def excepthook(kind: type, error: BaseException, trace) -> None:
@@ -125,20 +151,23 @@ def import_jittor() -> ModuleType:
         import jittor
     except SystemExit as error:  # nothing was done yet, and that must not look like success
         raise ToolchainError(
-            f"Jittor has ended the process as it was imported (exit code {error.code}): run the command "
-            f"again; if that does not help, delete {jittor_home()}/.cache/jittor, where its compiled "
-            "code is") from error
+            f"Jittor has ended the process as it was imported (exit code {error.code}): run the "
+            f"command again; if that does not help, delete {jittor_home()}/.cache/jittor, where "
+            "its compiled code is") from error
     except ModuleNotFoundError as error:
         raise ToolchainError(f"the package {error.name} is not installed: "
                              f"run `{INSTALL}`") from error
     except ImportError as error:
         if "GLIBCXX" not in str(error):
             raise
-        raise ToolchainError(f"the libstdc++ that this Python loads is older than the g++ that compiles for it ({error}). With conda: "
-                             "`conda install -c conda-forge libstdcxx-ng`; else name an older compiler in cc_path.") from error
+        raise ToolchainError(
+            "the libstdc++ that this Python loads is older than the g++ that compiles for it "
+            f"({error}). With conda: `conda install -c conda-forge libstdcxx-ng`; else name an "
+            "older compiler in cc_path.") from error
     except OSError as error:
-        raise ToolchainError(f"Jittor cannot start: {error}; its cache is in {jittor_home()}/.cache/jittor, its settings in "
-                             f"{home()}/.cache/jittor: {NEEDS_HOME}") from error
+        raise ToolchainError(
+            f"Jittor cannot start: {error}; its cache is in {jittor_home()}/.cache/jittor, its "
+            f"settings in {home()}/.cache/jittor: {NEEDS_HOME}") from error
     except Exception as error:
         if failed := failure(error):
             raise failed from error
