@@ -28,7 +28,6 @@ from toolchain.base import (
 # Where Jittor 1.3.11 looks before it downloads oneDNN (jittor/compile_extern.py, install_mkl).
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
 
-
 OLDEST_GCC = 9
 
 
@@ -37,24 +36,28 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # some containers hide it
         lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def check_compiler() -> None:
     """Raise ToolchainError where the system or its compiler is none that Jittor can use."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise ToolchainError(f"this project runs on Linux x86-64; this is {platform.system()} {platform.machine()}")
+        raise ToolchainError(
+            f"this project runs on Linux x86-64; this is {platform.system()} {platform.machine()}")
     if not shutil.which(compiler()):
-        raise ToolchainError(f"the C++ compiler {compiler()} was not found: install it with "
-                             "`sudo apt install g++` (Debian, Ubuntu) or `sudo dnf install gcc-c++` (Fedora, RHEL)")
+        raise ToolchainError(
+            f"the C++ compiler {compiler()} was not found: install it with `sudo apt install g++` "
+            "(Debian, Ubuntu) or `sudo dnf install gcc-c++` (Fedora, RHEL)")
     if "clang" in output([compiler(), "--version"]):
         raise ToolchainError(
-            f"the C++ compiler {compiler()} is clang, and Jittor is compiled by GCC's g++ here: name "
-            "one in cc_path (`export cc_path=g++`)")
+            f"the C++ compiler {compiler()} is clang, and Jittor is compiled by GCC's g++ here: "
+            "name one in cc_path (`export cc_path=g++`)")
     if 0 < gcc_version() < OLDEST_GCC:
         raise ToolchainError(
             f"the C++ compiler {compiler()} is GCC {gcc_version()}, and Jittor's sources want "
-            f"{OLDEST_GCC} or newer: install one, and name it in cc_path (`export cc_path=g++-12`)")
+            f"{OLDEST_GCC} or newer: install one, and name it in cc_path "
+            "(`export cc_path=g++-12`)")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         raise ToolchainError(
             f"{sys.executable} is a free-threaded Python, for which Jittor is not made: use the "
@@ -91,16 +94,21 @@ def python_config() -> Path:
     """
     include = sysconfig.get_path("include")
     if not os.path.exists(os.path.join(include, "Python.h")):
-        v = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise ToolchainError(f"Python's headers were not found (no Python.h in {include}): install them with "
-                             f"`sudo apt install python{v}-dev` (Debian, Ubuntu) or `sudo dnf install python{v}-devel`")
+        python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        raise ToolchainError(
+            f"Python's headers were not found (no Python.h in {include}): install them with "
+            f"`sudo apt install {python}-dev` (Debian, Ubuntu) or "
+            f"`sudo dnf install {python}-devel`")
     folders = [f'"{folder}"' if " " in folder else folder
                for folder in (include, sysconfig.get_path("platinclude"))]
-    text = (f'#!/bin/sh\n# Written by toolchain/{os.path.basename(__file__)}: stands in for python-config of {sys.executable}\n'
+    text = ('#!/bin/sh\n'
+            f'# Written by toolchain/{os.path.basename(__file__)}: '
+            f'stands in for python-config of {sys.executable}\n'
             'case "$1" in\n'
             f"--includes) echo '-I{folders[0]} -I{folders[1]}' ;;\n"
             f'--extension-suffix) echo "{sysconfig.get_config_var("EXT_SUFFIX")}" ;;\n'
-            '*) echo "not known here: $1" >&2; exit 1 ;;\nesac\n')
+            '*) echo "not known here: $1" >&2; exit 1 ;;\n'
+            'esac\n')
     script = cache_folder() / f"python-config-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not script.exists():
         make_folder(script.parent)
@@ -129,8 +137,10 @@ def link_onednn() -> None:
     header = _file_of_wheel("onednn-devel-cpu-gomp", "dnnl.hpp")
     soname = _soname(library)
     make_folder(folder / "lib")
-    for link, target in ((folder / "include", header.parent), (folder / "lib" / "libmkldnn.so", library),
-                         (folder / "lib" / soname, library)):
+    for link, target in (
+            (folder / "include", header.parent),
+            (folder / "lib" / "libmkldnn.so", library),
+            (folder / "lib" / soname, library)):
         with replacing(link) as temporary:  # another process may be starting too
             temporary.symlink_to(target)
 
@@ -160,9 +170,12 @@ def flush_denormals() -> None:
     loads it: which one that is depends on what was compiled before. Switched on here, two runs
     agree to the bit.
     """
-    np.finfo(np.float32), np.finfo(np.float64)  # NumPy looks these up once, and would warn afterwards
-    libm, environment = ctypes.CDLL("libm.so.6"), ctypes.create_string_buffer(32)
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # NumPy looks these up once, and would warn afterwards
+    libm = ctypes.CDLL("libm.so.6")
+    environment = ctypes.create_string_buffer(32)
     libm.fegetenv(environment)
-    mxcsr = int.from_bytes(environment[28:32], "little") | 0x8040  # flush to zero, denormals are zero
+    mxcsr = int.from_bytes(environment[28:32], "little")
+    mxcsr |= 0x8040  # flush to zero, denormals are zero
     environment[28:32] = mxcsr.to_bytes(4, "little")
     libm.fesetenv(environment)
