@@ -67,9 +67,8 @@ def set_environment(toolkit: Toolkit, precision: str) -> None:
     for part in ("use_cutt", "use_cutlass"):  # each is a download, none is used here
         os.environ.setdefault(part, "0")
     if precision == "fp32":
-        os.environ["NVIDIA_TF32_OVERRIDE"] = (
-            "0"  # else cuDNN rounds the factors of convolutions to TF32's 10 bits
-        )
+        # Else cuDNN rounds the factors of convolutions to TF32's 10 bits.
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     else:
         os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
     if not processes.in_mpi():
@@ -90,9 +89,8 @@ def choose(cache: Path) -> Toolkit:
     if given == "":
         return Toolkit("", "nvcc_path is set to nothing in the environment")
     problems = []
-    name, candidates = (
-        ("nvcc_path", [_itself(given)]) if given else ("the system's", system_nvccs())
-    )
+    name = "nvcc_path" if given else "the system's"
+    candidates = [_itself(given)] if given else system_nvccs()
     for nvcc in candidates:
         problem = toolkit_problem(nvcc)
         if not problem:
@@ -104,10 +102,8 @@ def choose(cache: Path) -> Toolkit:
     for nvcc in candidates:
         major = cuda_version(nvcc)[0]
         if major in (11, 12) and runtime_folder(nvcc):
-            wheel, version = (
-                f"nvidia-cudnn-cu{major}",
-                cuda_parts.version(f"nvidia-cudnn-cu{major}"),
-            )
+            wheel = f"nvidia-cudnn-cu{major}"
+            version = cuda_parts.version(wheel)
             if version.startswith("8.9"):
                 return cuda_folder.complete(nvcc, wheel, version, cache)
             if major == 11:
@@ -126,7 +122,9 @@ def choose(cache: Path) -> Toolkit:
             nearly.append(problem)
     if given:
         return Toolkit("", "; ".join(nearly or problems))
-    release = max((13, 0), release_of_wheels()) if release_of_wheels()[0] < 14 else (13, 0)
+    release = release_of_wheels()
+    if release[0] != 13:
+        release = (13, 0)
     wheels = driver_problem(release, "the wheels'") or card_problem(release) or wheels_problem()
     if not wheels:
         return cuda_folder.from_wheels(cache)
@@ -178,11 +176,9 @@ def toolkit_problem(nvcc: str) -> str:
     if not os.access(nvcc, os.X_OK):
         return f"no CUDA toolkit found ({nvcc} is no program)"
     if assembled_from(nvcc):
-        return (
-            ""
-            if cuda_version(nvcc)[0]
-            else f"{nvcc} leads nowhere: the wheels it was put together from are gone"
-        )
+        if cuda_version(nvcc)[0]:
+            return ""
+        return f"{nvcc} leads nowhere: the wheels it was put together from are gone"
     lib = runtime_folder(nvcc)
     if not lib:
         return f"{nvcc} has no CUDA runtime beside it (no libcudart.so in ../lib64)"
@@ -227,24 +223,20 @@ def nccl(toolkit: Toolkit) -> tuple[str, str] | None:
 def card_problem(release: tuple[int, int]) -> str:
     """Why a card that may be used cannot be with this CUDA, "" if all can."""
     old = [card for card in gpu.cards() if card.capability < OLDEST_OF_CUDA_13]
+    if release < (13, 0) or not old:
+        return ""
     return (
-        ""
-        if release < (13, 0) or not old
-        else (
-            f"CUDA 13 no longer compiles for {old[0].name} (compute capability "
-            f"{old[0].capability[0]}.{old[0].capability[1]}, it wants 7.5): install a CUDA 12 toolkit, "
-            "or choose another card with CUDA_VISIBLE_DEVICES"
-        )
+        f"CUDA 13 no longer compiles for {old[0].name} (compute capability "
+        f"{old[0].capability[0]}.{old[0].capability[1]}, it wants 7.5): install a CUDA 12 "
+        "toolkit, or choose another card with CUDA_VISIBLE_DEVICES"
     )
 
 
 def driver_problem(release: tuple[int, int], whose: str) -> str:
     """Why the driver cannot run what this CUDA compiles, "" if it can."""
     version, _ = gpu.driver()
-    if version >= release or version == (
-        0,
-        0,
-    ):  # without a driver the folder can be made all the same
+    without = version == (0, 0)  # the folder can be made all the same
+    if without or version >= release:
         return ""
     says = f"the driver supports CUDA {version[0]}.{version[1]} at most, and "
     if version < (13, 0) <= release:
