@@ -1,9 +1,9 @@
 """A CUDA toolkit put together from the parts that a machine has (cuda_parts.py): a folder of links.
 
-It lies in the user's cache and is laid out as Jittor expects a toolkit (bin/nvcc, include/, lib64/).
-For CUDA 13 it also holds an nvcc that turns C++14 into C++17; for CUDA 13 and cuDNN 9 small headers
-for what these releases have dropped. Nothing is copied, and nothing in site-packages, in the system
-or in Jittor is changed.
+It lies in the user's cache and is laid out as Jittor expects a toolkit (bin/nvcc, include/,
+lib64/). For CUDA 13 it also holds an nvcc that turns C++14 into C++17; for CUDA 13 and cuDNN 9
+small headers for what these releases have dropped. Nothing is copied, and nothing in site-packages,
+in the system or in Jittor is changed.
 """
 
 import hashlib
@@ -64,7 +64,8 @@ static inline cudaError_t cudaGetDeviceProperties(DevicePropOfCuda12* prop, int 
 """
 
 CUDNN_H = """// Written by toolchain/cuda_folder.py.
-// Jittor 1.3.11's recurrent operators name calls that cuDNN 9 no longer has. They compile with these,
+// Jittor 1.3.11's recurrent operators name calls that cuDNN 9 no longer has. They compile with \
+these,
 // and fail with NOT_SUPPORTED if used.
 #include "{header}"
 #if defined(__cplusplus) && !defined(PACKNET_CUDNN_RNN)
@@ -162,9 +163,8 @@ def wheels_problem() -> str:
     if cudnn and not cudnn.startswith("9."):
         return f"nvidia-cudnn-cu13 {cudnn} is installed, only cuDNN 9 is known to work: `{INSTALL}`"
     parts = cuda_parts.find("", release)
-    if cuda_parts.missing(
-        parts
-    ):  # beside what is there, PyTorch's wheels for one, which must stay as they are
+    if cuda_parts.missing(parts):
+        # Beside what is there, PyTorch's wheels for one, which must stay as they are.
         return (
             f"of CUDA {name}, whose runtime is installed as a wheel, parts are missing: "
             f"{cuda_parts.command(parts)}"
