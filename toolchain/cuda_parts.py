@@ -94,6 +94,7 @@ CUDNN = Kind(
     ("cudnn", "cudnn_ops", "cudnn_cnn"),
     {12: 9, 13: 9},
 )
+# For several GPUs only.
 NCCL = Kind(
     "NCCL",
     {13: "nvidia-nccl-cu13", 12: "nvidia-nccl-cu12"},
@@ -101,12 +102,12 @@ NCCL = Kind(
     "nccl.h",
     ("nccl",),
     {12: 2, 13: 2},
-)  # for several GPUs only
+)
 LIBRARIES = (*TOOLKITS, CUDNN)
 
 
 def version(wheel: str) -> str:
-    """ "" where the wheel is not installed."""
+    """The version that is installed of this wheel, "" for none."""
     try:
         return importlib.metadata.version(wheel)
     except importlib.metadata.PackageNotFoundError:
@@ -114,7 +115,7 @@ def version(wheel: str) -> str:
 
 
 def cuda_version(nvcc: str) -> tuple[int, int]:
-    """(0, 0) where it does not say."""
+    """The release that this nvcc is of, (0, 0) where it does not say."""
     match = re.search(r"release (\d+)\.(\d+)", output([nvcc, "--version"]))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
@@ -157,9 +158,10 @@ def _folders(home: Path, *names: str) -> list[Path]:
 
 
 def find(nvcc: str, release: tuple[int, int]) -> list[Part]:
-    """All parts for CUDA `release` (12.x or 13.x), NCCL last. `nvcc`: the system's, to whose toolkit
-    the compiler's parts belong; "" for wheels alone."""
-    headers, libraries = (headers_of(nvcc), libraries_of(nvcc)) if nvcc else ([], [])
+    """All parts for CUDA `release` (12.x or 13.x), NCCL last. `nvcc`: the system's, to whose
+    toolkit the compiler's parts belong; "" for wheels alone."""
+    headers = headers_of(nvcc) if nvcc else []
+    libraries = libraries_of(nvcc) if nvcc else []
     own = [_systems(kind, release, headers, libraries) for kind in TOOLKITS]
     if not all(own):
         own = [_wheels(kind, release) or mine for kind, mine in zip(TOOLKITS, own)]
@@ -181,8 +183,10 @@ def missing(parts: list[Part]) -> list[Part]:
 def command(parts: list[Part]) -> str:
     """What gets the parts of these that are missing: one command for all that are packages."""
     packages = " ".join(part.mend for part in missing(parts) if part.wheel)
-    others = [part.mend for part in missing(parts) if not part.wheel]
-    return "; ".join([*others, *[f"`pip install {packages}`"] * bool(packages)])
+    steps = [part.mend for part in missing(parts) if not part.wheel]
+    if packages:
+        steps.append(f"`pip install {packages}`")
+    return "; ".join(steps)
 
 
 def _compilers(kind: Kind, nvcc: str, release: tuple[int, int]) -> Part | None:
