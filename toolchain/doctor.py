@@ -1,7 +1,8 @@
 """The doctor: what Jittor needs, what this machine has, and how to get what is missing.
 
     python -m toolchain             # what was found, what will be used
-    python -m toolchain --check     # and compute: a convolution, its gradients and a matrix product against NumPy
+    python -m toolchain --check     # and compute: a convolution, its gradients and a matrix
+                                    # product against NumPy
 """
 import argparse
 import importlib.metadata
@@ -38,12 +39,19 @@ def diagnose() -> list[tuple[str, str, str]]:
             return what, "", str(error)
         return what, found, ""
 
-    rows = [("system", f"{platform.system()} {platform.machine()}, {cpu_name()}, {cores()} cores", ""),
-            attempt("C++ compiler", output([compiler(), "--version"]).partition("\n")[0]
-                    + " (not tried)" * (gcc_version() not in TRIED), check_compiler),
-            attempt("Python", f"{platform.python_version()}{' (not tried)' * (sys.version_info >= UNTRIED)} with headers in "
-                    f"{sysconfig.get_path('include')}", python_config)]
-    rows.append(attempt("paths", "without a character that Jittor cannot take", check_paths))
+    machine = f"{platform.system()} {platform.machine()}, {cpu_name()}, {cores()} cores"
+    gcc = output([compiler(), "--version"]).partition("\n")[0]
+    if gcc_version() not in TRIED:
+        gcc += " (not tried)"
+    python = platform.python_version()
+    if sys.version_info >= UNTRIED:
+        python += " (not tried)"
+    python += f" with headers in {sysconfig.get_path('include')}"
+    rows = [
+        ("system", machine, ""),
+        attempt("C++ compiler", gcc, check_compiler),
+        attempt("Python", python, python_config),
+        attempt("paths", "without a character that Jittor cannot take", check_paths)]
     for package in ("jittor", "onednn-cpu-gomp", "onednn-devel-cpu-gomp", "safetensors"):
         try:
             release = importlib.metadata.version(package)
@@ -53,21 +61,28 @@ def diagnose() -> list[tuple[str, str, str]]:
             rows.append((package, "", f"run `{INSTALL}`"))
     version, _ = gpu.driver()
     problem = gpu.gpu_problem()
-    rows.append(("NVIDIA driver", f"supports CUDA {version[0]}.{version[1]}" if version > (0, 0) else "none", ""))
+    driver = f"supports CUDA {version[0]}.{version[1]}" if version > (0, 0) else "none"
+    rows.append(("NVIDIA driver", driver, ""))
     rows.append(("GPU", "none" if problem else "; ".join(map(str, gpu.cards())) or "found", ""))
     toolkit = cuda.choose(cache_folder())
-    rows.append(("CUDA toolkit", toolkit.why if toolkit.nvcc else f"none that Jittor can use: {toolkit.why}",
-                 "" if toolkit.nvcc or problem else toolkit.why))
+    chosen = toolkit.why if toolkit.nvcc else f"none that Jittor can use: {toolkit.why}"
+    rows.append(("CUDA toolkit", chosen, "" if toolkit.nvcc or problem else toolkit.why))
     if toolkit.nvcc or not problem:
         rows += [(f"  {part.name}", str(part), "") for part in cuda.parts(toolkit)]
     rows.append(("cuDNN", cuda.cudnn(toolkit) if toolkit.nvcc else "none", ""))
     nccl = toolkit.nvcc and cuda.nccl(toolkit)
     rows.append(("several GPUs", f"NCCL in {nccl[1]}" if nccl else "no NCCL", ""))
     rows += [(backend.name, backend.found(), "") for backend in backends.BACKENDS]
-    rows.append(("several processes", shutil.which("mpicc") or "no mpicc (`sudo apt install openmpi-bin libopenmpi-dev`)", ""))
+    mpicc = shutil.which("mpicc")
+    if not mpicc:
+        mpicc = "no mpicc (`sudo apt install openmpi-bin libopenmpi-dev`)"
+    rows.append(("several processes", mpicc, ""))
     rows.append(("compiled code", f"{jittor_home()}/.cache/jittor", ""))
     rows.append(("our cache", str(cache_folder()), ""))
-    device = "the GPU (cuda)" if toolkit.nvcc and not problem else f"the CPU: {problem or toolkit.why}"
+    if toolkit.nvcc and not problem:
+        device = "the GPU (cuda)"
+    else:
+        device = f"the CPU: {problem or toolkit.why}"
     return [*rows, ("will be used", device, "")]
 
 
@@ -76,20 +91,34 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
     a matrix product on Jittor's device, against NumPy in float64. The wide convolution is one that
     winograd.py takes over on the CPU."""
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((37, 53)).astype(np.float32), rng.standard_normal((53, 29)).astype(np.float32)
-    pairs = [("matrix product", jt.matmul(jt.array(a), jt.array(b)), a.astype(np.float64) @ b.astype(np.float64))]
-    for title, channels, filters, side in (("convolution", 3, 4, 10), ("wide convolution", 160, 168, 16)):
-        x, w, up = (rng.standard_normal(shape).astype(np.float32)
-                    for shape in ((2, channels, side, side + 1), (filters, channels, 3, 3), (2, filters, side, side + 1)))
-        layer, images = jt.nn.Conv(channels, filters, 3, padding=1, bias=False), jt.array(x)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    a = normal(37, 53)
+    b = normal(53, 29)
+    product = jt.matmul(jt.array(a), jt.array(b))
+    compared = [("matrix product", product, a.astype(np.float64) @ b.astype(np.float64))]
+    for title, channels, filters, side in (
+            ("convolution", 3, 4, 10), ("wide convolution", 160, 168, 16)):
+        x = normal(2, channels, side, side + 1)
+        w = normal(filters, channels, 3, 3)
+        up = normal(2, filters, side, side + 1)
+        layer = jt.nn.Conv(channels, filters, 3, padding=1, bias=False)
         layer.weight.assign(jt.array(w))
+        images = jt.array(x)
         y = layer(images)
-        pairs += zip((title, f"{title}, input", f"{title}, weight"), (y, *jt.grad((y * jt.array(up)).sum(), [images, layer.weight])),
-                     (correlate(x, w), correlate(up, w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]),
-                      np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64))))
+        by_input, by_weight = jt.grad((y * jt.array(up)).sum(), [images, layer.weight])
+        turned = w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]
+        right_by_weight = np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64))
+        compared += [
+            (title, y, correlate(x, w)),
+            (f"{title}, input", by_input, correlate(up, turned)),
+            (f"{title}, weight", by_weight, right_by_weight)]
     # All at once: a gradient of a weight that is fetched by itself is no convolution's any more.
-    jt.sync([value for _, value, _ in pairs])
-    return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max())) for what, value, right in pairs]
+    jt.sync([value for _, value, _ in compared])
+    return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max()))
+            for what, value, right in compared]
 
 
 def windows(images: np.ndarray) -> np.ndarray:
@@ -108,10 +137,14 @@ def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is
     missing."""
-    parser = argparse.ArgumentParser("python -m toolchain", description="What Jittor needs and what this machine has.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m toolchain", description="What Jittor needs and what this machine has.",
+        allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="also compute, and compare with NumPy")
-    parser.add_argument("--device", choices=toolchain.DEVICES, default="auto", help="for --check (default: auto)")
-    parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32", help="for --check on a GPU (default: fp32)")
+    parser.add_argument("--device", choices=toolchain.DEVICES, default="auto",
+                        help="for --check (default: auto)")
+    parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32",
+                        help="for --check on a GPU (default: fp32)")
     flags = parser.parse_args(arguments)
     rows = diagnose()
     for what, found, problem in rows:
@@ -125,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     limit = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3}[flags.precision]
     errors = check(jt)
     for what, error in errors:
-        print(f"{what:24} {'right' if error < limit else 'WRONG'}: largest error {error:.1e} of the largest value, {limit:.0e} "
-              "allowed")
+        verdict = "right" if error < limit else "WRONG"
+        print(f"{what:24} {verdict}: largest error {error:.1e} of the largest value, "
+              f"{limit:.0e} allowed")
     return int(not all(error < limit for _, error in errors))
