@@ -122,9 +122,7 @@ def choose(cache: Path) -> Toolkit:
             nearly.append(problem)
     if given:
         return Toolkit("", "; ".join(nearly or problems))
-    release = release_of_wheels()
-    if release[0] != 13:
-        release = (13, 0)
+    release = release_of_wheels() if release_of_wheels()[0] == 13 else (13, 0)
     wheels = driver_problem(release, "the wheels'") or card_problem(release) or wheels_problem()
     if not wheels:
         return cuda_folder.from_wheels(cache)
