@@ -150,10 +150,14 @@ def test_a_process_of_the_tests_that_hangs_is_named(monkeypatch, wait):
 
 
 LEAVE = """
-import atexit, multiprocessing, os, sys
+import atexit, multiprocessing, os, sys, time
 from system import processes
 atexit.register(os.abort)  # as Jittor's own tidying up at times ends
-pool = multiprocessing.get_context("fork").Pool(2)
+def wait():
+    os.close(1), os.close(2)  # what is captured ends with the program
+    time.sleep(60)
+for _ in range(2):
+    multiprocessing.get_context("fork").Process(target=wait).start()
 print(*(process.pid for process in multiprocessing.active_children()), end="")
 processes.leave(int(sys.argv[1]))
 """
