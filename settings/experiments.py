@@ -35,7 +35,8 @@ BEST_ON_TEST = dict(keep="best-on-test")  # of the authors: where figures stand 
 
 
 def _release(arch: str) -> dict:
-    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0], **BEST_ON_TEST)
+    return dict(arch=arch, initial_pruning_ratio=0.5, pruning_ratios=[0.75, 0.75, 0.0],
+                **BEST_ON_TEST)
 
 
 def _baselines(arch: str, published: tuple[str, ...] = ()) -> Experiment:
