@@ -58,27 +58,29 @@ def _time_limit(monkeypatch):
         monkeypatch.setattr(holder, name, limited(getattr(holder, name)))
 
 
-WHOLE_RUNS = {
-    "test_main.py",
-    "test_any_network.py",
+WHOLE_RUNS = (  # files of long tests; the longest first
     "test_resume.py",
     "test_mpi.py",
     "test_experiments.py",
-    "test_twin.py",
-    "test_addition.py",
-    "test_epochs_and_ratios.py",
-    "test_seals.py",
+    "test_any_network.py",
+    "test_main.py",
     "test_sequences.py",
+    "test_epochs_and_ratios.py",
+    "test_addition.py",
     "test_release.py",
-}
+    "test_twin.py",
+    "test_seals.py",
+)
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """`-m unit`: everything but whole runs and what is marked as long."""
+    """`-m unit`: everything but whole runs and what is marked as long. The longest files come
+    first, so that at the end of `pytest -n 2` no process waits for the other."""
+    order = {name: number for number, name in enumerate(WHOLE_RUNS)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
-        if item.path.name not in WHOLE_RUNS and not any(
-            map(item.get_closest_marker, ("slow", "cuda_wheels"))
-        ):
+        long = any(map(item.get_closest_marker, ("slow", "cuda_wheels")))
+        if item.path.name not in WHOLE_RUNS and not long:
             item.add_marker("unit")
 
 
