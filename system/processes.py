@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 
@@ -93,12 +94,25 @@ def leave(code: int) -> None:
     if in_mpi() and not code:
         sys.exit(0)
     if "multiprocessing" in sys.modules:
-        import multiprocessing
-        # Jittor's own ends a process whose child is killed, with a line and another code.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for child in multiprocessing.active_children():  # those that compiled Jittor wait for more
-            child.kill()
+        stop_children()
     os._exit(code)
+
+
+def stop_children() -> None:
+    """End the processes that multiprocessing has started: those that compiled Jittor wait for more.
+    """
+    import multiprocessing
+    from multiprocessing.pool import Pool
+
+    # Jittor's own ends a process whose child is killed, with a line and another code.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A pool's thread would put a new process in the place of each; one that is being made just now
+    # is there the second time.
+    Pool._repopulate_pool_static = staticmethod(lambda *_: None)
+    for _ in range(2):
+        for child in multiprocessing.active_children():
+            child.kill()
+        time.sleep(0.01)
 
 
 def fail(*error) -> None:

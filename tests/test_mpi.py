@@ -39,7 +39,7 @@ net.add_head("birds", 4)
 net.select("birds")
 packnet = PackNet(net)
 packnet.start_task("birds")
-train, _ = create_dataloader("birds", root, "train", 8, image_size=48,
+train, _ = create_dataloader("birds", root, "train", 8, image_size=48, crop="plain",
                              cache_dir=f"{out}.cache{RANK}")
 test, _ = create_dataloader("birds", root, "test", 8, image_size=48, cache_dir=f"{out}.cache{RANK}")
 losses = []

@@ -163,6 +163,27 @@ processes.leave(int(sys.argv[1]))
 """
 
 
+POOL = """
+import multiprocessing, os, time
+from system import processes
+pool, leave = multiprocessing.get_context("fork").Pool(2), os._exit
+def late(code):
+    time.sleep(0.5)
+    print(len(multiprocessing.active_children()), flush=True)
+    leave(code)
+os._exit = late
+processes.leave(0)
+"""
+
+
+def test_a_pool_makes_no_new_process_while_a_program_leaves():
+    """One that was made between the end of the others and the program's waited for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", POOL], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_program_leaves_with_its_output_and_without_children(code):
     done = subprocess.run(
