@@ -137,6 +137,15 @@ def test_a_network_of_ones_own(tmp_path):
     assert_same_logits(of_one_task(net), "mine", 32, tmp_path)
 
 
+@needs_onnx
+def test_a_layer_with_a_hook(tmp_path):
+    """From then on Jittor calls every layer of that class in another way."""
+    net = networks.MultiHead(Own(), 8)
+    net.add_head("a", 5)
+    net.trunk.conv.register_pre_forward_hook(lambda layer, given: ((given[0] * 2 + 1,), {}))
+    assert_same_logits(of_one_task(net), "mine", 32, tmp_path)
+
+
 class Odd(Own):
     def execute(self, x):
         return super().execute(x).cumsum(1)

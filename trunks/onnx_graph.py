@@ -402,10 +402,21 @@ def traced(arguments: Sequence) -> Traced | None:
     return None
 
 
+def subclasses(kind: type) -> Iterator[type]:
+    """All that inherit from it, at any distance."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
     """Within it, Jittor's layers and functions take a Traced too."""
     call, functions = nn.Module.__call__, {place: getattr(*place) for place in FUNCTIONS}
+
+    # Once a layer has a hook, Jittor lets its whole class go past nn.Module.__call__: the class's
+    # own runs the hooks, and calls what it kept under this name.
+    hooked = [kind for kind in subclasses(nn.Module) if "__hooked_call__" in vars(kind)]
 
     def layer_call(layer: nn.Module, *arguments, **others):
         x = traced(arguments)
@@ -425,11 +436,15 @@ def tracing() -> Iterator[None]:
 
     try:
         nn.Module.__call__ = layer_call
+        for kind in hooked:
+            kind.__hooked_call__ = layer_call
         for (room, name), ours in FUNCTIONS.items():
             setattr(room, name, either(ours, functions[room, name]))
         yield
     finally:
         nn.Module.__call__ = call
+        for kind in hooked:
+            kind.__hooked_call__ = call
         for (room, name), jittors in functions.items():
             setattr(room, name, jittors)
 
