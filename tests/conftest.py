@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items) -> None:
     order = {name: number for number, name in enumerate(WHOLE_RUNS)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
-        long = any(map(item.get_closest_marker, ("slow", "cuda_wheels")))
+        long = any(map(item.get_closest_marker, ("slow", "cuda_wheels", "alone")))
         if item.path.name not in WHOLE_RUNS and not long:
             item.add_marker("unit")
 

@@ -91,6 +91,7 @@ def test_start_gives_one_module_and_refuses_another_device():
         toolchain.start("gpu")
 
 
+@pytest.mark.alone
 def test_a_cache_that_was_made_with_other_flags_is_made_anew_and_the_program_goes_on():
     """Of all the compiled code only Jittor's helper is made stale here: its key, the command line
     that made it, is changed."""
