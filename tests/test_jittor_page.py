@@ -147,6 +147,14 @@ def picture(width, height):
     return Image.fromarray(np.zeros((height, width, 3), np.uint8))
 
 
+def shapes_of_random_crops():
+    """Of crops with one number for a size, and with two: whether some are no squares of 8 pixels,
+    and whether all are. A crop's own shape is drawn, and one in a few is a square by chance."""
+    one, two = transform.RandomCropAndResize(8), transform.RandomCropAndResize((8, 8))
+    some = any(one(picture(40, 20)).size != (8, 8) for _ in range(100))
+    return [some, all(two(picture(40, 20)).size == (8, 8) for _ in range(100))]
+
+
 def images_of(folder):
     """Of class/sub/1.png."""
     (folder / "class" / "sub").mkdir(parents=True)
@@ -275,7 +283,7 @@ CHECKS = {
     # transforms
     28: (lambda: transform.Resize(4)(picture(16, 8)).size, [4, 4]),
     29: (lambda: transform.CenterCrop(299)(picture(342, 342)).size, [298, 298]),
-    30: (lambda: sorted(set(transform.RandomCropAndResize(8)(picture(40, 20)).size)) != [8], True),
+    30: (shapes_of_random_crops, [True, True]),
     31: (lambda: transform.ToTensor()(np.zeros((4, 5, 3), np.uint8)).shape, [4, 5, 3]),
     # data sets
     32: (lambda: images_of(Path(made)), ["class/1.png"]),
