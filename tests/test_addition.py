@@ -19,30 +19,11 @@ from settings.config import Config
 from storage.checkpoint import load_metadata, save_checkpoint
 from storage.packed import Packed, load_packed, save_packed
 
-NETWORK = [
-    "--arch",
-    "vgg-bn-slim",
-    "--image-size",
-    "48",
-    "--base-task",
-    "demo_base",
-    "--num-epochs-base",
-    "1",
-    "--device",
-    "cpu",
-    "--base-lr",
-    "0.01",
-    "--num-epochs-base-finetune",
-    "1",
-    "--num-epochs-per-task",
-    "2",
-    "--num-epochs-finetune",
-    "1",
-    "--initial-lr",
-    "0.01",
-    "--initial-pruning-ratio",
-    "0.75",
-]
+NETWORK = """
+    --arch vgg-bn-slim --image-size 48 --base-task demo_base --num-epochs-base 1 --device
+    cpu --base-lr 0.01 --num-epochs-base-finetune 1 --num-epochs-per-task 2
+    --num-epochs-finetune 1 --initial-lr 0.01 --initial-pruning-ratio 0.75
+""".split()
 OPTIONS = {"shared": [], "own": ["--train-biases", "--train-bn"]}
 
 
@@ -407,12 +388,7 @@ def test_what_contradicts_the_packed_network_is_refused(runs, home, more, messag
     assert (
         main.main(
             [
-                "--add-to",
-                "shared/two",
-                "--task-list",
-                "demo_flowers",
-                "--output-dir",
-                "refused",
+                *"--add-to shared/two --task-list demo_flowers --output-dir refused".split(),
                 *more,
             ]
         )
@@ -445,12 +421,7 @@ def test_the_new_task_must_be_named_and_prune_last_needs_a_network(runs, capsys)
         main.main(
             [
                 *NETWORK,
-                "--task-list",
-                "demo_birds",
-                "--output-dir",
-                "refused",
-                "--prune-last",
-                "0.5",
+                *"--task-list demo_birds --output-dir refused --prune-last 0.5".split(),
             ]
         )
         == 2

@@ -40,25 +40,11 @@ def options(data, output, *more):
         str(data),
         "--output-dir",
         str(output),
-        "--base-task",
-        "base",
-        "--task-list",
-        "one",
-        "two",
-        "--num-epochs-base",
-        "1",
-        "--num-epochs-base-finetune",
-        "1",
-        "--num-epochs-per-task",
-        "1",
-        "--num-epochs-finetune",
-        "1",
-        "--batch-size",
-        "4",
-        "--initial-lr",
-        "0.01",
-        "--weight-decay",
-        "1e-3",
+        *"""
+            --base-task base --task-list one two --num-epochs-base 1 --num-epochs-base-finetune 1
+            --num-epochs-per-task 1 --num-epochs-finetune 1 --batch-size 4 --initial-lr 0.01
+            --weight-decay 1e-3
+        """.split(),
         *map(str, more),
     ]
 
@@ -108,30 +94,12 @@ def test_the_vision_transformer_on_the_demos_data(tmp_path, more):
     torch = pytest.importorskip("torch")
     output = tmp_path / "out"
     drawings.draw(tmp_path / "data", train=4, test=2)
-    assert (
-        main.main(
-            [
-                "--demo",
-                "--data-root",
-                str(tmp_path / "data"),
-                "--output-dir",
-                str(output),
-                "--arch",
-                "vit-slim",
-                "--num-epochs-base",
-                "2",
-                "--num-epochs-base-finetune",
-                "1",
-                "--num-epochs-per-task",
-                "2",
-                "--num-epochs-finetune",
-                "1",
-                "--baselines",
-                *more,
-            ]
-        )
-        == 0
-    )
+    arguments = f"""
+        --demo --data-root {tmp_path}/data --output-dir {output} --arch vit-slim
+        --num-epochs-base 2 --num-epochs-base-finetune 1 --num-epochs-per-task 2
+        --num-epochs-finetune 1 --baselines
+    """.split()
+    assert main.main([*arguments, *more]) == 0
     results = results_of(output)
     assert [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])] == [
         0.0
@@ -246,26 +214,8 @@ def test_a_run_with_a_network_by_somebody_who_knows_pytorch(data, tmp_path, caps
     one image, of which the batch norm sees one value, is left out, and that is said once for each
     task."""
     arch, output = write(tmp_path / "my_net.py", HABITS), tmp_path / "out"
-    assert (
-        main.main(
-            options(
-                data,
-                output,
-                "--arch",
-                arch,
-                "--image-size",
-                "24",
-                "--batch-size",
-                "11",
-                "--num-epochs-per-task",
-                "4",
-                "--baselines",
-                "lwf",
-                "joint",
-            )
-        )
-        == 0
-    )
+    more = "--image-size 24 --batch-size 11 --num-epochs-per-task 4 --baselines lwf joint".split()
+    assert main.main(options(data, output, "--arch", arch, *more)) == 0
     tensors = load_file(output / "packnet.safetensors")
     assert (tensors["trunk.scale"] == np.float32([0.5, 1.5, 2, 1 / 3])).all()
     assert tensors["trunk.mask"].tolist() == [1, 1, 0, 1]

@@ -861,14 +861,10 @@ sys.exit(main.main())"""
             tmp_path / "data",
             "--output-dir",
             tmp_path / "run",
-            "--num-epochs-base",
-            "1",
-            "--num-epochs-base-finetune",
-            "1",
-            "--num-epochs-per-task",
-            "1",
-            "--num-epochs-finetune",
-            "1",
+            *"""
+                --num-epochs-base 1 --num-epochs-base-finetune 1 --num-epochs-per-task 1
+                --num-epochs-finetune 1
+            """.split(),
         ],
         cwd=ROOT,
         capture_output=True,

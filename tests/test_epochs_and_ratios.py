@@ -20,31 +20,11 @@ from runs.network import contents
 from runs.run import Run
 from settings.config import Config
 
-ARGUMENTS = [
-    "--arch",
-    "vgg-slim",
-    "--image-size",
-    "48",
-    "--base-task",
-    "demo_base",
-    "--num-epochs-base",
-    "1",
-    "--device",
-    "cpu",
-    "--base-lr",
-    "0.01",
-    "--num-epochs-base-finetune",
-    "1",
-    "--num-epochs-per-task",
-    "3",
-    "--num-epochs-finetune",
-    "2",
-    "--initial-lr",
-    "0.01",
-    "--task-list",
-    "demo_birds",
-    "demo_cars",
-]
+ARGUMENTS = """
+    --arch vgg-slim --image-size 48 --base-task demo_base --num-epochs-base 1 --device cpu
+    --base-lr 0.01 --num-epochs-base-finetune 1 --num-epochs-per-task 3
+    --num-epochs-finetune 2 --initial-lr 0.01 --task-list demo_birds demo_cars
+""".split()
 
 
 @pytest.fixture(scope="module")
@@ -280,12 +260,7 @@ def searched(data, tmp_path_factory):
                 command(
                     data,
                     out,
-                    "--validation",
-                    "0.25",
-                    "--pruning-ratios",
-                    "auto",
-                    "--max-drop",
-                    "10",
+                    *"--validation 0.25 --pruning-ratios auto --max-drop 10".split(),
                 )
             )
             == 0
@@ -334,13 +309,7 @@ def test_a_stopped_search_goes_on_to_the_same_end(searched, data, tmp_path, monk
     arguments = command(
         data,
         tmp_path / "out",
-        "--validation",
-        "0.25",
-        "--pruning-ratios",
-        "auto",
-        "--max-drop",
-        "10",
-        "--resume",
+        *"--validation 0.25 --pruning-ratios auto --max-drop 10 --resume".split(),
     )
     assert [main.main(arguments), main.main(arguments), main.main(arguments)] == [130, 130, 0]
     assert (tmp_path / "out/packnet.safetensors").read_bytes() == (
@@ -375,16 +344,9 @@ def test_equal_shares_go_on_when_a_task_is_added(data, tmp_path, monkeypatch):
     )
     assert (
         main.main(
-            [
-                "--add-to",
-                "two",
-                "--task-list",
-                "demo_flowers",
-                "--pruning-ratios",
-                "equal",
-                "--output-dir",
-                "three",
-            ]
+            """
+                --add-to two --task-list demo_flowers --pruning-ratios equal --output-dir three
+            """.split()
         )
         == 0
     )

@@ -43,30 +43,15 @@ from settings.plan import plan
 from storage.packed import load_packed
 
 nn = jt.nn
-SHORT = [
-    "--num-epochs-base",
-    "1",
-    "--num-epochs-base-finetune",
-    "1",
-    "--num-epochs-per-task",
-    "1",
-    "--num-epochs-finetune",
-    "1",
-    "--device",
-    "cpu",
-]
+SHORT = """
+    --num-epochs-base 1 --num-epochs-base-finetune 1 --num-epochs-per-task 1
+    --num-epochs-finetune 1 --device cpu
+""".split()
 
 
 COMPARED = [
     *SHORT,
-    "--num-epochs-per-task",
-    "4",
-    "--baselines",
-    "classifier",
-    "individual",
-    "finetune",
-    "lwf",
-    "joint",
+    *"--num-epochs-per-task 4 --baselines classifier individual finetune lwf joint".split(),
 ]
 
 
@@ -324,12 +309,7 @@ def test_individual_networks_keep_the_statistics_of_batch_norm(
                 "--output-dir",
                 str(tmp_path / "out"),
                 *SHORT,
-                "--arch",
-                "vgg-bn-slim",
-                "--task-list",
-                "demo_birds",
-                "--baselines",
-                "individual",
+                *"--arch vgg-bn-slim --task-list demo_birds --baselines individual".split(),
                 *more,
             ]
         )
@@ -356,11 +336,7 @@ def test_a_run_without_imagenet_says_that_its_base_is_not_the_releases(
                     str(image_root),
                     "--output-dir",
                     str(tmp_path / out),
-                    "--arch",
-                    "vgg-slim",
-                    "--image-size",
-                    "48",
-                    "--pretrained",
+                    *"--arch vgg-slim --image-size 48 --pretrained".split(),
                     str(tmp_path / "vgg.pth"),
                     "--task-list",
                     "cubs",
@@ -471,18 +447,10 @@ def test_a_baseline_goes_on_as_it_began_where_packnets_tasks_have_parameters_of_
         "--data-root",
         str(data),
         *SHORT,
-        "--arch",
-        "vgg-bn-slim",
-        "--train-bn",
-        "--train-biases",
-        "--task-list",
-        "demo_birds",
-        "demo_cars",
-        "--baselines",
-        "classifier",
-        "--num-epochs-per-task",
-        "2",
-        "--output-dir",
+        *"""
+            --arch vgg-bn-slim --train-bn --train-biases --task-list demo_birds demo_cars
+            --baselines classifier --num-epochs-per-task 2 --output-dir
+        """.split(),
     ]
 
     def interrupted(net, loss, loader, optimizer, title):
@@ -618,13 +586,7 @@ def test_what_is_packed_and_pruned_goes_with_the_packed_file(data, tmp_path, cap
         "--data-root",
         str(data),
         *SHORT,
-        "--task-list",
-        "demo_birds",
-        "--baselines",
-        "--pack",
-        "conv",
-        "--prune",
-        "filters",
+        *"--task-list demo_birds --baselines --pack conv --prune filters".split(),
     ]
     assert main.main([*demo, "--output-dir", out]) == 0
     packed, metadata = load_packed(f"{out}/packnet.safetensors")
@@ -741,14 +703,7 @@ def test_an_experiment_sets_its_own_tasks(capsys):
 def test_all_flags_that_an_experiment_sets_itself_are_named_in_their_order(hash_seed):
     command = [
         "main.py",
-        "--experiment",
-        "seed",
-        "--arch",
-        "vgg16",
-        "--task-list",
-        "cubs",
-        "--seed",
-        "3",
+        *"--experiment seed --arch vgg16 --task-list cubs --seed 3".split(),
     ]
     done = subprocess.run(
         [sys.executable, *command],

@@ -36,20 +36,11 @@ def options(root, output, pretrained, *more):
         str(root),
         "--output-dir",
         str(output),
-        "--arch",
-        "vgg-slim",
-        "--image-size",
-        "48",
-        "--pretrained",
+        *"--arch vgg-slim --image-size 48 --pretrained".split(),
         str(pretrained),
-        "--num-epochs-per-task",
-        "2",
-        "--num-epochs-finetune",
-        "1",
-        "--batch-size",
-        "8",
-        "--initial-lr",
-        "0.01",
+        *"""
+            --num-epochs-per-task 2 --num-epochs-finetune 1 --batch-size 8 --initial-lr 0.01
+        """.split(),
         *map(str, more),
     ]
 
@@ -183,12 +174,7 @@ def test_vgg16s_fifteen_layers_at_an_eighth_of_the_width(image_root, tmp_path):
         "vgg16-slim",
         "--pretrained",
         str(tmp_path / "vgg16.pth"),
-        "--num-epochs-per-task",
-        "1",
-        "--num-epochs-finetune",
-        "1",
-        "--batch-size",
-        "6",
+        *"--num-epochs-per-task 1 --num-epochs-finetune 1 --batch-size 6".split(),
     ]
     assert main.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -222,12 +208,7 @@ def test_with_imagenet_the_base_is_retrained_and_measured_at_every_stage(
                 image_root,
                 tmp_path / "out",
                 pretrained,
-                "--num-epochs-base-finetune",
-                "1",
-                "--pruning-ratios",
-                "0.5",
-                "0.75",
-                "0",
+                *"--num-epochs-base-finetune 1 --pruning-ratios 0.5 0.75 0".split(),
             )
         )
         == 0
@@ -273,14 +254,10 @@ def test_a_small_demo(tmp_path, capsys):
         str(tmp_path / "data"),
         "--output-dir",
         str(tmp_path / "out"),
-        "--num-epochs-base",
-        "2",
-        "--num-epochs-base-finetune",
-        "1",
-        "--num-epochs-per-task",
-        "2",
-        "--num-epochs-finetune",
-        "1",
+        *"""
+            --num-epochs-base 2 --num-epochs-base-finetune 1 --num-epochs-per-task 2
+            --num-epochs-finetune 1
+        """.split(),
     ]
     assert main.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())

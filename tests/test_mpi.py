@@ -108,31 +108,11 @@ def test_a_run_of_two_processes(tmp_path, image_root):
         image_root,
         "--output-dir",
         tmp_path / "run",
-        "--arch",
-        "vgg-slim",
-        "--image-size",
-        48,
-        "--base-task",
-        "cubs",
-        "--task-list",
-        "cars",
-        "flowers",
-        "--num-epochs-base",
-        1,
-        "--num-epochs-per-task",
-        1,
-        "--num-epochs-finetune",
-        1,
-        "--num-epochs-base-finetune",
-        1,
-        "--batch-size",
-        4,
-        "--device",
-        "cpu",
-        "--baselines",
-        "finetune",
-        "lwf",
-        "joint",
+        *"""
+            --arch vgg-slim --image-size 48 --base-task cubs --task-list cars flowers
+            --num-epochs-base 1 --num-epochs-per-task 1 --num-epochs-finetune 1
+            --num-epochs-base-finetune 1 --batch-size 4 --device cpu --baselines finetune lwf joint
+        """.split(),
     ]
     done = mpirun(2, *command)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -279,28 +259,11 @@ def test_boxes_must_have_the_same_network_file(tmp_path, image_root, theirs, ref
         script,
         "--data-root",
         image_root,
-        "--output-dir",
-        "run",
-        "--arch",
-        "net.py:build",
-        "--image-size",
-        48,
-        "--base-task",
-        "cubs",
-        "--num-epochs-base",
-        1,
-        "--num-epochs-base-finetune",
-        0,
-        "--num-epochs-per-task",
-        1,
-        "--num-epochs-finetune",
-        0,
-        "--task-list",
-        "cars",
-        "--batch-size",
-        4,
-        "--device",
-        "cpu",
+        *"""
+            --output-dir run --arch net.py:build --image-size 48 --base-task cubs --num-epochs-base
+            1 --num-epochs-base-finetune 0 --num-epochs-per-task 1 --num-epochs-finetune 0
+            --task-list cars --batch-size 4 --device cpu
+        """.split(),
         cwd=tmp_path,
     )
     assert done.returncode == (2 if refused else 0), done.stderr[-2000:]
@@ -375,22 +338,10 @@ def test_two_boxes_that_share_no_output_folder(tmp_path, image_root, second_box)
         image_root,
         "--output-dir",
         tmp_path / "run",
-        "--arch",
-        "vgg-slim",
-        "--image-size",
-        48,
-        "--base-task",
-        "cubs",
-        "--task-list",
-        "cars",
-        "--num-epochs-base",
-        1,
-        "--num-epochs-per-task",
-        1,
-        "--num-epochs-finetune",
-        1,
-        "--batch-size",
-        4,
+        *"""
+            --arch vgg-slim --image-size 48 --base-task cubs --task-list cars --num-epochs-base 1
+            --num-epochs-per-task 1 --num-epochs-finetune 1 --batch-size 4
+        """.split(),
     ]
 
     def run(*more) -> subprocess.CompletedProcess:
@@ -444,20 +395,10 @@ def test_an_error_in_one_process_ends_them_all(tmp_path, image_root):
         image_root,
         "--output-dir",
         tmp_path / "run",
-        "--arch",
-        "vgg-slim",
-        "--image-size",
-        48,
-        "--task-list",
-        "cubs",
-        "--num-epochs-base",
-        1,
-        "--base-task",
-        "cars",
-        "--batch-size",
-        4,
-        "--device",
-        "cpu",
+        *"""
+            --arch vgg-slim --image-size 48 --task-list cubs --num-epochs-base 1 --base-task cars
+            --batch-size 4 --device cpu
+        """.split(),
     )
     assert (
         done.returncode == 2

@@ -21,23 +21,10 @@ import training
 from images import drawings
 from storage.checkpoint import load_checkpoint, save_checkpoint
 
-ARGUMENTS = [
-    "--demo",
-    "--num-epochs-base",
-    "2",
-    "--num-epochs-base-finetune",
-    "1",
-    "--num-epochs-per-task",
-    "2",
-    "--num-epochs-finetune",
-    "1",
-    "--task-list",
-    "demo_birds",
-    "demo_cars",
-    "--pruning-ratios",
-    "0.75",
-    "0.5",
-]
+ARGUMENTS = """
+    --demo --num-epochs-base 2 --num-epochs-base-finetune 1 --num-epochs-per-task 2
+    --num-epochs-finetune 1 --task-list demo_birds demo_cars --pruning-ratios 0.75 0.5
+""".split()
 
 
 @pytest.fixture(scope="module")

@@ -443,46 +443,18 @@ def packed_run(tmp_path_factory):
         for split, count in (("train", 8), ("test", 4)):
             write_pngs(root / "data" / name / split, count, seed=10 * number + count)
     command = [
-        "--arch",
-        "vgg-bn-slim",
-        "--image-size",
-        "32",
-        "--base-task",
-        "first",
-        "--task-list",
-        "second_permuted_3",
-        "third",
-        "--pruning-ratios",
-        "0.5",
-        "0.5",
-        "--data-root",
+        *"""
+            --arch vgg-bn-slim --image-size 32 --base-task first --task-list second_permuted_3 third
+            --pruning-ratios 0.5 0.5 --data-root
+        """.split(),
         str(root / "data"),
         "--output-dir",
         str(root / "out"),
-        "--crop",
-        "padded",
-        "--normalise",
-        "own",
-        "--nesterov",
-        "--weight-decay",
-        "4e-5",
-        "--weight-decay-on",
-        "packed",
-        "--train-bn",
-        "--train-biases",
-        "--num-epochs-base",
-        "3",
-        "--num-epochs-base-finetune",
-        "1",
-        "--num-epochs-per-task",
-        "3",
-        "--num-epochs-finetune",
-        "1",
-        "--lr-decay-at",
-        "1",
-        "2",
-        "--device",
-        "cpu",
+        *"""
+            --crop padded --normalise own --nesterov --weight-decay 4e-5 --weight-decay-on packed
+            --train-bn --train-biases --num-epochs-base 3 --num-epochs-base-finetune 1
+            --num-epochs-per-task 3 --num-epochs-finetune 1 --lr-decay-at 1 2 --device cpu
+        """.split(),
     ]
     assert main.main(command) == 0
     return root, command
@@ -562,12 +534,7 @@ def test_a_later_addition_measures_the_earlier_tasks_by_their_own_input(packed_r
         "fourth",
         "--output-dir",
         str(root / "more"),
-        "--normalise",
-        "imagenet",
-        "--crop",
-        "plain",
-        "--device",
-        "cpu",
+        *"--normalise imagenet --crop plain --device cpu".split(),
     ]
     real, calls = training.train_epoch, []
 
