@@ -94,12 +94,12 @@ def test_the_vision_transformer_on_the_demos_data(tmp_path, more):
     torch = pytest.importorskip("torch")
     output = tmp_path / "out"
     drawings.draw(tmp_path / "data", train=4, test=2)
-    arguments = f"""
-        --demo --data-root {tmp_path}/data --output-dir {output} --arch vit-slim
-        --num-epochs-base 2 --num-epochs-base-finetune 1 --num-epochs-per-task 2
-        --num-epochs-finetune 1 --baselines
+    folders = ["--data-root", str(tmp_path / "data"), "--output-dir", str(output)]
+    arguments = """
+        --demo --arch vit-slim --num-epochs-base 2 --num-epochs-base-finetune 1
+        --num-epochs-per-task 2 --num-epochs-finetune 1 --baselines
     """.split()
-    assert main.main([*arguments, *more]) == 0
+    assert main.main([*folders, *arguments, *more]) == 0
     results = results_of(output)
     assert [stage["max_logit_change"] for stage in (results["base"], *results["tasks"])] == [
         0.0
