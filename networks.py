@@ -87,6 +87,8 @@ ARCHITECTURES = _zoo() | {
     # For images of 32 x 32 from scratch, as Hung et al. compare on CIFAR-100 (CPG, NeurIPS 2019).
     "vgg16-bn-cifar": VGGShape(VGG16, pooled=1, hidden=4096, dropout=0.0, batch_norm=True),
     "mlp": MLPShape(side=28, hidden=400),  # for digits
+    # For images of 28 x 28 from scratch: vgg-slim whose fc6 sees the 3 x 3 cells that are left.
+    "vgg-slim-28": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=3, hidden=128, dropout=0.0),
     # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying
     # things out.
     "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M",

@@ -2,7 +2,8 @@
 is lost.
 
     python prepare_data.py --archives DIR [--data-root data] [--contact-sheet sheet.png]
-    python prepare_data.py --archives DIR --dataset cifar100 mnist fashion-mnist
+    python prepare_data.py --archives DIR --dataset cifar100 mnist
+    python prepare_data.py --dataset fashion-mnist sklearn-digits   # where packages have put them
 
 Without --dataset: CUBS, Cars and Flowers. DIR holds the archives as they were published, the same
 files packed as .tar or .zip, or unpacked (images/archives.py); docs/data.md lists their names.
@@ -11,8 +12,8 @@ files packed as .tar or .zip, or unpacked (images/archives.py); docs/data.md lis
 * Stanford Cars, in whichever form is complete: cropped to its box.
 * Oxford Flowers 102: the official JPEG files byte for byte; train is the official train and valid
   together.
-* CIFAR-100, MNIST and what has MNIST's form: arrays of pixels (images/arrays.py), as PNG; of the
-  first two several data sets each.
+* CIFAR-100, MNIST, what has MNIST's form, and scikit-learn's digits: arrays of pixels
+  (images/arrays.py), as PNG; of CIFAR-100, MNIST and Fashion-MNIST several data sets each.
 
 * ImageNet and Places365 (--dataset imagenet places): sorted into a folder for each class, the files
   as they are.
@@ -23,6 +24,7 @@ is missing. Crops are stored as JPEG of quality 100 without chroma subsampling, 
 why. Wrong archives end with one message and exit code 2.
 """
 import argparse
+import importlib.util
 import io
 import os
 from collections.abc import Iterator
@@ -45,8 +47,9 @@ from images.arrays import (
     read_fashion_mnist,
     read_kmnist,
     read_mnist,
+    read_sklearn_digits,
 )
-from images.datasets import CIFAR100, MNIST, PUBLISHED, dataset_folder
+from images.datasets import CIFAR100, FASHION, MNIST, PUBLISHED, dataset_folder
 from images.folders import is_of_the_data
 from images.large import imagenet_sorter, places_sorter
 from images.pictures import Picture, Sources, read_cars, read_cubs, read_flowers
@@ -64,9 +67,10 @@ READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
 ARRAYS = {
     "cifar100": (read_cifar100, CIFAR100),
     "mnist": (read_mnist, MNIST),
-    "fashion-mnist": (read_fashion_mnist, ["fashion-mnist"]),
+    "fashion-mnist": (read_fashion_mnist, FASHION),
     "kmnist": (read_kmnist, ["kmnist"]),
     **{f"emnist-{kind}": (read_emnist(kind), [f"emnist-{kind}"]) for kind in EMNIST},
+    "sklearn-digits": (read_sklearn_digits, ["sklearn-digits"]),
 }
 
 
@@ -359,12 +363,42 @@ def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: in
         sheet.save(temporary, format="PNG")
 
 
+# ------------------------------------------------------------------------------------------ where
+
+def _of_debian() -> Path:
+    return Path("/usr/share/datasets/fashion-mnist")
+
+
+def _of_scikit_learn() -> Path:
+    found = importlib.util.find_spec("sklearn")
+    return Path(found.origin).parent / "datasets/data" if found else Path("sklearn/datasets/data")
+
+
+# Of data sets that packages have: the folder, and what to type where it is not there.
+INSTALLED = {
+    "fashion-mnist": (_of_debian, "sudo apt install dataset-fashion-mnist"),
+    "sklearn-digits": (_of_scikit_learn, "pip install scikit-learn"),
+}
+
+
+def installed(name: str) -> Path:
+    """The folder in which a package has put a data set. Raises ArchiveError."""
+    if name not in INSTALLED:
+        raise ArchiveError(f"--archives: name the folder in which the archives of {name} are")
+    where, command = INSTALLED[name]
+    if not where().exists():
+        raise ArchiveError(f"{name}: {where()} is not there. `{command}`, or name the folder in "
+                           "which its files are with --archives.")
+    return where()
+
+
 @run_cli
 def main(arguments: list[str] | None = None) -> int:
     title = __doc__.split("\n")[0]
     parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
-    parser.add_argument("--archives", type=Path, required=True,
-                        help="folder with the archives, packed or unpacked")
+    parser.add_argument("--archives", type=Path,
+                        help="folder with the archives, packed or unpacked (default, of "
+                             f"{' and '.join(INSTALLED)}: where a package has put them)")
     parser.add_argument("--data-root", type=Path, default=Path("data"),
                         help="where the folders go (default: data)")
     parser.add_argument("--dataset", nargs="+", default=list(READERS),
@@ -373,10 +407,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--contact-sheet", type=Path,
                         help="also draw some crops of each data set to this PNG file")
     options = parser.parse_args(arguments)
-    if not options.archives.exists():
+    if options.archives and not options.archives.exists():
         raise ArchiveError(f"--archives {options.archives}: no such folder")
-    archives, made = Archives(options.archives), []
-    for name in options.dataset:
+    folders = {name: options.archives or installed(name) for name in options.dataset}
+    made = []
+    for name, folder in folders.items():
+        archives = Archives(folder)
         if name in ARRAYS:
             lines = prepare_arrays(name, archives, options.data_root)
             made += ARRAYS[name][1]

@@ -1,8 +1,9 @@
-"""Data sets that are published as arrays of pixels: CIFAR-100, and MNIST's four IDX files, whose
-form Fashion-MNIST, KMNIST and EMNIST have too.
+"""Data sets that are published as arrays of pixels: CIFAR-100; MNIST's four IDX files, whose form
+Fashion-MNIST, KMNIST and EMNIST have too; scikit-learn's digits, a table.
 
-Two give several data sets, one for each task of a sequence: CIFAR-100 its 20 superclasses, MNIST
-its pairs of digits; and MNIST as a whole, of which any number of permuted ones can be had.
+Three give several data sets, one for each task of a sequence: CIFAR-100 its 20 superclasses, MNIST
+its pairs of digits, Fashion-MNIST its pairs and halves of classes; and the last two as a whole, of
+which any number of permuted ones can be had.
 """
 import contextlib
 import gzip
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from images.archives import ArchiveError, Archives, DamagedArchive, Found, Missing, small_files
-from images.datasets import CIFAR100, MNIST
+from images.datasets import CIFAR100, FASHION, MNIST, PUBLISHED
 from images.parquet import members, parquet_splits, read_rows
 from system.progress import Progress
 
@@ -246,7 +247,16 @@ def _mnist_of_keras(found: Found) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def read_fashion_mnist(archives: Archives) -> Arrays:
-    return _read_like_mnist(archives, "fashion-mnist", FASHION_MNIST)
+    """All classes, the pairs 0 and 1, 2 and 3, ..., and both halves. Raises ArchiveError."""
+    whole = _read_like_mnist(archives, "fashion-mnist", FASHION_MNIST)["fashion-mnist"]
+    found: Arrays = {name: {} for name in FASHION}
+    for split, (pixels, names) in whole.items():
+        for name in FASHION:
+            first, last = map(int, name.split("_")[1:]) if "_" in name else (0, 9)
+            wanted = FASHION_MNIST[first:last + 1]
+            rows = [row for row, label in enumerate(names) if label in wanted]
+            found[name][split] = pixels[rows], [names[row] for row in rows]
+    return found
 
 
 def read_kmnist(archives: Archives) -> Arrays:
@@ -311,6 +321,26 @@ EMNIST = {
     "letters": CAPITALS,
     "digits": DIGITS,
 }
+
+
+def read_sklearn_digits(archives: Archives) -> Arrays:
+    """scikit-learn's handwritten digits, 8 x 8 pixels of 17 levels: its file digits.csv.gz, a line
+    an image, in its order. Raises ArchiveError."""
+    found = archives.file("digits.csv.gz", "digits.csv")
+    content = _decompressed(found)
+    try:
+        table = np.loadtxt(io.BytesIO(content), dtype=np.int64, delimiter=",", ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DamagedArchive(f"{found.where}: is no table of whole numbers ({error})") from error
+    is_theirs = table.shape[1:] == (65,) and table.size and table.min() >= 0
+    if not is_theirs or table[:, :64].max() > 16 or table[:, 64].max() > 9:
+        raise ArchiveError(f"{found.where}: is not scikit-learn's table of digits, whose lines are "
+                           "64 levels from 0 to 16 and a digit")
+    pixels = np.rint(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    labels = list(map(str, table[:, 64]))
+    train = PUBLISHED["sklearn-digits"].train
+    return {"sklearn-digits": {"train": (pixels[:train], labels[:train]),
+                               "test": (pixels[train:], labels[train:])}}
 
 
 def read_idx_splits(archives: Archives, starts: dict[str, str],

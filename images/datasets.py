@@ -63,6 +63,13 @@ CIFAR100_SOURCE = ("cifar-100-binary.tar.gz or cifar-100-python.tar.gz, "
                    "www.cs.toronto.edu/~kriz/cifar.html; then prepare_data.py --dataset cifar100")
 MNIST_SOURCE = ("its four files train-images-idx3-ubyte.gz, ...; "
                 "then prepare_data.py --dataset mnist")
+FASHION_MNIST_SOURCE = ("the package dataset-fashion-mnist of Debian and Ubuntu, or its four "
+                        "files; then prepare_data.py --dataset fashion-mnist")
+SKLEARN_DIGITS_SOURCE = ("the Python package scikit-learn, which holds them; "
+                         "then prepare_data.py --dataset sklearn-digits")
+# The classes of Fashion-MNIST in pairs, and in two halves, by the numbers of its labels.
+FASHION_PAIRS = ("fashion_0_1", "fashion_2_3", "fashion_4_5", "fashion_6_7", "fashion_8_9")
+FASHION_HALVES = ("fashion_0_4", "fashion_5_9")
 
 
 def _mnist(name: str, classes: int, train: int, test: int) -> DataSet:
@@ -72,6 +79,13 @@ def _mnist(name: str, classes: int, train: int, test: int) -> DataSet:
 def _like_mnist(name: str, classes: int, train: int, test: int) -> DataSet:
     source = f"its IDX files; then prepare_data.py --dataset {name}"
     return DataSet(name, name, None, classes, train, test, source=source)
+
+
+def _fashion(name: str) -> DataSet:
+    first, last = map(int, name.split("_")[1:])
+    classes = last - first + 1
+    return DataSet(name, name, None, classes, 6000 * classes, 1000 * classes,
+                   source=FASHION_MNIST_SOURCE)
 
 
 def _cifar100(superclass: str) -> DataSet:
@@ -104,14 +118,19 @@ PUBLISHED = {data_set.name: data_set for data_set in (
     _mnist("mnist_4_5", 2, 11263, 1874),
     _mnist("mnist_6_7", 2, 12183, 1986),
     _mnist("mnist_8_9", 2, 11800, 1983),
-    _like_mnist("fashion-mnist", 10, 60000, 10000),
+    DataSet("fashion-mnist", "fashion-mnist", None, 10, 60000, 10000,
+            source=FASHION_MNIST_SOURCE),
+    *map(_fashion, (*FASHION_PAIRS, *FASHION_HALVES)),
     _like_mnist("kmnist", 10, 60000, 10000),
     _like_mnist("emnist-balanced", 47, 112_800, 18_800),
     _like_mnist("emnist-letters", 26, 124_800, 20_800),
     _like_mnist("emnist-digits", 10, 240_000, 40_000),
+    # No official split exists; this is that of scikit-learn's own example: the first half trains.
+    DataSet("sklearn-digits", "sklearn-digits", None, 10, 898, 899, source=SKLEARN_DIGITS_SOURCE),
 )}
 CIFAR100 = tuple(f"cifar100_{name}" for name in CIFAR100_SUPERCLASSES)
 MNIST = tuple(name for name in PUBLISHED if name.startswith("mnist"))
+FASHION = ("fashion-mnist", *FASHION_PAIRS, *FASHION_HALVES)
 
 
 def data_set(name: str) -> DataSet:

@@ -36,7 +36,8 @@ def check_folders(config: Config, resume: bool = False) -> None:
         need(config.has_data(task), "task_list", no_data(config, task))
     if config.num_epochs_base and not config.add_to:
         need(config.has_data(config.base_task), "num_epochs_base",
-             f"the base network trains on {config.folder(config.base_task)}, which does not exist")
+             f"the base network trains on {config.folder(config.base_task)}, which does not exist. "
+             f"{where_from(config.base_task)}")
 
 
 def no_data(config: Config, task: str) -> str:
@@ -44,11 +45,14 @@ def no_data(config: Config, task: str) -> str:
     data are to be had."""
     others = {config.base_task, *config.task_list}
     found = [name for name in found_datasets(config.data_root) if name not in others]
-    source = data_set(task).source
-    where = f"Source: {source}." if source else "docs/data.md says where the data come from."
     return (f"unknown task {task!r}: there is no folder {config.folder(task)}. Found in "
-            f"{config.data_root}: {', '.join(found) or 'none'}. {where} `python main.py --demo` "
-            "needs none.")
+            f"{config.data_root}: {', '.join(found) or 'none'}. {where_from(task)} "
+            "`python main.py --demo` needs none.")
+
+
+def where_from(task: str) -> str:
+    source = data_set(task).source
+    return f"Source: {source}." if source else "docs/data.md says where the data come from."
 
 
 def check_free(config: Config, way_out: str = "Choose") -> None:

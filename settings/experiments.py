@@ -171,6 +171,23 @@ EXPERIMENTS = {
     "mnist-permuted-10": Experiment(
         "MNIST with its pixels in ten orders as 10 tasks from scratch",
         {"packnet": sequences.MNIST_PERMUTED_10}),
+    "fashion-5": Experiment(
+        "Fashion-MNIST's classes in pairs as 5 tasks from scratch, beside all baselines",
+        {"packnet": sequences.FASHION_5},
+        seeds=3),
+    "fashion-2": Experiment(
+        "Fashion-MNIST's classes 0 to 4, then 5 to 9, from scratch, beside all baselines",
+        {"packnet": sequences.FASHION_2},
+        seeds=3),
+    "fashion-permuted-10": Experiment(
+        "Fashion-MNIST with its pixels in ten orders as 10 tasks from scratch, beside all "
+        "baselines",
+        {"packnet": sequences.FASHION_PERMUTED_10}),
+    "sources-2": Experiment(
+        "Two real sources: Fashion-MNIST, then scikit-learn's handwritten digits, beside all "
+        "baselines",
+        {"packnet": sequences.SOURCES_2},
+        seeds=3),
 }
 
 # main.py --demo: small drawn data sets and a slim network. Its crops are plain: of images of 48

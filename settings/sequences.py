@@ -2,10 +2,13 @@
 what stands for their data in the demo. Those from scratch have no base network: their first task is
 the base task.
 """
-from images.datasets import CIFAR100, MNIST
+from images.datasets import CIFAR100, FASHION_HALVES, FASHION_PAIRS, MNIST
+from methods import BASELINES
 
 PAIRS = tuple(name for name in MNIST if name != "mnist")
 PERMUTED_MNIST = tuple(f"mnist_permuted_{number:02}" for number in range(1, 11))
+PERMUTED_FASHION = tuple(f"fashion-mnist_permuted_{number:02}" for number in range(1, 11))
+SOURCES = ("fashion-mnist", "sklearn-digits")
 SIX_TASKS = dict(
     task_list=["cubs", "cars", "flowers", "wikiart", "sketch"],
     pruning_ratios=[0.75] * 4 + [0.0],
@@ -73,10 +76,26 @@ DIGITS = dict(
 )
 MNIST_5 = _from_scratch(PAIRS, 0.8, ["equal"] * 4, **DIGITS)
 MNIST_PERMUTED_10 = _from_scratch(PERMUTED_MNIST, 0.9, ["equal"] * 9, **DIGITS)
+FASHION_PERMUTED_10 = _from_scratch(PERMUTED_FASHION, 0.9, ["equal"] * 9, **DIGITS,
+                                    baselines=list(BASELINES))
+
+# Ours: a small convolutional network, and the paper's 0.75 for every task.
+FASHION = dict(
+    arch="vgg-slim-28",
+    image_size=28,
+    crop="whole",
+    normalise="own",
+    baselines=list(BASELINES),
+    **_schedule((2, 1e-2), (1, 1e-2), 10),
+)
+FASHION_5 = _from_scratch(FASHION_PAIRS, 0.75, [0.75] * 4, **FASHION)
+FASHION_2 = _from_scratch(FASHION_HALVES, 0.75, [0.75], **FASHION)
+SOURCES_2 = _from_scratch(SOURCES, 0.75, [0.75], **FASHION)
 
 # What stands for what where an experiment runs on the demo's data, and what of its settings is then
 # the demo's.
 DEMO_TASKS = _signs(CIFAR100) | _signs(PAIRS) | _signs(("wikiart", "sketch"))
-DEMO_TASKS |= {name: f"signs_01_permuted_{name[-2:]}" for name in PERMUTED_MNIST}
-DEMO_ARCHS = {"vgg16-bn-cifar": "vgg-bn-slim", "mlp": "mlp"}
+DEMO_TASKS |= _signs(FASHION_PAIRS) | _signs(FASHION_HALVES) | _signs(SOURCES)
+DEMO_TASKS |= {name: f"signs_01_permuted_{name[-2:]}" for name in PERMUTED_MNIST + PERMUTED_FASHION}
+DEMO_ARCHS = {"vgg16-bn-cifar": "vgg-bn-slim", "mlp": "mlp", "vgg-slim-28": "vgg-slim"}
 NOT_IN_THE_DEMO = ("lr_decay_at", *_schedule((0, 0.0), (0, 0.0), 0))

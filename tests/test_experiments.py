@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, jt, write_images
+from test_sequences import SEQUENCES
 from test_storage import pretrained_tensors, torch_zip
 
 import evaluate
@@ -43,6 +44,8 @@ from settings.plan import plan
 from storage.packed import load_packed
 
 nn = jt.nn
+FROM_SCRATCH = {*SEQUENCES} - {"six-tasks"}
+ALL_BASELINES = ("fashion-5", "fashion-2", "fashion-permuted-10", "sources-2")
 SHORT = """
     --num-epochs-base 1 --num-epochs-base-finetune 1 --num-epochs-per-task 1
     --num-epochs-finetune 1 --device cpu
@@ -491,15 +494,13 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
         }
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
     # the first of their tasks
-    if name in ("cifar100-20", "six-tasks", "mnist-5", "mnist-permuted-10"):
+    if name in SEQUENCES:
         drawings.draw(data, train=4, test=2, names=[f"signs_{number:02}" for number in range(1, 6)])
         settings = EXPERIMENTS[name].runs["packnet"]
+        tasks = 5 if name == "six-tasks" else 1 if name in ALL_BASELINES else 4
         few = {
             "packnet": settings
-            | {
-                key: settings[key][: 5 if name == "six-tasks" else 4]
-                for key in ("task_list", "pruning_ratios")
-            }
+            | {key: settings[key][:tasks] for key in ("task_list", "pruning_ratios")}
         }
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
     seeds = ["--seeds", "2"] if name == "seeds" else ["--seeds", "1"]
@@ -553,9 +554,7 @@ def test_figures_stand_beside_the_authors_with_the_authors_kept_epoch():
                 "seed",
                 "seeds",
                 "free-weights",
-                "cifar100-20",
-                "mnist-5",
-                "mnist-permuted-10",
+                *FROM_SCRATCH,
             )
             assert Config(**settings).keep == ("best-on-test" if theirs else "last"), name
     assert Config(**EXPERIMENTS["batch-norm"].runs["own"]).train_biases
@@ -564,9 +563,7 @@ def test_figures_stand_beside_the_authors_with_the_authors_kept_epoch():
 def test_the_first_implementations_protocol_stays_under_its_name_and_all_else_has_the_releases():
     for name in EXPERIMENTS.keys() - {
         "free-weights",
-        "cifar100-20",
-        "mnist-5",
-        "mnist-permuted-10",
+        *FROM_SCRATCH,
     }:
         for _, settings in runs_of(name):
             assert Config(**settings).crop == (

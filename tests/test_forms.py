@@ -35,9 +35,10 @@ from test_prepare_data import (
     tree,
 )
 
+import prepare_data
 from images import arrays
 from images.archives import Archives
-from images.datasets import CIFAR100, MNIST
+from images.datasets import CIFAR100, FASHION, FASHION_HALVES, FASHION_PAIRS, MNIST, PUBLISHED
 from images.folders import DataError, read_split
 
 # fixtures: other official counts
@@ -647,7 +648,8 @@ def like_mnist(monkeypatch):
     publish(
         monkeypatch,
         {name: (10, 20, 10) for name in ("mnist", "fashion-mnist", "kmnist", "emnist-digits")}
-        | {name: (2, 4, 2) for name in MNIST if name != "mnist"}
+        | {name: (2, 4, 2) for name in (*MNIST, *FASHION_PAIRS) if name != "mnist"}
+        | {name: (5, 10, 5) for name in FASHION_HALVES}
         | {"emnist-letters": (26, 52, 26), "emnist-balanced": (47, 94, 47)},
     )
 
@@ -709,6 +711,104 @@ def test_data_sets_whose_files_have_mnists_names(tmp_path, like_mnist, name, bri
             assert np.array_equal(
                 [np.asarray(Image.open(path)) for path in files], images[labels == number]
             )
+
+
+def test_fashion_mnists_parts_hold_the_classes_of_their_labels(tmp_path, like_mnist):
+    made = write_idx(tmp_path / "archives", MNISTS_FILES, 10, 0.29)
+    assert run(tmp_path, "--dataset", "fashion-mnist") == 0
+    data = tmp_path / "data"
+    assert sorted(path.name for path in data.iterdir()) == sorted(FASHION)
+    for split, (images, labels) in made.items():
+        for name in FASHION_PAIRS + FASHION_HALVES:
+            first, last = int(name[-3]), int(name[-1])
+            found = {}
+            for folder in (data / name / split).iterdir():
+                files = sorted(folder.iterdir())
+                found[folder.name] = [np.asarray(Image.open(file)) for file in files]
+            assert found.keys() == {*arrays.FASHION_MNIST[first : last + 1]}
+            for number in range(first, last + 1):
+                label = arrays.FASHION_MNIST[number]
+                assert np.array_equal(found[label], images[labels == number])
+
+
+def test_the_official_counts_of_fashion_mnists_parts_add_up():
+    whole = PUBLISHED["fashion-mnist"].counts
+    for parts in (FASHION_PAIRS, FASHION_HALVES):
+        assert tuple(map(sum, zip(*(PUBLISHED[name].counts for name in parts)))) == whole
+
+
+# ---- what packages have put somewhere
+
+
+def test_data_sets_of_packages_are_found_without_a_folder(tmp_path, like_mnist, monkeypatch):
+    made = write_idx(tmp_path / "package", MNISTS_FILES, 10, 0.29)
+    there = (lambda: tmp_path / "package", "a command")
+    monkeypatch.setitem(prepare_data.INSTALLED, "fashion-mnist", there)
+    given = ["--data-root", str(tmp_path / "data"), "--dataset", "fashion-mnist"]
+    assert prepare_data.main(given) == 0
+    files = list((tmp_path / "data/fashion-mnist/train").rglob("*.png"))
+    assert len(files) == len(made["train"][1])
+
+
+@pytest.mark.parametrize(
+    "dataset, says",
+    [
+        ("fashion-mnist", "is not there. `sudo apt install dataset-fashion-mnist`, or name"),
+        ("sklearn-digits", "is not there. `pip install scikit-learn`, or name"),
+        ("cubs", "--archives: name the folder in which the archives of cubs are"),
+    ],
+)
+def test_without_package_and_folder_it_says_where(tmp_path, monkeypatch, capsys, dataset, says):
+    for name, (_, command) in prepare_data.INSTALLED.items():
+        monkeypatch.setitem(prepare_data.INSTALLED, name, (lambda: tmp_path / "none", command))
+    assert prepare_data.main(["--data-root", str(tmp_path), "--dataset", dataset]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def digits_table(folder, change=lambda table: table):
+    """A stand-in for scikit-learn's file: 21 images. Returns the table."""
+    table = np.random.default_rng(0).integers(0, 17, (21, 65))
+    table[:, 64] = np.arange(21) % 10
+    table = change(table)
+    folder.mkdir(parents=True)
+    lines = "\n".join(",".join(map(str, row)) for row in table)
+    (folder / "digits.csv.gz").write_bytes(gzip.compress(lines.encode()))
+    return table
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    publish(monkeypatch, {"sklearn-digits": (10, 10, 11)})
+
+
+def test_scikit_learns_digits(tmp_path, few_digits):
+    table = digits_table(tmp_path / "archives")
+    assert run(tmp_path, "--dataset", "sklearn-digits") == 0
+    for split, rows in (("train", table[:10]), ("test", table[10:])):
+        for digit in range(10):
+            files = sorted((tmp_path / "data/sklearn-digits" / split / str(digit)).iterdir())
+            got = [np.asarray(Image.open(file)).ravel().tolist() for file in files]
+            # 16 is white; halves go to the even neighbour, which no level meets
+            expected = [[int(level * 255 / 16 + 0.5) for level in row[:64]]
+                        for row in rows if row[64] == digit]
+            assert got == expected
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda table: table[:, :64], "is not scikit-learn's table of digits"),
+        (lambda table: table + 1, "is not scikit-learn's table of digits"),
+        (lambda table: table - 1, "is not scikit-learn's table of digits"),
+        (lambda table: table[:5], "the archive holds 5 classes, 5 train"),
+        (lambda table: table.astype(str) + "x", "is no table of whole numbers"),
+    ],
+)
+def test_a_table_that_is_not_scikit_learns(tmp_path, few_digits, capsys, change, says):
+    digits_table(tmp_path / "archives", change)
+    assert run(tmp_path, "--dataset", "sklearn-digits") == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,16 @@ from storage.packed import load_packed
 from test_basic import check_data
 
 nn = jt.nn
+SEQUENCES = (
+    "cifar100-20",
+    "six-tasks",
+    "mnist-5",
+    "mnist-permuted-10",
+    "fashion-5",
+    "fashion-2",
+    "fashion-permuted-10",
+    "sources-2",
+)
 
 
 def write_pngs(folder, count, side=32, classes="ab", seed=0):
@@ -361,9 +371,11 @@ def test_milestones_hold_for_baselines_but_the_constant_one():
         )
 
 
-@pytest.mark.parametrize("name, tasks", [("mnist-5", 5), ("mnist-permuted-10", 10)])
+@pytest.mark.parametrize(
+    "name, tasks", [("mnist-5", 5), ("mnist-permuted-10", 10), ("fashion-permuted-10", 10)]
+)
 def test_every_task_of_the_digits_keeps_as_many_weights(name, tasks):
-    ((_, settings),) = runs_of(name)
+    ((_, settings),) = runs_of(name, seeds=1)
     config = Config(**settings)
     free = 1.0
     for ratio in (config.initial_pruning_ratio, *config.ratios()):
@@ -372,9 +384,30 @@ def test_every_task_of_the_digits_keeps_as_many_weights(name, tasks):
     assert free == pytest.approx(0) and config.base_task not in config.task_list
 
 
+@pytest.mark.parametrize("name, tasks", [("fashion-5", 5), ("fashion-2", 2), ("sources-2", 2)])
+def test_the_schedule_of_fashion(tmp_path, name, tasks):
+    """Two epochs, the paper's prune, one epoch, all at one rate; every task alike, the first too;
+    all baselines; three seeds."""
+    runs = runs_of(name)
+    assert [settings["seed"] for _, settings in runs] == [0, 1, 2]
+    settings = runs[0][1]
+    (tmp_path / settings["base_task"]).mkdir()
+    config = Config(**settings, data_root=str(tmp_path))
+    config.check_values()
+    steps = plan(config)
+    learnt = [step.task for step in steps if (step.method, step.kind) == ("packnet", "start")]
+    assert learnt == [config.base_task, *config.task_list] and len(learnt) == tasks
+    for task in learnt:
+        assert rates(steps, task, "train") == [1e-2] * 2
+        assert rates(steps, task, "retrain") == [1e-2]
+        assert [s.ratio for s in steps if s.kind == "prune" and s.task == task] == [0.75]
+    assert (config.batch_size, config.momentum, config.weight_decay) == (32, 0.9, 0.0)
+    assert {step.method for step in steps} == {*METHODS}
+
+
 def test_what_the_experiments_need_is_known():
     """Counts of all their data, and something that stands for it in the demo."""
-    for name in ("cifar100-20", "six-tasks", "mnist-5", "mnist-permuted-10"):
+    for name in SEQUENCES:
         for _, settings in runs_of(name):
             config = Config(**settings)
             for task in {config.base_task, *config.task_list} - {
