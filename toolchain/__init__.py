@@ -121,10 +121,8 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     nvcc = os.environ["nvcc_path"] = toolkit.nvcc
     if "python_config_path" not in os.environ:
         os.environ["python_config_path"] = str(cpu.python_config())
-    numpy = mending.numpy_flags()
-    cache = "packnet-cuda" if nvcc else "packnet-cpu"
-    if numpy:
-        cache += "-numpy2"
+    # Not the name that builds for one NumPy had: both may be in use, from two checkouts.
+    cache = "packnet-cuda-any-numpy" if nvcc else "packnet-cpu-any-numpy"
     os.environ.setdefault("cache_name", cache)
     os.environ.setdefault("log_silent", "1")
     # 1: where PyTorch is installed Jittor imports it, two seconds at every start.
@@ -146,7 +144,7 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     given = os.environ.get("cc_flags")
     if given is None:
         given = "" if nvcc else compiling.precompiled_header()
-    for flags in (numpy, mending.gcc_flags()):
+    for flags in (mending.numpy_flags(), mending.gcc_flags()):
         if flags not in given:
             given += f" {flags}"  # behind: a precompiled header counts only where it is the first
     os.environ["cc_flags"] = given

@@ -11,7 +11,7 @@ Jittor is left as it is.
   are those that load Jittor's own data sets.
 * NumPy 2: its array descriptor has another layout than the one that Jittor's header knows
   (numpy/ndarraytypes.h), and the function that copies an array which is not contiguous has another
-  place in NumPy's table.
+  place in NumPy's table. One build serves NumPy 1 and 2.
 * Where the compiler's flags are others than those its cache was made with, Jittor ended the process
   with code 0, to be started again by hand. It goes on now: its helper is compiled anew while the
   old one is loaded, as in every first start.
@@ -40,8 +40,6 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-
-import numpy as np
 
 from system.files import write
 from toolchain.base import ToolchainError, cache_folder, gcc_version
@@ -148,17 +146,20 @@ GCC_15 = """#define _GLIBCXX_USE_OLD_GENERATE_CANONICAL
 #include <cstdint>
 #pragma GCC diagnostic ignored "-Wtemplate-body"
 """
-NUMPY_1 = """    char flags;
+# A type's number is at one place in NumPy 1 and 2, and its size, which is not, follows from that:
+# so one build reads the arrays of both. The layout is the longer one, NumPy 2's.
+NUMPY = [
+    ("""    char flags;
     int type_num;
     int elsize;
     int alignment;
-"""
-NUMPY_2 = """    char former_flags;
+""", """    char former_flags;
     int type_num;
     unsigned long long flags;
     Py_ssize_t elsize;
     Py_ssize_t alignment;
-"""
+"""),
+    ("    size *= arr->descr->elsize;\n", "    size *= get_type_str(arr).dsize();\n")]
 
 
 def replaced(text: str, replacements: list[tuple[str, str]], what: str) -> str:
@@ -237,10 +238,9 @@ def gcc_flags() -> str:
     return f'-include "{header}"'
 
 
-def numpy_flags(version: str = np.__version__) -> str:
-    """Compiler flags with which Jittor reads this NumPy's arrays: "" for NumPy 1; for 2 the folder
-    of its header with the layout of NumPy 2. Raises ToolchainError and OSError."""
-    if version.startswith("1.") or not is_known():
+def numpy_flags() -> str:
+    """Compiler flags with which Jittor reads the arrays of NumPy 1 and 2 alike. Raises
+    ToolchainError and OSError."""
+    if not is_known():
         return ""
-    folder = _mended("src/pyjt/numpy.h", [(NUMPY_1, NUMPY_2)])
-    return f'-I"{folder / "src"}"'
+    return f'-I"{_mended("src/pyjt/numpy.h", NUMPY) / "src"}"'
