@@ -74,10 +74,11 @@ class Side:
     other's way, since each brings its own OpenMP threads. While one side is timed the other waits
     for its turn, asleep."""
 
-    def __init__(self, *arguments) -> None:
+    def __init__(self, *arguments, environment: dict[str, str] | None = None) -> None:
+        """`environment`: variables that this process has beside the others."""
         command = [sys.executable, sys.argv[0], *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True)
+                                        text=True, env=os.environ | (environment or {}))
         self._answer()  # once it is ready: none of its preparation falls into the other's turn
 
     def __call__(self) -> float:

@@ -1,19 +1,25 @@
 """PackNet's training step and evaluation: ours against PyTorch with the authors' mask handling.
 
-    python benchmarks/step.py                # the paper's networks at batch 8, half an hour
+    python benchmarks/step.py                # the paper's networks at batch 8, two hours
     python benchmarks/step.py --arch vgg-slim --batch-size 32     # the demo's network, a minute
+    python benchmarks/step.py --against torch-bf16 --arch mobilenet_v2 vit_b_16
     # what our convolutions bring, what the masks cost:
     python benchmarks/step.py --against direct plain
-    # PyTorch keeps freed memory as we do:
-    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 python benchmarks/step.py
     python benchmarks/step.py --alone ours --device cuda --precision tf32 --batch-size 32 128
 
 The second task on a network whose first is pruned by 75 % and frozen: random images, SGD with
 momentum 0.9. Each side is a process of its own (common.Side), they take turns, and nothing else
-should be running. A ratio above 1 says that ours is faster. Against: torch = PyTorch,
-torch_twin.py; torch-best = at its own best settings; direct = ours with oneDNN's convolutions;
-plain = ours with nothing frozen. `--alone`: one side, in one process, its rates as they are
-measured.
+should be running. A ratio above 1 says that ours is faster. `--precision` is ours. Against:
+
+    torch       PyTorch as it comes, with the authors' masks (torch_twin.py), in float32 on a CPU
+    torch-best  PyTorch at its best in our precision: channels-last, memory that is kept, masks by
+                one call, the fused optimizer
+    torch-bf16  the same with bf16 autocast: its best in any precision where the processor has it
+    direct      ours with oneDNN's convolutions
+    plain       ours with nothing frozen
+
+`--alone`: one side, in one process, its rates as they are measured. Networks: the paper's four,
+the slim ones, mobilenet_v2 and vit_b_16; without PyTorch any that networks.py knows.
 
 What: step = a training step on images that lie on the device; fed = the same, from pixels in the
 host's memory as main.py's loop has it (ours only); evaluation; matrix = the rate of a matrix
@@ -29,11 +35,15 @@ import common
 import numpy as np
 
 from system import processes
+from toolchain import PRECISIONS
 from toolchain.base import output
 
 PAPER = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
-NAMES = {"torch": "PyTorch with the authors' masks", "torch-best": "PyTorch at its best",
-         "direct": "direct convolutions", "plain": "nothing frozen"}
+NAMES = {"torch": "PyTorch as it comes", "torch-best": "PyTorch at its best",
+         "torch-bf16": "PyTorch at its best in bf16", "direct": "direct convolutions",
+         "plain": "nothing frozen"}
+# With these the C library keeps memory that PyTorch frees, as ours does by itself.
+KEEP_MEMORY = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000")
 WARM_UP = 3
 BETWEEN_WAITS = 5  # steps; a run waits for the device every 20
 
@@ -102,8 +112,10 @@ def torch_side(options) -> Sides:
     from torch_twin import Twin
     torch.set_num_threads(processes.cores())
     device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-    twin = Twin(options.arch, dict(a=200, b=200), device, options.precision,
-                best=options.side == "torch-best")
+    precision = "bf16" if options.side == "torch-bf16" else options.precision
+    if device == "cpu" and options.side == "torch":
+        precision = "fp32"
+    twin = Twin(options.arch, dict(a=200, b=200), device, precision, best=at_its_best(options.side))
     twin.start_task("a")
     twin.prune(0.75)
     twin.start_task("b")
@@ -124,6 +136,10 @@ def torch_side(options) -> Sides:
         return (evaluation if what == "evaluation" else lambda: twin.step(images, labels)), wait
 
     return sides
+
+
+def at_its_best(side: str) -> bool:
+    return side in ("torch-best", "torch-bf16")
 
 
 def side_of(options) -> Sides:
@@ -192,10 +208,11 @@ def main() -> None:
     parser.add_argument("--batch-size", nargs="+", type=int, default=[8])
     parser.add_argument("--what", nargs="+", choices=("step", "fed", "evaluation", "matrix"),
                         default=("step", "evaluation"))
-    parser.add_argument("--against", nargs="+", choices=NAMES, default=["torch"])
+    parser.add_argument("--against", nargs="+", choices=NAMES,
+                        default=["torch", "torch-best", "torch-bf16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "tf32", "fp16"), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--alone", choices=("ours", *NAMES), help="measure this side only")
     parser.add_argument("--seconds", type=float, default=4, help="of each of its measurements")
     parser.add_argument("--matrix", type=int, default=8192, help="rows of its matrix")
@@ -212,7 +229,8 @@ def main() -> None:
         (options.what,) = options.what
         common.serve(partial(prepared, options))
         return
-    if {"torch", "torch-best"} & {*options.against} and not common.installed("torch"):
+    theirs = [side for side in options.against if side.startswith("torch")]
+    if theirs and not common.installed("torch"):
         raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0, or compare "
                          "with --against direct plain")
     for arch in options.arch:
@@ -221,7 +239,9 @@ def main() -> None:
                 for other in options.against:
                     where = ("--arch", arch, "--batch-size", size, "--what", what, "--device",
                              options.device, "--precision", options.precision, "--side")
-                    with common.Side(*where, "ours") as ours, common.Side(*where, other) as theirs:
+                    kept = KEEP_MEMORY if at_its_best(other) else {}
+                    with (common.Side(*where, "ours") as ours,
+                          common.Side(*where, other, environment=kept) as theirs):
                         pairs = [(ours(), theirs()) for _ in range(options.rounds)]
                     common.report(f"{arch}, batch {size}, {what}", *zip(*pairs), NAMES[other])
 

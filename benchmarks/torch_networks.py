@@ -1,4 +1,5 @@
-"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names.
+"""The networks of networks.py in plain PyTorch, whole, with torchvision's parameter names; the
+vision transformer has ours (`in_proj`, a linear layer).
 
 Needs torch; the project does not. Nothing here starts Jittor, so that PyTorch's side of a
 comparison has its process for itself.
@@ -38,6 +39,8 @@ def classifier(arch: str, classes: int) -> nn.Module:
         "resnet-slim": lambda: ResNet((1, 1, 1, 1), 16, classes),
         "densenet121": lambda: DenseNet(32, (6, 12, 24, 16), 64, classes),
         "densenet-slim": lambda: DenseNet(12, (2, 2, 2, 2), 16, classes),
+        "mobilenet_v2": lambda: MobileNetV2(classes),
+        "vit_b_16": lambda: ViT(224, 16, 12, 12, 768, 3072, classes),
     }
     return others[arch]()
 
@@ -162,3 +165,96 @@ class DenseNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(F.relu(self.features(x), inplace=True).mean((2, 3)))
+
+
+class ConvNormReLU(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1,
+                 groups: int = 1) -> None:
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups,
+                                bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True))
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        self.added = stride == 1 and inputs == outputs
+        width = inputs * expansion
+        widened = [ConvNormReLU(inputs, width, 1)] if expansion > 1 else []
+        self.conv = nn.Sequential(*widened, ConvNormReLU(width, width, 3, stride, width),
+                                  nn.Conv2d(width, outputs, 1, bias=False),
+                                  nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(x) if self.added else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    # (expansion, channels, repeats, stride of the first)
+    BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+              (6, 160, 3, 2), (6, 320, 1, 1))
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers = [ConvNormReLU(3, 32, 3, 2)]
+        channels = 32
+        for expansion, outputs, repeats, stride in self.BLOCKS:
+            for i in range(repeats):
+                layers.append(InvertedResidual(channels, outputs, 1 if i else stride, expansion))
+                channels = outputs
+        self.features = nn.Sequential(*layers, ConvNormReLU(channels, 1280, 1))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, count, width = x.shape
+        projected = self.in_proj(x).view(batch, count, 3, self.heads, width // self.heads)
+        seen = F.scaled_dot_product_attention(*projected.permute(2, 0, 3, 1, 4))
+        return self.out_proj(seen.transpose(1, 2).reshape(batch, count, width))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, heads: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width, eps=1e-6)
+        self.self_attention = SelfAttention(width, heads)
+        self.ln_2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0),
+                                 nn.Linear(hidden, width), nn.Dropout(0.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.self_attention(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class ViT(nn.Module):
+    def __init__(self, side: int, patch: int, layers: int, heads: int, width: int, hidden: int,
+                 classes: int) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.conv_proj = nn.Conv2d(3, width, patch, patch)
+        self.encoder = nn.Module()
+        self.encoder.pos_embedding = nn.Parameter(
+            0.02 * torch.randn(1, (side // patch) ** 2 + 1, width))
+        self.encoder.layers = nn.Sequential()
+        for number in range(layers):
+            self.encoder.layers.add_module(f"encoder_layer_{number}",
+                                           EncoderLayer(heads, width, hidden))
+        self.encoder.ln = nn.LayerNorm(width, eps=1e-6)
+        self.heads = nn.Sequential()
+        self.heads.add_module("head", nn.Linear(width, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv_proj(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1)
+        x = self.encoder.layers(x + self.encoder.pos_embedding)
+        return self.heads(self.encoder.ln(x)[:, 0])

@@ -29,13 +29,14 @@ class Twin:
     """A network, the owners of its weights, and one optimizer step at a time.
 
     `best`: PyTorch's own best settings instead of the release's: channels-last memory, the fastest
-    convolution algorithms by trial, and the masks applied by calls that take many tensors at once.
+    convolution algorithms by trial, the masks applied by one call that takes all tensors, and the
+    fused optimizer.
     """
 
     def __init__(self, arch: str, classes: dict[str, int], device: str = "cpu",
                  precision: str = "fp32", best: bool = False) -> None:
         self.device = torch.device(device)
-        self.half = precision == "fp16"
+        self.half = dict(fp16=torch.float16, bf16=torch.bfloat16).get(precision)
         self.best = best
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -52,7 +53,7 @@ class Twin:
         self.owners = {name: torch.zeros_like(weight, dtype=torch.uint8)
                        for name, weight in self.weights.items()}
         self.tasks: list[str] = []
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
     def load(self, tensors: dict[str, np.ndarray]) -> None:
         with torch.no_grad():
@@ -91,7 +92,7 @@ class Twin:
         trained = [parameter for name, parameter in self.net.named_parameters()
                    if self._trains(name)]
         self.optimizer = torch.optim.SGD(trained, lr, momentum=momentum,
-                                         foreach=True if self.best else None)
+                                         fused=True if self.best else None)
 
     def _trains(self, name: str) -> bool:
         """Of a parameter: with the first task the whole trunk, later its weights only."""
@@ -104,7 +105,7 @@ class Twin:
             images = images.contiguous(memory_format=torch.channels_last)
         precision = contextlib.nullcontext()
         if self.half:
-            precision = torch.autocast(self.device.type, torch.float16)
+            precision = torch.autocast(self.device.type, self.half)
         with precision:
             return self.net.heads[task](self.net.trunk(images)).float()
 

@@ -115,7 +115,16 @@ def test_an_exported_task_gives_the_same_logits_in_pytorch(arch, tmp_path):
         assert not any(name.startswith(("trunk", "heads")) for name in tensors)
 
 
-@pytest.mark.parametrize("arch, side", [("resnet50", 64), ("densenet121", 64), ("vgg16-bn", 224)])
+@pytest.mark.parametrize(
+    "arch, side",
+    [
+        ("resnet50", 64),
+        ("densenet121", 64),
+        ("vgg16-bn", 224),
+        ("mobilenet_v2", 64),
+        ("vit_b_16", 224),
+    ],
+)
 def test_the_full_networks_give_pytorchs_logits(arch, side):
     """With torchvision's layers: ResNet's stride in the 3x3 convolution, DenseNet's order of norm,
     relu and convolution."""
