@@ -1,4 +1,5 @@
-"""Our convolutions (3x3: Winograd's, 1x1: matrix products) against oneDNN's, layer by layer.
+"""Our convolutions (3x3: Winograd's, 1x1: matrix products, depthwise) against oneDNN's, layer by
+layer.
 
     python benchmarks/convolution.py [--batch-size 8] [--rounds 5] [--layers vgg16 resnet50 ...]
     # oneDNN as on a processor without AVX-512:
@@ -10,12 +11,13 @@ nothing else should be running. The rules by which kernels/conv.py chooses come 
 import argparse
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import common
 import numpy as np
 
 import toolchain
-from kernels import pointwise, winograd
+from kernels import depthwise, pointwise, winograd
 from system import processes
 
 jt = toolchain.start("cpu", convolutions="direct")
@@ -23,15 +25,38 @@ from jittor import nn
 
 wide = winograd.convolution(jt)
 narrow = pointwise.convolution(jt)
-LAYERS = {  # (kernel, input channels, output channels, side)
-    "vgg16": [(3, 64, 64, 224), (3, 64, 128, 112), (3, 128, 128, 112), (3, 128, 256, 56),
-              (3, 256, 256, 56), (3, 256, 512, 28), (3, 512, 512, 28), (3, 512, 512, 14)],
-    "resnet50": [(3, 64, 64, 56), (3, 128, 128, 28), (3, 256, 256, 14), (3, 512, 512, 7),
-                 (1, 64, 256, 56), (1, 256, 64, 56), (1, 512, 128, 28), (1, 1024, 256, 14),
-                 (1, 2048, 512, 7)],
-    "densenet121": [(3, 128, 32, 56), (3, 128, 32, 28), (3, 128, 32, 14), (3, 128, 32, 7),
-                    (1, 128, 128, 56), (1, 256, 128, 28), (1, 512, 128, 14), (1, 768, 128, 7)],
-    "slim": [(3, 8, 8, 48), (3, 16, 16, 24), (3, 16, 32, 24), (3, 32, 64, 12), (3, 64, 64, 12)],
+single = depthwise.convolution(jt)
+
+
+class Shape(NamedTuple):
+    """Of a layer: `side` of the images that it sees; depthwise: a filter for each channel."""
+    kernel: int
+    channels: int
+    filters: int
+    side: int
+    stride: int = 1
+    depthwise: bool = False
+
+
+def separate(channels: int, side: int, stride: int = 1) -> Shape:
+    return Shape(3, channels, channels, side, stride, True)
+
+
+LAYERS = {
+    "vgg16": [Shape(3, 64, 64, 224), Shape(3, 64, 128, 112), Shape(3, 128, 128, 112),
+              Shape(3, 128, 256, 56), Shape(3, 256, 256, 56), Shape(3, 256, 512, 28),
+              Shape(3, 512, 512, 28), Shape(3, 512, 512, 14)],
+    "resnet50": [Shape(3, 64, 64, 56), Shape(3, 128, 128, 28), Shape(3, 256, 256, 14),
+                 Shape(3, 512, 512, 7), Shape(1, 64, 256, 56), Shape(1, 256, 64, 56),
+                 Shape(1, 512, 128, 28), Shape(1, 1024, 256, 14), Shape(1, 2048, 512, 7)],
+    "densenet121": [Shape(3, 128, 32, 56), Shape(3, 128, 32, 28), Shape(3, 128, 32, 14),
+                    Shape(3, 128, 32, 7), Shape(1, 128, 128, 56), Shape(1, 256, 128, 28),
+                    Shape(1, 512, 128, 14), Shape(1, 768, 128, 7)],
+    "mobilenet_v2": [separate(32, 112), separate(96, 112, 2), separate(144, 56),
+                     separate(144, 56, 2), separate(192, 28), separate(192, 28, 2),
+                     separate(576, 14), separate(576, 14, 2), separate(960, 7)],
+    "slim": [Shape(3, 8, 8, 48), Shape(3, 16, 16, 24), Shape(3, 16, 32, 24), Shape(3, 32, 64, 12),
+             Shape(3, 64, 64, 12)],
 }
 
 
@@ -43,24 +68,29 @@ def main() -> None:
     options = parser.parse_args()
     for network in options.layers:
         for shape in LAYERS[network]:
-            kernel, channels, filters, side = shape
-            times = compare(shape, options.batch_size, options.rounds)
-            name = f"{kernel}x{kernel}, {channels} -> {filters} at {side}"
-            common.report(f"{network}, batch {options.batch_size}, {name}", *times, "direct")
+            kind = f"{shape.kernel}x{shape.kernel}{', depthwise' * shape.depthwise}"
+            name = f"{kind}, {shape.channels} -> {shape.filters} at {shape.side}"
+            if shape.stride > 1:
+                name += f", stride {shape.stride}"
+            common.report(f"{network}, batch {options.batch_size}, {name}",
+                          *compare(shape, options.batch_size, options.rounds), "direct")
 
 
-def compare(shape: tuple[int, int, int, int], batch_size: int,
-            rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both sides, in turn, on one layer of LAYERS."""
-    kernel, channels, filters, side = shape
-    layer = nn.Conv(channels, filters, kernel, padding=kernel // 2, bias=False)
+def compare(shape: Shape, batch_size: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of both sides, in turn, on one layer."""
+    padding = shape.kernel // 2
+    layer = nn.Conv(shape.channels, shape.filters, shape.kernel, shape.stride, padding,
+                    groups=shape.channels if shape.depthwise else 1, bias=False)
     w = layer.weight
     rng = np.random.default_rng(0)
-    x = jt.array(rng.standard_normal((batch_size, channels, side, side), np.float32))
-    dy = jt.array(rng.standard_normal((batch_size, filters, side, side), np.float32))
+    images = (batch_size, shape.channels, shape.side, shape.side)
+    x = jt.array(rng.standard_normal(images, np.float32))
+    dy = jt.array(rng.standard_normal(layer(x).shape, np.float32))
 
     def ours() -> jt.Var:
-        return wide(x, w, None, 1) if kernel == 3 else narrow(x, w)
+        if shape.depthwise:
+            return single(x, w, layer.stride, layer.padding)
+        return wide(x, w, None, padding) if shape.kernel == 3 else narrow(x, w)
 
     def direct() -> jt.Var:
         return layer(x)

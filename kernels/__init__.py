@@ -1,8 +1,9 @@
 """Kernels for the CPU that are faster than Jittor's own, and the one place that puts them in.
 
-    conv        which way each convolution goes: Winograd's algorithm, a matrix product, or directly
+    conv        which way each convolution goes: one of these three, or directly
     winograd    3x3 convolutions                        benchmarks/convolution.py
     pointwise   1x1 convolutions                        benchmarks/convolution.py
+    depthwise   a filter for each channel               benchmarks/convolution.py
     relu        a gradient that g++ can vectorise       benchmarks/step.py
     pooling     the maximum over windows, on all cores  benchmarks/step.py
     memory      freed memory is kept for the next       benchmarks/step.py

@@ -1,5 +1,5 @@
 """Which way a convolution goes: Winograd's algorithm (winograd.py), a matrix product
-(pointwise.py), or directly, as Jittor asks oneDNN for it.
+(pointwise.py), channel by channel (depthwise.py), or directly, as Jittor asks oneDNN for it.
 
 The way follows from the layer, the size of its images and the processor alone, so that the same
 seed gives the same bits, in a resumed run too. benchmarks/convolution.py measures what the rules
@@ -8,6 +8,7 @@ stand on, with AVX-512 and without.
 import ctypes
 from types import ModuleType
 
+from kernels.depthwise import convolution as depthwise
 from kernels.pointwise import convolution as pointwise
 from kernels.winograd import convolution as winograd
 
@@ -16,8 +17,8 @@ LEAST_CHANNELS = 16
 # With AVX-512 direct convolutions win on small images and narrow layers, too: Winograd takes
 # outputs of at least this side, and of at least this side times channels (the smaller of each).
 LEAST_SIDE, LEAST_PRODUCT = 14, 2500
-# Matrix products: on fewer pixels oneDNN's own way is as fast, or faster.
-LEAST_PIXELS = 14 * 14
+# Matrix products; depthwise, of the output: on fewer pixels oneDNN's own way is as fast, or faster.
+LEAST_PIXELS, LEAST_DEPTHWISE = 14 * 14, 28 * 28
 AVX512 = 0x20  # the bit of dnnl_cpu_isa_avx512_core and of all that came after it
 
 
@@ -31,6 +32,7 @@ def install(jt: ModuleType, onednn: ctypes.CDLL) -> None:
     direct = jt.nn.Conv.execute
     wide = winograd(jt)
     narrow = pointwise(jt)
+    single = depthwise(jt)
     avx512 = has_avx512(onednn)
 
     def execute(self, x):
@@ -39,21 +41,33 @@ def install(jt: ModuleType, onednn: ctypes.CDLL) -> None:
                 return wide(x, self.weight, self.bias, self.padding[0])
             case "pointwise":
                 return narrow(x, self.weight)
+            case "depthwise":
+                y = single(x, self.weight, self.stride, self.padding)
+                if self.bias is None:
+                    return y
+                return y + self.bias.broadcast(y.shape, [0, 2, 3])
         return direct(self, x)
 
     jt.nn.Conv.execute = execute
 
 
 def way(layer, x, avx512: bool) -> str:
-    """The fastest for `layer` (nn.Conv) on images like `x`: "winograd", "pointwise" or "direct".
+    """The fastest for `layer` (nn.Conv) on images like `x`: "winograd", "pointwise", "depthwise" or
+    "direct".
 
-    Winograd: 3x3, square padding up to 2; pointwise: 1x1, no padding, no bias; both stride 1,
-    float32 and large enough. Images of other channels than the layer's are left to Jittor, which
-    refuses them.
+    Winograd: 3x3, square padding up to 2; pointwise: 1x1, no padding, no bias; both stride 1;
+    depthwise: a filter for each channel, which all of it sees; all three float32 and large enough.
+    Images of other channels than the layer's are left to Jittor, which refuses them.
     """
-    plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
-    fits = x.ndim == 4 and x.shape[1] == layer.weight.shape[1]
-    if not (plain and fits and x.dtype == layer.weight.dtype == "float32"):
+    fits = x.ndim == 4 and x.shape[1] == layer.in_channels and layer.dilation == (1, 1)
+    if not (fits and x.dtype == layer.weight.dtype == "float32"):
+        return "direct"
+    if layer.groups == layer.in_channels == layer.out_channels > 1:
+        sides = [(side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding
+                 in zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding)]
+        large = min(sides) > 0 and sides[0] * sides[1] >= LEAST_DEPTHWISE
+        return "depthwise" if large else "direct"
+    if layer.groups > 1 or layer.stride != (1, 1):
         return "direct"
     if layer.kernel_size == (1, 1):
         bare = layer.padding == (0, 0) and layer.bias is None

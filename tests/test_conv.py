@@ -6,7 +6,7 @@ import pytest
 from conftest import jt
 from jittor import nn
 
-from kernels import conv, pointwise, winograd
+from kernels import conv, depthwise, pointwise, winograd
 
 if jt.flags.use_cuda:
     pytest.skip("on a GPU cuDNN convolves", allow_module_level=True)
@@ -82,6 +82,35 @@ def test_a_1x1_convolution_goes(layer, size, way):
     images = jt.rand(2, 8, size, size)
     assert conv.way(layer, images, avx512=False) == conv.way(layer, images, avx512=True) == way
     assert layer(images).numpy().shape[:2] == (2, 6)
+
+
+@pytest.mark.parametrize(
+    "layer, size, way",
+    [
+        (dict(), 28, "depthwise"),
+        (dict(bias=False), 56, "depthwise"),
+        (dict(stride=2), 55, "depthwise"),
+        (dict(stride=2), 54, "direct"),
+        (dict(kernel_size=5, padding=(2, 0)), 31, "depthwise"),
+        (dict(), 27, "direct"),
+        (dict(dilation=2), 40, "direct"),
+        (dict(groups=4), 40, "direct"),
+        (dict(out_channels=16), 40, "direct"),
+        (dict(in_channels=1, out_channels=1, groups=1), 40, "direct"),
+    ],
+    ids=str,
+)
+def test_a_depthwise_convolution_goes(layer, size, way):
+    given = dict(in_channels=8, out_channels=8, kernel_size=3, padding=1, groups=8) | layer
+    layer = nn.Conv(**given)
+    images = jt.rand(2, layer.in_channels, size, size)
+    assert conv.way(layer, images, avx512=False) == conv.way(layer, images, avx512=True) == way
+
+
+def test_a_depthwise_convolution_has_its_bias():
+    layer, images = nn.Conv(8, 8, 3, padding=1, groups=8), jt.rand(2, 8, 28, 29)
+    without = depthwise.convolution(jt)(images, layer.weight, (1, 1), (1, 1)).numpy()
+    assert np.array_equal(layer(images).numpy(), without + layer.bias.numpy()[:, None, None])
 
 
 def test_a_network_goes_these_ways():
