@@ -27,6 +27,8 @@ VGGS = {
     "vgg16-slim": VGGShape((8, 16, 32, 64, 64), DEEP, 7, 64, 0.5),
     "vgg-slim": VGGShape((16, 32, 64), (1, 1, 2), 6, 128, 0.2),
     "vgg-bn-slim": VGGShape((16, 32, 64), (1, 1, 2), 6, 128, 0.2, True),
+    "vgg-slim-28": VGGShape((16, 32, 64), (1, 1, 2), 3, 128, 0.0),
+    "vgg-bn-slim-28": VGGShape((16, 32, 64), (1, 1, 2), 3, 128, 0.0, True),
 }
 
 

@@ -89,10 +89,13 @@ class Twin:
             self.mine = [(owner == k).float() for owner in self.owners.values()]
 
     def start_optimizer(self, lr: float, momentum: float = 0.9) -> None:
-        trained = [parameter for name, parameter in self.net.named_parameters()
-                   if self._trains(name)]
-        self.optimizer = torch.optim.SGD(trained, lr, momentum=momentum,
+        self.optimizer = torch.optim.SGD(self.trained(), lr, momentum=momentum,
                                          fused=True if self.best else None)
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the last task's optimizer moves."""
+        return [parameter for name, parameter in self.net.named_parameters()
+                if self._trains(name)]
 
     def _trains(self, name: str) -> bool:
         """Of a parameter: with the first task the whole trunk, later its weights only."""
