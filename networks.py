@@ -89,6 +89,15 @@ ARCHITECTURES = _zoo() | {
     "mlp": MLPShape(side=28, hidden=400),  # for digits
     # For images of 28 x 28 from scratch: vgg-slim whose fc6 sees the 3 x 3 cells that are left.
     "vgg-slim-28": VGGShape((16, "M", 32, "M", 64, 64, "M"), pooled=3, hidden=128, dropout=0.0),
+    # For images of 64 x 64 from scratch: De Lange et al.'s four for Tiny ImageNet (TPAMI 2021).
+    "vgg9-small": VGGShape((64, "M", 64, "M", 64, 64, "M", 128, 128, "M"), pooled=4, hidden=128,
+                           dropout=0.0),
+    "vgg9-base": VGGShape((64, "M", 64, "M", 128, 128, "M", 256, 256, "M"), pooled=4, hidden=512,
+                          dropout=0.0),
+    "vgg9-wide": VGGShape((64, "M", 128, "M", 256, 256, "M", 512, 512, "M"), pooled=4, hidden=512,
+                          dropout=0.0),
+    "vgg22-deep": VGGShape((64, "M", *[64] * 6, "M", *[128] * 6, "M", *[256] * 6, "M"), pooled=4,
+                           hidden=512, dropout=0.0),
     # The same 15 layers at an eighth of the width: the whole VGG-16 path in seconds, for trying
     # things out.
     "vgg16-slim": VGGShape((8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M",

@@ -15,6 +15,7 @@ files packed as .tar or .zip, or unpacked (images/archives.py); docs/data.md lis
 * CIFAR-100, MNIST, what has MNIST's form, and scikit-learn's digits: arrays of pixels
   (images/arrays.py), as PNG; of CIFAR-100, MNIST and Fashion-MNIST several data sets each.
 
+* Tiny ImageNet (--dataset tiny-imagenet): ten data sets of 20 classes, the files as they are.
 * ImageNet and Places365 (--dataset imagenet places): sorted into a folder for each class, the files
   as they are.
 
@@ -49,10 +50,17 @@ from images.arrays import (
     read_mnist,
     read_sklearn_digits,
 )
-from images.datasets import CIFAR100, FASHION, MNIST, PUBLISHED, dataset_folder
+from images.datasets import CIFAR100, FASHION, MNIST, PUBLISHED, TINY_IMAGENET, dataset_folder
 from images.folders import is_of_the_data
 from images.large import imagenet_sorter, places_sorter
-from images.pictures import Picture, Sources, read_cars, read_cubs, read_flowers
+from images.pictures import (
+    Picture,
+    Sources,
+    read_cars,
+    read_cubs,
+    read_flowers,
+    read_tiny_imagenet,
+)
 from system.errors import run_cli
 from system.files import replacing
 from system.processes import cores
@@ -62,7 +70,9 @@ from system.progress import Progress
 JPEG = dict(format="JPEG", quality=100, subsampling=0)
 
 
+OF_THE_PAPER = ["cubs", "cars", "flowers"]
 READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
+READERS |= {name: read_tiny_imagenet(name) for name in TINY_IMAGENET}
 # And the data sets that are made of each.
 ARRAYS = {
     "cifar100": (read_cifar100, CIFAR100),
@@ -401,15 +411,18 @@ def main(arguments: list[str] | None = None) -> int:
                              f"{' and '.join(INSTALLED)}: where a package has put them)")
     parser.add_argument("--data-root", type=Path, default=Path("data"),
                         help="where the folders go (default: data)")
-    parser.add_argument("--dataset", nargs="+", default=list(READERS),
-                        choices=[*READERS, *ARRAYS, *LARGE],
+    parser.add_argument("--dataset", nargs="+", default=OF_THE_PAPER,
+                        choices=[*OF_THE_PAPER, *ARRAYS, "tiny-imagenet", *LARGE],
                         help="which (default: the three of the paper)")
     parser.add_argument("--contact-sheet", type=Path,
                         help="also draw some crops of each data set to this PNG file")
     options = parser.parse_args(arguments)
     if options.archives and not options.archives.exists():
         raise ArchiveError(f"--archives {options.archives}: no such folder")
-    folders = {name: options.archives or installed(name) for name in options.dataset}
+    names = []
+    for name in options.dataset:
+        names += TINY_IMAGENET if name == "tiny-imagenet" else [name]
+    folders = {name: options.archives or installed(name) for name in names}
     made = []
     for name, folder in folders.items():
         archives = Archives(folder)

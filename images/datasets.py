@@ -67,6 +67,8 @@ FASHION_MNIST_SOURCE = ("the package dataset-fashion-mnist of Debian and Ubuntu,
                         "files; then prepare_data.py --dataset fashion-mnist")
 SKLEARN_DIGITS_SOURCE = ("the Python package scikit-learn, which holds them; "
                          "then prepare_data.py --dataset sklearn-digits")
+TINY_IMAGENET_SOURCE = ("tiny-imagenet-200.zip, cs231n.stanford.edu/tiny-imagenet-200.zip; "
+                        "then prepare_data.py --dataset tiny-imagenet")
 # The classes of Fashion-MNIST in pairs, and in two halves, by the numbers of its labels.
 FASHION_PAIRS = ("fashion_0_1", "fashion_2_3", "fashion_4_5", "fashion_6_7", "fashion_8_9")
 FASHION_HALVES = ("fashion_0_4", "fashion_5_9")
@@ -86,6 +88,11 @@ def _fashion(name: str) -> DataSet:
     classes = last - first + 1
     return DataSet(name, name, None, classes, 6000 * classes, 1000 * classes,
                    source=FASHION_MNIST_SOURCE)
+
+
+def _tiny_imagenet(number: int) -> DataSet:
+    name = f"tiny_imagenet_{number:02}"
+    return DataSet(name, name, None, 20, 10000, 1000, source=TINY_IMAGENET_SOURCE)
 
 
 def _cifar100(superclass: str) -> DataSet:
@@ -112,6 +119,7 @@ PUBLISHED = {data_set.name: data_set for data_set in (
             source="places365standard_easyformat.tar, places2.csail.mit.edu; its folder "
                    "places365_standard is called places here"),
     *map(_cifar100, CIFAR100_SUPERCLASSES),
+    *map(_tiny_imagenet, range(1, 11)),
     _mnist("mnist", 10, 60000, 10000),
     _mnist("mnist_0_1", 2, 12665, 2115),
     _mnist("mnist_2_3", 2, 12089, 2042),
@@ -128,6 +136,7 @@ PUBLISHED = {data_set.name: data_set for data_set in (
     # No official split exists; this is that of scikit-learn's own example: the first half trains.
     DataSet("sklearn-digits", "sklearn-digits", None, 10, 898, 899, source=SKLEARN_DIGITS_SOURCE),
 )}
+TINY_IMAGENET = tuple(name for name in PUBLISHED if name.startswith("tiny_imagenet"))
 CIFAR100 = tuple(f"cifar100_{name}" for name in CIFAR100_SUPERCLASSES)
 MNIST = tuple(name for name in PUBLISHED if name.startswith("mnist"))
 FASHION = ("fashion-mnist", *FASHION_PAIRS, *FASHION_HALVES)

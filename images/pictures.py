@@ -18,6 +18,7 @@ from images.archives import (
     Missing,
     small_files,
 )
+from images.datasets import PUBLISHED, TINY_IMAGENET
 from images.parquet import parquet_splits, read_rows
 
 Box = tuple[float, float, float, float]
@@ -52,6 +53,34 @@ def by_container(sources: Iterable[tuple[Path, list[Picture]]]) -> Sources:
     for path, pictures in sources:
         together.setdefault(path, []).extend(pictures)
     return list(together.items())
+
+
+# ----------------------------------------------------------------------------------------------
+# Tiny ImageNet
+
+def read_tiny_imagenet(name: str) -> Callable[[Archives], Sources]:
+    """The reader of a part: of the 200 classes in the order of their WordNet numbers the next 20.
+    The official images for validation are for testing, since the labels of those for testing were
+    never published."""
+    def read(archives: Archives) -> Sources:
+        known = PUBLISHED[name]
+        lists = ("wnids.txt", "val/val_annotations.txt")
+        path = archives.container("tiny-imagenet-200", *lists)
+        files = {end: text.decode(errors="replace") for end, text in
+                 small_files(path, lists).items()}
+        first = TINY_IMAGENET.index(name) * known.classes
+        classes = sorted(files["wnids.txt"].split())[first:first + known.classes]
+        each = range(known.train // known.classes)
+        pictures = [Picture(f"train/{label}/images/{label}_{number}.JPEG", "train", label, None)
+                    for label in classes for number in each]
+        rows = [line.split("\t") for line in files["val/val_annotations.txt"].splitlines()]
+        if not all(len(row) > 1 for row in rows):
+            raise ArchiveError(f"{path}: val_annotations.txt has lines without a class")
+        pictures += [Picture(f"val/images/{row[0]}", "test", row[1], None)
+                     for row in rows if row[1] in classes]
+        return [(path, pictures)]
+
+    return read
 
 
 # ----------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ from pathlib import Path
 # The least side of the images in pixels: of smaller ones nothing would be left for the last layers.
 PAPERS = {"vgg16": 32, "vgg16-bn": 32, "resnet50": 32, "densenet121": 32}
 SLIM = {"vgg16-slim": 32, "vgg-slim": 8, "vgg-bn-slim": 8, "resnet-slim": 32, "densenet-slim": 32}
-SMALL = {"vgg16-bn-cifar": 32, "mlp": 1, "vgg-slim-28": 8}  # of 32 and 28 pixels, from scratch
+SMALL = {  # for images of 28 to 64 pixels, from scratch
+    "vgg16-bn-cifar": 32, "mlp": 1, "vgg-slim-28": 8,
+    "vgg9-small": 16, "vgg9-base": 16, "vgg9-wide": 16, "vgg22-deep": 16,
+}
 FIXED_SIZE = {"vit_b_16": 224, "vit-slim": 48}  # no other size: their position embedding
 # The image classifiers of jittor.models, by that least side.
 OF_THE_ZOO = {

@@ -171,6 +171,9 @@ EXPERIMENTS = {
     "mnist-permuted-10": Experiment(
         "MNIST with its pixels in ten orders as 10 tasks from scratch",
         {"packnet": sequences.MNIST_PERMUTED_10}),
+    "tiny-imagenet-10": Experiment(
+        "Tiny ImageNet as 10 tasks of 20 classes, four networks, as in De Lange et al.'s survey",
+        sequences.TINY_IMAGENET_10),
     "fashion-5": Experiment(
         "Fashion-MNIST's classes in pairs as 5 tasks from scratch, beside all baselines",
         {"packnet": sequences.FASHION_5},

@@ -38,7 +38,15 @@ from test_prepare_data import (
 import prepare_data
 from images import arrays
 from images.archives import Archives
-from images.datasets import CIFAR100, FASHION, FASHION_HALVES, FASHION_PAIRS, MNIST, PUBLISHED
+from images.datasets import (
+    CIFAR100,
+    FASHION,
+    FASHION_HALVES,
+    FASHION_PAIRS,
+    MNIST,
+    PUBLISHED,
+    TINY_IMAGENET,
+)
 from images.folders import DataError, read_split
 
 # fixtures: other official counts
@@ -880,6 +888,52 @@ def test_fashion_mnist_of_debian(tmp_path):
     ]
     assert [len(labels) for _, labels in found.values()] == [60000, 10000]
     assert found["train"][1][:4] == ["Ankle boot", "T-shirt-top", "T-shirt-top", "Dress"]
+
+
+# ---- Tiny ImageNet
+
+
+def make_tiny_imagenet(folder):
+    """A stand-in of the zip: 200 classes of 2 images, and one each to test. Returns {(split,
+    class): contents in order}."""
+    classes = [f"n{number:08}" for number in np.random.default_rng(0).permutation(200)]
+    made = {}
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "tiny-imagenet-200.zip", "w") as archive:
+        archive.writestr("tiny-imagenet-200/wnids.txt", "\n".join(classes) + "\n")
+        rows = []
+        for number, label in enumerate(classes):
+            start = f"tiny-imagenet-200/train/{label}"
+            archive.writestr(f"{start}/{label}_boxes.txt", "0\t0\t1\t1\n")
+            made["train", label] = [f"{label} {i}".encode() for i in range(2)]
+            for i, content in enumerate(made["train", label]):
+                archive.writestr(f"{start}/images/{label}_{i}.JPEG", content)
+            made["test", label] = [f"{label} to test".encode()]
+            archive.writestr(f"tiny-imagenet-200/val/images/val_{number}.JPEG",
+                             made["test", label][0])
+            rows.append(f"val_{number}.JPEG\t{label}\t0\t0\t62\t62\n")
+        archive.writestr("tiny-imagenet-200/val/val_annotations.txt", "".join(rows))
+        archive.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"its class is not known")
+    return made
+
+
+def test_tiny_imagenet_in_ten_tasks(tmp_path, monkeypatch):
+    publish(monkeypatch, {name: (20, 40, 20) for name in TINY_IMAGENET})
+    made = make_tiny_imagenet(tmp_path / "archives")
+    monkeypatch.setattr(prepare_data, "make", lambda picture, content, source, target:
+                        prepare_data.store(content, target))  # the stand-ins are no images
+    assert run(tmp_path, "--dataset", "tiny-imagenet") == 0
+    data = tmp_path / "data"
+    assert sorted(path.name for path in data.iterdir()) == list(TINY_IMAGENET)
+    found = {}
+    for name in TINY_IMAGENET:
+        for folder in (data / name).glob("*/*"):
+            files = sorted(folder.iterdir())
+            found[folder.parent.name, folder.name] = [file.read_bytes() for file in files]
+    assert found == made
+    classes = [sorted(path.name for path in (data / name / "train").iterdir())
+               for name in TINY_IMAGENET]
+    assert sum(classes, []) == sorted({label for _, label in made})
 
 
 # ---- ImageNet and Places365

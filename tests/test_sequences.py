@@ -17,7 +17,7 @@ import training
 from dataset import create_dataloader
 from images.cache import mean_and_deviation
 from images.crops import CROPS, cut
-from images.datasets import CIFAR100, PUBLISHED, dataset_folder
+from images.datasets import CIFAR100, PUBLISHED, TINY_IMAGENET, dataset_folder
 from images.folders import read_split
 from images.preprocess import MEAN, STD, Preparation, permute, preparation_of
 from methods import METHODS
@@ -36,6 +36,7 @@ SEQUENCES = (
     "six-tasks",
     "mnist-5",
     "mnist-permuted-10",
+    "tiny-imagenet-10",
     "fashion-5",
     "fashion-2",
     "fashion-permuted-10",
@@ -450,6 +451,46 @@ def test_the_network_for_small_images_has_the_layers_of_its_authors():
     ]
     assert len(packnet.weights) == 15
     assert net.trunk(jt.zeros((2, 3, 32, 32))).shape == [2, 4096]
+
+
+@pytest.mark.parametrize(
+    "arch, count",
+    [
+        ("vgg9-small", 334_016),
+        ("vgg9-base", 1_145_408),
+        ("vgg9-wide", 4_500_864),
+        ("vgg22-deep", 4_280_704),
+    ],
+)
+def test_the_networks_for_tiny_imagenet_are_as_large_as_their_authors_say(arch, count):
+    """The parameters of their convolutions; and two layers of 128 or 512 behind 4 x 4 cells."""
+    shape = networks.ARCHITECTURES[arch]
+    inputs, parameters = 3, 0
+    for width in shape.convolutions:
+        if width != "M":
+            parameters += (9 * inputs + 1) * width
+            inputs = width
+    assert parameters == count
+    assert shape.convolutions.count("M") == 4 and shape.pooled == 64 // 2**4
+    assert shape.hidden == (128 if arch == "vgg9-small" else 512)
+
+
+def test_the_schedule_of_tiny_imagenet(tmp_path):
+    runs = runs_of("tiny-imagenet-10")
+    assert [label for label, _ in runs] == [f"{s}-seed0" for s in ("small", "base", "wide", "deep")]
+    (tmp_path / "tiny_imagenet_01").mkdir()
+    for _, settings in runs:
+        config = Config(**settings, data_root=str(tmp_path))
+        config.check_values()
+        steps = plan(config)
+        assert [s.task for s in steps if s.kind == "start"] == list(TINY_IMAGENET)
+        assert config.batch_size == 200 and config.validation == 0.2 and config.keep == "best"
+        for task in TINY_IMAGENET:
+            assert rates(steps, task, "train") == pytest.approx(
+                [1e-2] * 40 + [1e-3] * 20 + [1e-4] * 10
+            )
+            last = task == TINY_IMAGENET[-1]  # keeps all that is left: nothing to re-train
+            assert rates(steps, task, "retrain") == [1e-3] * (0 if last else 10)
 
 
 def test_the_perceptron_in_numpy():
