@@ -39,6 +39,7 @@ import numpy as np
 
 from images.archives import Archives
 from images.arrays import MNIST_FILES, read_idx_splits
+from system import processes
 
 TASKS = 5
 TRAIN, RETRAIN, BATCH, RATIO, RATE, MOMENTUM = 2, 1, 32, 0.75, 1e-2, 0.9
@@ -443,3 +444,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.leave(0)
