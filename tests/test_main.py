@@ -1,11 +1,13 @@
 """`python main.py` and `python evaluate.py` on small folders of real JPEG files: results, files,
 and wrong input."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from test_storage import pretrained_tensors, torch_zip
 
 import evaluate
 import main
+import training
 from images import drawings
 from images.datasets import PUBLISHED
 from images.preprocess import preparation_of
@@ -243,10 +246,30 @@ def test_places365_is_a_task_like_any_other(image_root, tmp_path, pretrained):
     assert "places, test: 9 images, 3 classes" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_a_small_demo(tmp_path, capsys):
+def reading_order(monkeypatch) -> tuple[list[str], set[str]]:
+    """(the files that CONTRIBUTING.md tells a reader to open; those that a run goes through to its
+    first training step, once it is run)."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    paragraph = page[page.index("**Read**") : page.index("**Where things go.**")]
+    passed = set()
+    train_epoch = training.train_epoch
+
+    def seen(*arguments):
+        paths = [Path(frame.filename) for frame in inspect.stack(0)[1:]]
+        ours = {path.relative_to(ROOT).as_posix() for path in paths if path.is_relative_to(ROOT)}
+        passed.update(name for name in ours if not name.startswith("tests/"))
+        monkeypatch.setattr(training, "train_epoch", train_epoch)
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(training, "train_epoch", seen)
+    return re.findall(r"\]\((\S+\.py)\)", paragraph), passed
+
+
+def test_a_small_demo(tmp_path, capsys, monkeypatch):
     """The demo's own path with fewer images and epochs: base from scratch, sequential fine-tuning,
-    its plot; and the one line that adds
-    a folder of the user's own, carried out."""
+    its plot; and the one line that adds a folder of the user's own, carried out. A reader of
+    CONTRIBUTING.md is led past every file that stands between the command and a training step."""
+    to_read, passed = reading_order(monkeypatch)
     drawings.draw(tmp_path / "data", train=4, test=2)
     arguments = [
         "--demo",
@@ -260,6 +283,8 @@ def test_a_small_demo(tmp_path, capsys):
         """.split(),
     ]
     assert main.main(arguments) == 0
+    assert len(to_read) == 10 and passed - {"system/errors.py"} <= set(to_read)  # around everything
+    assert {"main.py", "runs/carry_out.py", "training.py"} <= passed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["base"]["name"] == "demo_base" and results["base"]["max_logit_change"] == 0.0
     assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
