@@ -1,8 +1,9 @@
 """Somebody's names of parameters to those of a network of ours, or what differs.
 
 torchvision's names are ours. timm calls the linear layers of VGG otherwise, and writes two of them
-as convolutions; older files write DenseNets otherwise; DataParallel, Lightning and others put a
-prefix before all names. The last layer may have any name.
+as convolutions, and all of its vision transformer; Hugging Face has names of its own for ResNets;
+older files write DenseNets otherwise; DataParallel, Lightning and others put a prefix before all
+names. The last layer may have any name.
 """
 
 import re
@@ -16,12 +17,47 @@ from storage.checkpoint import Tensors, WeightsError
 from storage.likeness import Shapes, likeness
 from storage.pretrained import plain_name
 
-# (a pattern, what stands for it), tried where a name is none of the network's.
-OTHER_NAMES = (
-    (r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2"),  # older DenseNets have norm.1 for norm1
-    (r"^pre_logits\.fc1\.", "classifier.0."),  # timm's VGG
-    (r"^pre_logits\.fc2\.", "classifier.3."),
-)
+OLDER_DENSENET = (r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2")  # norm.1 for norm1
+
+
+def _stage(match: re.Match) -> str:
+    return f"layer{int(match[1]) + 1}.{match[2]}."
+
+
+def _convolution(match: re.Match) -> str:
+    kind = "conv" if match[2] == "convolution" else "bn"
+    return f"{kind}{int(match[1]) + 1}."
+
+
+# Of each kind of files (a pattern, what stands for it), all of them one after another, tried where
+# a name is none of the network's.
+OTHER_NAMES = {
+    "older DenseNets": (OLDER_DENSENET,),
+    "timm's VGG": (
+        (r"^pre_logits\.fc1\.", "classifier.0."),
+        (r"^pre_logits\.fc2\.", "classifier.3."),
+    ),
+    "Hugging Face's ResNet": (  # which counts from 0
+        (r"^embedder\.embedder\.convolution\.", "conv1."),
+        (r"^embedder\.embedder\.normalization\.", "bn1."),
+        (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.", _stage),
+        (r"\blayer\.(\d+)\.(convolution|normalization)\.", _convolution),
+        (r"\bshortcut\.convolution\.", "downsample.0."),
+        (r"\bshortcut\.normalization\.", "downsample.1."),
+    ),
+    "timm's vision transformer": (
+        (r"^cls_token$", "class_token"),
+        (r"^pos_embed$", "encoder.pos_embedding"),
+        (r"^patch_embed\.proj\.", "conv_proj."),
+        (r"^norm\.", "encoder.ln."),
+        (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+        (r"\bnorm([12])\.", r"ln_\1."),
+        (r"\battn\.qkv\.", "self_attention.in_proj."),
+        (r"\battn\.proj\.", "self_attention.out_proj."),
+        (r"\bmlp\.fc1\.", "mlp.0."),
+        (r"\bmlp\.fc2\.", "mlp.3."),
+    ),
+}
 SHOWN = 3  # names and differences in a message
 
 
@@ -45,7 +81,7 @@ class Wanted:
 
 def newer_name(name: str) -> str:
     """A parameter's name as torchvision has it now."""
-    return re.sub(*OTHER_NAMES[0], name)
+    return re.sub(*OLDER_DENSENET, name)
 
 
 def fitted(tensors: Tensors, wanted: Wanted, path: str | Path) -> tuple[Tensors, Tensors]:
@@ -88,9 +124,13 @@ def _our_name(name: str, wanted: Wanted, ours: dict[str, str]) -> str | None:
         return ours[name]
     for theirs, here in wanted.renamed:
         name = name.replace(theirs, here)
-    for pattern, replacement in OTHER_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return ours.get(name)
+    for patterns in ((), *OTHER_NAMES.values()):
+        other = name
+        for pattern, replacement in patterns:
+            other = re.sub(pattern, replacement, other)
+        if other in ours:
+            return ours[other]
+    return None
 
 
 def _in_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

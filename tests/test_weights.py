@@ -276,6 +276,175 @@ def test_the_same_weights_under_other_names_are_the_same_network(tmp_path, names
     assert_loaded(load(tmp_path / "x.safetensors"), tensors)
 
 
+def hugging_faces_resnet(torch, blocks, width, classes):
+    """In plain PyTorch, with the names that transformers gives it; `width`: of the first stage's
+    3x3 convolutions."""
+    nn = torch.nn
+
+    class Layer(nn.Module):
+        def __init__(self, inputs, outputs, kernel, stride=1):
+            super().__init__()
+            self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+            self.normalization = nn.BatchNorm2d(outputs)
+
+        def forward(self, x):
+            return self.normalization(self.convolution(x))
+
+    class Block(nn.Module):
+        def __init__(self, inputs, inner, outputs, stride):
+            super().__init__()
+            same = inputs == outputs and stride == 1
+            self.shortcut = nn.Identity() if same else Layer(inputs, outputs, 1, stride)
+            self.layer = nn.ModuleList(
+                [Layer(inputs, inner, 1), Layer(inner, inner, 3, stride), Layer(inner, outputs, 1)]
+            )
+
+        def forward(self, x):
+            y = self.layer[0](x).relu()
+            y = self.layer[1](y).relu()
+            return (self.layer[2](y) + self.shortcut(x)).relu()
+
+    def stage(number, count):
+        before = 64 if number == 0 else 128 << number
+        inner, outputs = width << number, 256 << number
+        strides = [2 if number else 1] + [1] * (count - 1)
+        layers = [
+            Block(before if row == 0 else outputs, inner, outputs, stride)
+            for row, stride in enumerate(strides)
+        ]
+        return nn.ModuleDict({"layers": nn.Sequential(*layers)})
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            stages = nn.ModuleList(stage(number, count) for number, count in enumerate(blocks))
+            embedder = nn.ModuleDict({"embedder": Layer(3, 64, 7, 2)})
+            encoder = nn.ModuleDict({"stages": stages})
+            self.resnet = nn.ModuleDict({"embedder": embedder, "encoder": encoder})
+            self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(2048, classes))
+
+        def forward(self, x):
+            x = self.resnet["embedder"]["embedder"](x).relu()
+            x = nn.functional.max_pool2d(x, 3, 2, 1)
+            for stage in self.resnet["encoder"]["stages"]:
+                x = stage["layers"](x)
+            return self.classifier(x.mean((2, 3)))
+
+    return Net()
+
+
+def timms_vit(torch, shape, classes):
+    """In plain PyTorch, with the names that timm gives it."""
+    nn, width = torch.nn, shape.width
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))
+            self.attn = nn.ModuleDict(
+                {"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)}
+            )
+            self.mlp = nn.ModuleDict(
+                {"fc1": nn.Linear(width, shape.hidden), "fc2": nn.Linear(shape.hidden, width)}
+            )
+
+        def forward(self, x):
+            parts = self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1)
+            heads = [part.unflatten(-1, (shape.heads, -1)).transpose(1, 2) for part in parts]
+            seen = nn.functional.scaled_dot_product_attention(*heads)
+            x = x + self.attn["proj"](seen.transpose(1, 2).flatten(2))
+            return x + self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](self.norm2(x))))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            tokens = (shape.image_size // shape.patch) ** 2 + 1
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+            self.pos_embed = nn.Parameter(torch.zeros(1, tokens, width))
+            self.patch_embed = nn.ModuleDict(
+                {"proj": nn.Conv2d(3, width, shape.patch, shape.patch)}
+            )
+            self.blocks = nn.Sequential(*(Block() for _ in range(shape.layers)))
+            self.norm = nn.LayerNorm(width, eps=1e-6)
+            self.head = nn.Linear(width, classes)
+
+        def forward(self, x):
+            x = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+            return self.head(self.norm(self.blocks(x))[:, 0])
+
+    return Net()
+
+
+OTHERS_NETWORKS = {
+    "resnet-slim": lambda torch: hugging_faces_resnet(torch, (1, 1, 1, 1), 16, 5),
+    "resnet50": lambda torch: hugging_faces_resnet(torch, (3, 4, 6, 3), 64, 5),
+    "vit-slim": lambda torch: timms_vit(torch, networks.ARCHITECTURES["vit-slim"], 5),
+    "vit_b_16": lambda torch: timms_vit(torch, networks.ARCHITECTURES["vit_b_16"], 5),
+}
+LARGE = ("resnet50", "vit_b_16")
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param(arch, marks=[pytest.mark.slow] * (arch in LARGE)) for arch in OTHERS_NETWORKS],
+)
+def test_the_networks_of_others_give_their_logits(tmp_path, arch):
+    """Every number of them at random, also those that training begins at 0 or 1."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    theirs = OTHERS_NETWORKS[arch](torch).eval()
+    with torch.no_grad():
+        for tensor in theirs.state_dict().values():
+            if tensor.ndim != 2 and tensor.ndim != 4:
+                tensor.add_((torch.rand(tensor.shape) - 0.5).to(tensor.dtype))
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    size = getattr(networks.ARCHITECTURES[arch], "image_size", 64)
+    images = np.random.default_rng(0).normal(size=(2, 3, size, size)).astype(np.float32)
+    net = networks.build(arch)
+    networks.load_pretrained(net, tmp_path / "model.safetensors", "imagenet")
+    net.select("imagenet")
+    net.eval()
+    ours = net(networks.jt.array(images)).numpy()
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(images)).numpy()
+    between = np.abs(logits[0] - logits[1]).max()
+    assert between > 1e-3 and np.abs(ours - logits).max() < 1e-2 * between
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda state: state.pop("cls_token"), "class_token is missing"),  # a mean over the patches
+        (lambda state: state.pop("blocks.0.attn.qkv.bias"), "in_proj.bias is missing"),
+        (
+            lambda state: state.update({"blocks.0.ls1.gamma": state["norm.bias"]}),
+            "blocks.0.ls1.gamma is not part of the network",
+        ),
+        (
+            lambda state: state.update({"pos_embed": state["pos_embed"][:, 1:]}),
+            "encoder.pos_embedding is [1, 36, 64], not [1, 37, 64]",
+        ),
+        (
+            lambda state: state.update({"fc_norm.weight": state.pop("norm.weight")}),
+            "encoder.ln.weight is missing",
+        ),
+    ],
+)
+def test_other_vision_transformers_of_timms_are_refused(tmp_path, change, says):
+    """Whose numbers would fit, and mean something else."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    state = timms_vit(torch, networks.ARCHITECTURES["vit-slim"], 5).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(WeightsError) as error:
+        load(tmp_path / "x.pth", "vit-slim")
+    assert says in str(error.value)
+    assert "a vision transformer in timm's names" in str(error.value)
+
+
 def test_a_layer_called_module_in_the_network_is_found():
     wanted = Wanted({"module.features.weight": (4, 3)}, "fc", 4)
     tensors = {
