@@ -24,7 +24,7 @@ import numpy as np
 
 import toolchain
 from images.datasets import dataset_folder
-from images.folders import DataError
+from images.folders import DataError, unsorted
 from images.preprocess import Preparation, permute, preprocess
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
@@ -239,11 +239,11 @@ def evaluate(packnet: "PackNet", metadata: dict, options: argparse.Namespace) ->
 def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
     """Whether there are data to test a task on. Raises DataError where there are none for any."""
     root = options.data_root or metadata["config"]["data_root"]
-    found = [other for other in metadata["tasks"] if dataset_folder(other["name"], root).is_dir()]
+    names = [other["name"] for other in metadata["tasks"]]
+    found = [name for name in names if dataset_folder(name, root).is_dir()]
     if not found:
-        names = ", ".join(other["name"] for other in metadata["tasks"])
-        raise DataError(f"--data-root {root}: holds none of the tasks {names}")
-    return entry in found
+        raise DataError(f"--data-root {root}: holds none of the tasks {', '.join(names)}")
+    return entry["name"] in found and not unsorted(entry["name"], root, "test")
 
 
 def test_loader(entry: dict, metadata: dict, options: argparse.Namespace,

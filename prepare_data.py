@@ -28,7 +28,7 @@ import argparse
 import importlib.util
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -39,8 +39,16 @@ from system import processes  # first: it says in one sentence which package is 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from images import parquet
-from images.archives import ENDINGS, ArchiveError, Archives, DamagedArchive, members
+from images import parquet, tfrecords
+from images.archives import (
+    ENDINGS,
+    ArchiveError,
+    Archives,
+    DamagedArchive,
+    Member,
+    Missing,
+    members,
+)
 from images.arrays import (
     EMNIST,
     read_cifar100,
@@ -50,8 +58,17 @@ from images.arrays import (
     read_mnist,
     read_sklearn_digits,
 )
-from images.datasets import CIFAR100, FASHION, MNIST, PUBLISHED, TINY_IMAGENET, dataset_folder
+from images.datasets import (
+    CIFAR100,
+    FASHION,
+    MNIST,
+    PUBLISHED,
+    TINY_IMAGENET,
+    another_split,
+    dataset_folder,
+)
 from images.folders import is_of_the_data
+from images.instead import instead
 from images.large import imagenet_sorter, places_sorter
 from images.pictures import (
     Picture,
@@ -183,8 +200,7 @@ def make_all(path: Path, pictures: list[Picture], partial: Path, pool: ThreadPoo
     bar.update(len(pictures) - len(missing))
     running = set()
     try:
-        read = parquet.members if path.suffix == ".parquet" else members
-        for member, content in read(path) if missing or not checked.exists() else ():
+        for member, content in reader(path)(path) if missing or not checked.exists() else ():
             key = next((end for end in (member, *_ends(member)) if end in missing), None)
             if key is None:
                 continue
@@ -204,6 +220,13 @@ def make_all(path: Path, pictures: list[Picture], partial: Path, pool: ThreadPoo
                            f"({len(missing):,} images are missing): this is not the official "
                            "archive")
     checked.touch()
+
+
+def reader(path: Path) -> Callable[[Path], Iterator[Member]]:
+    """What gives the images of a container."""
+    if path.suffix == ".parquet":
+        return parquet.members
+    return tfrecords.members if path.suffix.startswith(".tfrecord") else members
 
 
 def prepare_large(name: str, archives: Archives, data_root: Path) -> str:
@@ -228,6 +251,8 @@ def prepare_large(name: str, archives: Archives, data_root: Path) -> str:
                 if not is_made(target):
                     link(archives.folder.parent / member, target)
     made = counted(partial, about.test_folder)
+    if not any(made):
+        raise Missing(archives.folder, f"every image of {name}")
     if made != about.counts:
         raise ArchiveError(f"{partial}: holds {describe(made, about.counts)}. Put what is missing "
                            f"into {archives} and start again.")
@@ -341,11 +366,23 @@ def describe(found: tuple[int, int, int], official: tuple[int, int, int]) -> str
     text = f"{found[0]} classes, {found[1]:,} train and {found[2]:,} test images"
     if found == official:
         return f"{text}, as published"
-    return f"{text}, but official are {official[0]}, {official[1]:,} and {official[2]:,}"
+    text += f", but official are {official[0]}, {official[1]:,} and {official[2]:,}"
+    other = another_split(found, official)
+    return f"{text}: {other}" if other else text
 
 
 # -------------------------------------------------------------------------------------- a look at
 # it
+
+def prepared(name: str, archives: Archives, data_root: Path) -> Iterator[str]:
+    """Make what --dataset calls `name`; a line for each data set of it."""
+    if name in ARRAYS:
+        yield from prepare_arrays(name, archives, data_root)
+    elif name in LARGE:
+        yield prepare_large(name, archives, data_root)
+    else:
+        yield prepare(name, archives, data_root, PUBLISHED[name].counts)
+
 
 def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: int = 120) -> None:
     """A row or two of crops per data set, evenly over the classes, each whole and undistorted, on
@@ -426,17 +463,13 @@ def main(arguments: list[str] | None = None) -> int:
     made = []
     for name, folder in folders.items():
         archives = Archives(folder)
-        if name in ARRAYS:
-            lines = prepare_arrays(name, archives, options.data_root)
-            made += ARRAYS[name][1]
-        elif name in LARGE:
-            lines = [prepare_large(name, archives, options.data_root)]
-            made.append(name)
-        else:
-            lines = [prepare(name, archives, options.data_root, PUBLISHED[name].counts)]
-            made.append(name)
-        for line in lines:
-            print(line, flush=True)
+        made += ARRAYS[name][1] if name in ARRAYS else [name]
+        try:
+            for line in prepared(name, archives, options.data_root):
+                print(line, flush=True)
+        except Missing as missing:
+            hint = instead(archives, name, options.data_root)
+            raise ArchiveError(f"{missing}. {hint}") from missing
     if options.contact_sheet:
         folders = [dataset_folder(name, options.data_root) for name in made]
         contact_sheet(folders, options.contact_sheet)

@@ -18,7 +18,13 @@ import numpy as np
 
 import toolchain
 from images.cache import collect
-from images.datasets import NAME, data_set, folders_with_images, name_of_folder
+from images.datasets import (
+    NAME,
+    another_split,
+    data_set,
+    folders_with_images,
+    name_of_folder,
+)
 from images.folders import DataError, read_split, unused_validation
 from images.preprocess import look_uncropped, open_rgb, upright_size
 from system.errors import run_cli
@@ -94,8 +100,9 @@ def check_data(name: str, data_root: str | Path) -> str:
     found = f"{counts[0]} classes, {counts[1]:,} train and {counts[2]:,} test images"
     official = None if about.large else about.counts  # of large ones parts are in use
     if official not in (None, counts):
+        other = another_split(counts, official)
         raise AssertionError(f"{folder} has {found}; official are {official[0]}, {official[1]:,} "
-                             f"and {official[2]:,}")
+                             f"and {official[2]:,}{f': {other}' if other else ''}")
     with ThreadPoolExecutor(cores()) as pool:
         for split in splits:
             files = [split.folder / path for path in split.paths]

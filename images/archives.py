@@ -135,8 +135,24 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-        raise DamagedArchive(f"{path}: cannot be read to its end; it is damaged, truncated or no "
-                             f".tgz file ({error}). Download it again.") from error
+        raise damaged(path, ".tgz", error) from error
+
+
+def damaged(path: Path, kind: str, error: Exception) -> DamagedArchive:
+    """Of a file that cannot be read, or that something else was saved as."""
+    start = b""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return DamagedArchive(f"{path}: is no {kind} file but a Git LFS pointer, a line of text "
+                              "that stands for it. It was not fetched: `git lfs pull` in its "
+                              "repository gets it, or the download link of the web page.")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return DamagedArchive(f"{path}: is no {kind} file but a web page that was saved in its "
+                              "place (a login, a warning, an error). Download it again, and "
+                              "look at its size.")
+    return DamagedArchive(f"{path}: cannot be read to its end; it is damaged, truncated or no "
+                          f"{kind} file ({error}). Download it again.")
 
 
 def _leads_outside(name: PurePosixPath) -> bool:

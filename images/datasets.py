@@ -150,6 +150,18 @@ def data_set(name: str) -> DataSet:
     return PUBLISHED.get(name, DataSet(name, name))
 
 
+def another_split(found: tuple[int, int, int], official: tuple[int, int, int]) -> str | None:
+    """What (classes, training images, test images) are that are not the official ones, where they
+    seem to be the same images, divided otherwise; else None."""
+    classes, train, test = official
+    if found == (classes, test, train):
+        return "the official train and test are the other way round"
+    if found != official and found[0] == classes and sum(found[1:]) == train + test:
+        return ("this is another split of the same images, whose results cannot stand beside "
+                "published ones")
+    return None
+
+
 def dataset_folder(name: str, data_root: str | Path) -> Path:
     return data_set(name).folder_in(data_root)
 

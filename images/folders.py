@@ -49,10 +49,9 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
         where = f" Source: {about.source}." if about.source else ""
         raise DataError(f"{dataset_name}: the folder {folder} does not exist. It must hold "
                         f"train/<class>/<image> and {test}/<class>/<image>.{where}")
-    alone = split == "test" and not (folder / "train").exists()
     found = {name: _read_classes(folder / name, about)
-             for name in ([test] if alone else ["train", test])}
-    if not alone:
+             for name in _folders_of(folder, about, split)}
+    if len(found) == 2:
         _check_same_classes(folder, found, "train", test)
         _check_same_classes(folder, found, test, "train")
     chosen = "train" if split == "train" else test
@@ -63,6 +62,22 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
     counts = [len(found[chosen][name]) for name in classes]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     return Split(folder / chosen, classes, paths, labels)
+
+
+def unsorted(dataset_name: str, data_root: str | Path, split: str) -> str | None:
+    """What read_split would say of a large data set that is not sorted into classes yet, as few are
+    who have it; None where it is, and of other data sets. A look at the top of its folders and at
+    one class: all of it are a million names."""
+    about = data_set(dataset_name)
+    if about.large:
+        folder = about.folder_in(data_root)
+        try:
+            for name in _folders_of(folder, about, split):
+                for entry in _class_folders(folder / name, about)[:1]:
+                    _files_of(entry, about)
+        except DataError as error:
+            return str(error)
+    return None
 
 
 def unused_validation(dataset_name: str, data_root: str | Path) -> str | None:
@@ -119,31 +134,46 @@ def listed(errors: list[DataError], advice: str) -> DataError:
     return DataError("; ".join(str(error) for error in errors[:3]) + f"{more}. {advice}")
 
 
+def _folders_of(folder: Path, about: DataSet, split: str) -> list[str]:
+    """The folders of both splits, which must fit together; of the test split where it is alone."""
+    alone = split == "test" and not (folder / "train").exists()
+    return [about.test_folder] if alone else ["train", about.test_folder]
+
+
 def _read_classes(folder: Path, about: DataSet) -> dict[str, list[str]]:
     """{class name: sorted file names} of one split's folder."""
+    return {entry.name: _files_of(entry, about) for entry in _class_folders(folder, about)}
+
+
+def _class_folders(folder: Path, about: DataSet) -> list[os.DirEntry]:
+    """What a split's folder holds, which must be folders."""
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist. It must hold one folder of images "
                         f"per class.{_beside(folder, about)}")
-    classes: dict[str, list[str]] = {}
-    for entry in _entries(folder):
+    entries = _entries(folder)
+    for entry in entries:
         if not _is_folder(entry):
             is_file(entry.path)
             advice = _sorted_by(about) or "Move it into its class, or away."
             raise DataError(f"{entry.path}: a file among the class folders. {advice}")
-        files = _entries(Path(entry.path))
-        nested = next((file.name for file in files if _is_folder(file)), None)
-        if nested is not None:
-            advice = _sorted_by(about) or ("A slash in a class name does this (\"Ram C/V Cargo "
-                                           f"Van\"): rename it, to {entry.name}-{nested}.")
-            raise DataError(f"{entry.path}: holds the folder {nested!r}, but classes must not be "
-                            f"nested. {advice}")
-        if not files:
-            raise DataError(f"{entry.path}: this class has no images.")
-        classes[entry.name] = [file.name for file in files]
-    if not classes:
+    if not entries:
         raise DataError(f"{folder}: this split is empty. It must hold one folder of images per "
                         "class.")
-    return classes
+    return entries
+
+
+def _files_of(entry: os.DirEntry, about: DataSet) -> list[str]:
+    """The sorted names of the files of a class."""
+    files = _entries(Path(entry.path))
+    nested = next((file.name for file in files if _is_folder(file)), None)
+    if nested is not None:
+        advice = _sorted_by(about) or ("A slash in a class name does this (\"Ram C/V Cargo "
+                                       f"Van\"): rename it, to {entry.name}-{nested}.")
+        raise DataError(f"{entry.path}: holds the folder {nested!r}, but classes must not be "
+                        f"nested. {advice}")
+    if not files:
+        raise DataError(f"{entry.path}: this class has no images.")
+    return [file.name for file in files]
 
 
 def _sorted_by(about: DataSet) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.archives import ArchiveError, Archives, DamagedArchive, Member
+from images.archives import ArchiveError, Archives, Member, damaged
 
 IMAGE_COLUMNS = ("image", "img")
 NEEDED = ("a parquet file, for which pyarrow is needed: pip install pyarrow (beside NumPy 1: "
@@ -88,8 +88,7 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        raise DamagedArchive(f"{path}: cannot be read to its end; it is damaged, truncated or no "
-                             f"parquet file ({error}). Download it again.") from error
+        raise damaged(path, "parquet", error) from error
 
 
 def _image_column(path: Path, schema) -> str:

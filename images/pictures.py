@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 
 from images.archives import (
     ArchiveError,
@@ -19,7 +20,9 @@ from images.archives import (
     small_files,
 )
 from images.datasets import PUBLISHED, TINY_IMAGENET
-from images.parquet import parquet_splits, read_rows
+from images.parquet import members, parquet_splits, read_rows
+from images.tfrecords import FILENAME, box_of, examples, tfrecord_splits
+from system.progress import Progress
 
 Box = tuple[float, float, float, float]
 
@@ -91,13 +94,16 @@ CUBS_LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "b
 
 
 def read_cubs(archives: Archives) -> Sources:
-    """CUB_200_2011 with its five lists, in any container, or as parquet with boxes."""
+    """CUB_200_2011 with its five lists, in any container; as parquet with boxes; or as TensorFlow
+    Datasets has it."""
     try:
         return _cubs_of_lists(archives)
     except Missing:
-        if not parquet_splits(archives):
-            raise
-    return _pictures_of_parquet(archives, boxes=True)
+        if parquet_splits(archives):
+            return _pictures_of_parquet(archives, boxes=True)
+        if tfrecord_splits(archives):
+            return _cubs_of_tfrecords(archives)
+        raise
 
 
 def _pictures_of_parquet(archives: Archives, boxes: bool) -> Sources:
@@ -111,13 +117,54 @@ def _pictures_of_parquet(archives: Archives, boxes: bool) -> Sources:
                 raise ArchiveError(f"{path}: this copy has no boxes (a column bbox), so that its "
                                    "images cannot be cropped")
             if boxes and max(map(max, edges)) <= 1:
-                raise ArchiveError(f"{path}: its boxes are fractions of the image, in an order "
-                                   "that is not known here")
+                names = rows.columns.get(FILENAME)
+                if names is None:
+                    raise ArchiveError(f"{path}: its boxes are fractions of the image, in an order "
+                                       "that is not known here")
+                photographs = Progress(members(path), f"Reading {path.name}", len(names))
+                edges = [_in_pixels(path, box, content())
+                         for box, (_, content) in zip(edges, photographs)]
+                labels = list(map(_class_of, names))
+            elif boxes or "label" in rows.names:
+                labels = rows.labels("label")
+            else:  # the official classes of Flowers have no names, either
+                labels = [f"{label + 1:03}" for label in rows.columns["label"]]
             pictures = []
-            for member, label, box in zip(rows.members, rows.labels("label"), edges):
+            for member, label, box in zip(rows.members, labels, edges):
                 pictures.append(Picture(member, split, label, tuple(box) if box else None))
             sources.append((path, pictures))
     return sources
+
+
+def _cubs_of_tfrecords(archives: Archives) -> Sources:
+    sources = []
+    for split, paths in tfrecord_splits(archives).items():
+        for path in Progress(paths, f"Reading {split}"):
+            pictures = []
+            for example in examples(path):
+                name = example[FILENAME].decode()
+                box = _in_pixels(path, box_of(example), example["image"])
+                pictures.append(Picture(name, split, _class_of(name), box))
+            sources.append((path, pictures))
+    return sources
+
+
+def _class_of(name: str) -> str:
+    """Of CUB_200_2011/images/001.Black_footed_Albatross/x.jpg."""
+    return PurePosixPath(name).parent.name
+
+
+def _in_pixels(path: Path, box: Iterable[float], photograph: bytes) -> Box:
+    """TensorFlow Datasets' ymin, xmin, ymax, xmax, fractions of the photograph: its box. The
+    official ones have one digit behind the point, which 32 bits keep."""
+    try:
+        with Image.open(io.BytesIO(photograph)) as image:
+            width, height = image.size
+    except Exception as error:  # Pillow raises many kinds for broken files
+        raise ArchiveError(f"{path}: holds what is no image ({error})") from error
+    top, left, bottom, right = box
+    edges = left * width, top * height, right * width, bottom * height
+    return tuple(round(edge, 2) for edge in edges)
 
 
 def _cubs_of_lists(archives: Archives) -> Sources:

@@ -67,7 +67,7 @@ class Packing(Method):
         if task != c.base_task:
             return Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every,
                          c.weight_decay)
-        there = c.num_epochs_base > 0 or c.has_data(task)
+        there = c.num_epochs_base > 0 or c.can_read(task)
         return Phase("retrain", c.num_epochs_base_finetune if there else 0, c.base_finetune_lr,
                      c.base_lr_decay_every, c.weight_decay)
 

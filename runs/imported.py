@@ -52,7 +52,7 @@ def write_imported(release: Release, source: Path, config: Config) -> list[dict]
 def entry(release: Release, config: Config, task: str, ratio: float) -> dict:
     """The metadata of a task but for its seal; what the file does not say is None."""
     classes = None
-    if config.has_data(task):
+    if config.can_read(task, "test"):
         classes = read_split(task, config.data_root, "test").classes
         if len(classes) != release.tasks[task]:
             raise WeightsError(

@@ -6,6 +6,7 @@ import numpy as np
 
 import toolchain
 from dataset import Loader
+from images.folders import unsorted
 from images.preprocess import preparation_of
 from pruning import PackNet
 from reporting.published import OTHER_BASE
@@ -27,7 +28,7 @@ def base_retrained(config: Config) -> bool:
     """Whether a run re-trains its base network after the prune, if it prunes it."""
     if config.initial_pruning_ratio == 0:
         return True
-    return config.has_data(config.base_task) and config.num_epochs_base_finetune > 0
+    return config.can_read(config.base_task) and config.num_epochs_base_finetune > 0
 
 
 def input_of(task: str, loader: Loader | None, config: Config) -> dict:
@@ -193,8 +194,10 @@ class Results:
                 as_stored = f", {stored:.2f} % as stored" if stored is not None else ""
                 self.log(f"{task}: {score.top1:.2f} % now{as_stored}")
             elif stored is not None:
-                self.log(f"{task}: {stored:.2f} % as stored; there is no "
-                         f"{self.config.folder(task)} to measure it again")
+                folder = self.config.folder(task)
+                why = unsorted(task, self.config.data_root, "test")
+                why = why or f"there is no {folder} to measure it again"
+                self.log(f"{task}: {stored:.2f} % as stored; {why}")
         if self.config.prune_last:  # the last task is pruned and frozen once more
             self.entries.pop()
             for stage in self.stages:
@@ -204,7 +207,9 @@ class Results:
     def started(self, task: str, num_classes: int) -> None:
         self.log(f"\n== {task} ==")
         if not self.measured(task):
-            said = f"There is no {self.config.folder(task)}: its own accuracy is not measured."
+            why = unsorted(task, self.config.data_root, "train")
+            said = f"{why} Until then" if why else f"There is no {self.config.folder(task)}:"
+            said += " its own accuracy is not measured."
             if not base_retrained(self.config):
                 said += f" The pruned base network is not re-trained on {task}. {OTHER_BASE}"
             self.log(said)

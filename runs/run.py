@@ -9,7 +9,7 @@ import numpy as np
 
 import toolchain
 from dataset import create_dataloader
-from images.datasets import data_set
+from images.datasets import another_split, data_set
 from images.folders import DataError, read_split, unused_validation
 from images.preprocess import Preparation, look_uncropped
 from methods import METHODS
@@ -292,7 +292,7 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
         if loader:
             check_classes(entry, loader.classes, config)
     if not processes.RANK:
-        remark(config, [name for name, split in loaders if split == "train"])
+        remark(config, loaders)
     if not processes.LOCAL_RANK:
         processes.wait_for_all()
     return loaders
@@ -305,12 +305,13 @@ def splits_to_open(config: Config, earlier: list[dict]) -> dict[str, tuple[str, 
     every = ("train", "validation", "test") if config.validation else ("train", "test")
     if not config.add_to:
         splits = dict.fromkeys(config.task_list, every)
-        if config.has_data(config.base_task):
+        if config.num_epochs_base or config.can_read(config.base_task):
             splits[config.base_task] = every
         return splits
-    splits = {entry["name"]: ("test",) for entry in earlier if config.has_data(entry["name"])}
+    names = [entry["name"] for entry in earlier]
+    splits = {name: ("test",) for name in names if config.can_read(name, "test")}
     if config.prune_last:
-        splits[earlier[-1]["name"]] = every
+        splits[names[-1]] = every
     return splits | dict.fromkeys(config.task_list, every)
 
 
@@ -323,13 +324,21 @@ def check_classes(entry: dict, classes: list[str], config: Config) -> None:
                         "is then shown.")
 
 
-def remark(config: Config, names: list[str]) -> None:
+def remark(config: Config, loaders: Loaders) -> None:
     """Say what in the data sets that are trained on is no error, but may not be meant."""
+    names = [name for name, split in loaders if split == "train"]
     unused = {unused_validation(name, config.data_root) for name in names}
     for folder in sorted(unused - {None}):
         say(f"{folder} is not used: --validation holds a part of the training images out.")
     for name in names:
-        if data_set(name).boxes and look_uncropped(read_split(name, config.data_root, "train")):
+        about = data_set(name)
+        parts = [loaders[name, split].num_images for split in ("train", "validation", "test")
+                 if (name, split) in loaders]
+        found = len(loaders[name, "train"].classes), sum(parts[:-1]), parts[-1]
+        if about.counts and (other := another_split(found, about.counts)):
+            say(f"warning: {config.folder(name)} has {found[1]:,} train and {found[2]:,} test "
+                f"images, officially {about.train:,} and {about.test:,}: {other}.")
+        if about.boxes and look_uncropped(read_split(name, config.data_root, "train")):
             say(f"warning: the images in {config.folder(name)} look like whole photographs. Those "
                 f"of {name} are cropped to their boxes, which prepare_data.py does; without that "
                 "the results cannot stand beside published ones.")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from images.crops import CROPS
 from images.datasets import NAME, dataset_folder
+from images.folders import unsorted
 from methods import BASELINES
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
 from system.errors import UserError
@@ -384,6 +385,11 @@ class Config(WhatIsPacked):
 
     def has_data(self, task: str) -> bool:
         return os.path.isdir(self.folder(task))
+
+    def can_read(self, task: str, split: str = "train") -> bool:
+        """Whether there are data of a task that a run can do without, as ImageNet's: a folder that
+        is not sorted yet counts as none."""
+        return self.has_data(task) and not unsorted(task, self.data_root, split)
 
     def asdict(self) -> dict:
         return dataclasses.asdict(self)

@@ -65,7 +65,7 @@ def images_of(task: str, data_root: str) -> tuple[int, int] | None:
 def effort(c: Config, sizes: Sizes) -> Effort | None:
     """Of a run with these settings; None where a data set's size is not known."""
     tasks = list(c.task_list)
-    if c.num_epochs_base or c.has_data(c.base_task):
+    if c.num_epochs_base or c.can_read(c.base_task):
         tasks.insert(0, c.base_task)
     known = {task: sizes(task) for task in tasks}
     if None in known.values():

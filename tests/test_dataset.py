@@ -776,6 +776,39 @@ def test_what_a_folder_holds_in_place_of_a_split_is_named(image_root):
         create_dataloader("flowers", image_root, "train", 2)
 
 
+@pytest.mark.parametrize(
+    "official, says",
+    [
+        ((3, 12, 6), None),
+        ((3, 6, 12), "the official train and test are the other way round"),
+        ((3, 10, 8), "this is another split of the same images"),
+        ((3, 10, 9), None),  # not all of them: counts that differ
+        ((4, 10, 8), None),
+    ],
+)
+@pytest.mark.parametrize("validation", [0.0, 0.3])
+def test_another_split_of_the_official_images_is_called_so(
+    image_root, monkeypatch, official, says, validation
+):
+    counts = dict(zip(("classes", "train", "test"), official))
+    monkeypatch.setitem(PUBLISHED, "flowers", replace(PUBLISHED["flowers"], **counts))
+    config = Config(
+        task_list=["flowers"], data_root=str(image_root), image_size=32, validation=validation
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        open_loaders(config, [])
+    warning = "flowers has 12 train and 6 test images, officially"
+    assert (f"{warning} {official[1]} and {official[2]}: {says}" in out.getvalue()) == bool(says)
+    assert bool(says) == ("warning" in out.getvalue())
+    if official == (3, 12, 6):
+        assert check_data("flowers", image_root).endswith("as published")
+        return
+    with pytest.raises(AssertionError) as error:
+        check_data("flowers", image_root)
+    assert (says or "official are") in str(error.value)
+    assert bool(says) == (": " in str(error.value).partition("official are")[2])
+
+
 @pytest.mark.parametrize("name", ["cubs", "cars"])
 def test_whole_photographs_are_not_taken_for_crops(image_root, name, monkeypatch):
     """In the folder of crops; counts and classes are right."""

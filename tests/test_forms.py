@@ -47,7 +47,8 @@ from images.datasets import (
     PUBLISHED,
     TINY_IMAGENET,
 )
-from images.folders import DataError, read_split
+from images.folders import DataError, read_split, unsorted
+from settings.config import Config
 
 # fixtures: other official counts
 small, small_arrays = test_prepare_data.small, test_prepare_data.small_arrays
@@ -1137,6 +1138,46 @@ def test_a_large_data_set_that_is_not_sorted_says_what_sorts_it(tmp_path, name, 
         read_split(name, tmp_path, "train")
 
 
+FLAT = {"val/ILSVRC2012_val_00000001.JPEG": b""}
+
+
+@pytest.mark.parametrize(
+    "files, of_train, of_test",
+    [
+        ({"train/n1/1.JPEG": b"", "val/n1/1.JPEG": b""}, None, None),
+        ({"val/n1/1.JPEG": b""}, "train does not exist", None),  # enough to test on
+        (FLAT, "train does not exist", "00001.JPEG: a file among the class folders"),
+        ({"train/n1/1.JPEG": b""} | FLAT, "a file among", "a file among"),
+        ({"train/n1/1.JPEG": b"", "train/n2.tar": b"", "val/n1/1.JPEG": b""},) + ("n2.tar: a",) * 2,
+        ({"train/n1/1.JPEG": b""},) + ("val does not exist",) * 2,
+        ({"train/n1/1.JPEG": b"", "val/.keep": b""},) + ("val: this split is empty",) * 2,
+        ({"train/a/n1/1.JPEG": b"", "val/n1/1.JPEG": b""},) + ("a: holds the folder 'n1'",) * 2,
+        ({"ILSVRC/Data/CLS-LOC/val/1.JPEG": b""}, "holds the folders ILSVRC.", "val does not"),
+    ],
+)
+def test_what_keeps_a_large_data_set_from_being_read(tmp_path, files, of_train, of_test):
+    """As reading it says, from a look at its top."""
+    write_files(tmp_path / "imagenet", files)
+    for split, says in (("train", of_train), ("test", of_test)):
+        seen = unsorted("imagenet", tmp_path, split)
+        assert config_of(tmp_path).can_read("imagenet", split) == (seen is None)
+        if says is None:
+            assert seen is None and read_split("imagenet", tmp_path, split).classes == ["n1"]
+            continue
+        with pytest.raises(DataError) as error:
+            read_split("imagenet", tmp_path, split)
+        assert says in seen and seen == str(error.value)
+
+
+def config_of(data_root):
+    return Config(data_root=str(data_root), task_list=["cubs"])
+
+
+def test_a_small_data_set_that_is_wrong_is_no_reason_to_go_on_without_it(tmp_path):
+    write_files(tmp_path / "cubs_cropped", {"train/1.jpg": b"", "test/a/1.jpg": b""})
+    assert unsorted("cubs", tmp_path, "train") is None and config_of(tmp_path).can_read("cubs")
+
+
 # ---- Keras's file, and parquet as Hugging Face's datasets writes it
 
 
@@ -1236,6 +1277,133 @@ def test_cubs_in_parquet_are_cropped_as_the_official_ones(tmp_path, small, folde
     assert by_class(tmp_path) == by_class(tmp_path / "official")
 
 
+def tensorflows_birds(files):
+    """{split: examples} of make_cubs' photographs, as TensorFlow Datasets has them: a box is its
+    edges ymin, xmin, ymax, xmax as fractions, at most 1, in 32 bits."""
+    splits = dict(train=[], test=[])
+    for number, (name, content) in enumerate(files.items(), 1):
+        width, height = Image.open(io.BytesIO(content)).size
+        left = [10.0, 50.5][number % 2]
+        edges = [5.0 / height, left / width, 35.5 / height, (left + 20.0) / width]
+        example = {
+            "bbox": np.minimum(edges, 1).astype(np.float32).tolist(),
+            "image": content,
+            "image/filename": name,
+            "label": (number - 1) // 3,
+            "label_name": "bird",
+        }
+        splits["test" if number % 3 == 0 else "train"].append(example)
+    return splits
+
+
+@pytest.fixture(scope="module")
+def tf_example():
+    """The class of tf.train.Example, made by Google's protobuf from its definition."""
+    pytest.importorskip("google.protobuf")
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
+
+    def message(name, *fields, into=None):
+        made = (file.message_type if into is None else into).add()
+        made.name = name
+        for number, (field, kind, repeated) in enumerate(fields, 1):
+            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            one = made.field.add(name=field, number=number, label=label)
+            if isinstance(kind, str):
+                one.type, one.type_name = kinds.TYPE_MESSAGE, f".t.{kind}"
+            else:
+                one.type = kind
+        return made
+
+    message("BytesList", ("value", kinds.TYPE_BYTES, True))
+    message("FloatList", ("value", kinds.TYPE_FLOAT, True))
+    message("Int64List", ("value", kinds.TYPE_INT64, True))
+    message("Feature", *((f"{kind}_list", f"{kind.title()}List", False)
+                         for kind in ("bytes", "float", "int64")))
+    features = message("Features", ("feature", "Features.FeatureEntry", True))
+    entry = message("FeatureEntry", ("key", kinds.TYPE_STRING, False), ("value", "Feature", False),
+                    into=features.nested_type)
+    entry.options.map_entry = True
+    message("Example", ("features", "Features", False))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Example"))
+
+
+def write_tfrecords(folder, splits, tf_example, shards=2):
+    """The checksums are left out."""
+    folder.mkdir(parents=True)
+    for split, examples in splits.items():
+        for shard in range(shards):
+            name = f"caltech_birds2011-{split}.tfrecord-0000{shard}-of-0000{shards}"
+            with open(folder / name, "wb") as file:
+                for example in examples[shard::shards]:
+                    message = tf_example()
+                    for key, value in example.items():
+                        feature = message.features.feature[key]
+                        if isinstance(value, list):
+                            feature.float_list.value.extend(value)
+                        elif isinstance(value, int):
+                            feature.int64_list.value.append(value)
+                        else:
+                            value = value.encode() if isinstance(value, str) else value
+                            feature.bytes_list.value.append(value)
+                    content = message.SerializeToString()
+                    file.write(len(content).to_bytes(8, "little") + bytes(4) + content + bytes(4))
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "parquet"])
+def test_cubs_of_tensorflow_datasets_are_cropped_as_the_official_ones(
+    tmp_path, small, form, request
+):
+    files = make_cubs(tmp_path / "official/archives")
+    splits = tensorflows_birds(files)
+    if form == "tfrecord":
+        folder = tmp_path / "archives/0.2.0"
+        write_tfrecords(folder, splits, request.getfixturevalue("tf_example"))
+    else:
+        for split, examples in splits.items():
+            columns = {key: [example[key] for example in examples] for key in examples[0]}
+            columns["segmentation_mask"] = [b"not looked at"] * len(examples)
+            write_parquet(tmp_path / f"archives/data/{split}-00000-of-00001.parquet", columns, {})
+    for root in (tmp_path, tmp_path / "official"):
+        assert run(root, "--dataset", "cubs") == 0
+
+    def contents(root):
+        made = tree(root / "data/cubs_cropped")
+        return sorted((os.path.dirname(name), content) for name, content in made.items())
+
+    assert contents(tmp_path) == contents(tmp_path / "official")
+    if form == "tfrecord":
+        assert tree(tmp_path / "data") == tree(tmp_path / "official/data")
+
+
+@pytest.mark.parametrize(
+    "break_it, says",
+    [
+        (lambda content: content[:-30], "bytes is cut off"),
+        (lambda content: b"\xff" * 8 + content[8:], "bytes is cut off"),
+        (lambda content: content[:12] + b"\x0a\xff\xff\x7f" + content[16:], "longer than what"),
+        (lambda content: content[:12] + b"\x0b" + content[13:], "cannot be read to its end"),
+        (lambda content: content.replace(b"bbox", b"book"), "an example of "),
+        (lambda content: content[:5], "cannot be read to its end"),
+    ],
+)
+def test_a_damaged_file_of_tensorflow_datasets(
+    tmp_path, small, capsys, tf_example, break_it, says
+):
+    splits = tensorflows_birds(make_cubs(tmp_path / "x"))
+    write_tfrecords(tmp_path / "archives", splits, tf_example, shards=1)
+    path = tmp_path / "archives/caltech_birds2011-test.tfrecord-00000-of-00001"
+    path.write_bytes(break_it(path.read_bytes()))
+    assert run(tmp_path, "--dataset", "cubs") == 2
+    error = capsys.readouterr().err
+    assert f"{path}: cannot be read to its end" in error and says in error
+    assert error.count("\n") == 1
+
+
 def test_flowers_in_parquet_with_a_third_split(tmp_path, small, capsys):
     names = dict(label=["pink primrose", "globe thistle", "sword lily"])
     for split in ("train", "validation", "test"):
@@ -1252,10 +1420,34 @@ def test_flowers_in_parquet_with_a_third_split(tmp_path, small, capsys):
     os.unlink(tmp_path / "archives/validation-00000-of-00001.parquet")
     (tmp_path / "data").rename(tmp_path / "other")
     assert run(tmp_path, "--dataset", "flowers") == 2  # another split
-    assert (
-        "3 classes, 3 train and 3 test images, but official are 3, 6 and 3"
-        in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "3 classes, 3 train and 3 test images, but official are 3, 6 and 3" in error
+    assert "another split" not in error  # but a part is missing
+
+
+@pytest.mark.parametrize(
+    "train, test, says",
+    [
+        (7, 2, "but official are 3, 6 and 3: this is another split of the same images"),
+        (3, 6, "but official are 3, 6 and 3: the official train and test are the other way round"),
+    ],
+)
+def test_another_split_of_flowers_in_parquet_is_called_so(
+    tmp_path, small, capsys, train, test, says
+):
+    """As Hugging Face has one, 7,169 and 1,020 in place of 2,040 and 6,149."""
+    names = dict(label=["pink primrose", "globe thistle", "sword lily"])
+    for split, count in (("train", train), ("test", test)):
+        write_parquet(
+            tmp_path / "archives" / f"{split}-00000-of-00001.parquet",
+            dict(
+                image=[jpeg(photo(number)) for number in range(count)],
+                label=[number % 3 for number in range(count)],
+            ),
+            names,
+        )
+    assert run(tmp_path, "--dataset", "flowers") == 2
+    assert says in capsys.readouterr().err
 
 
 def png(pixels):
@@ -1332,3 +1524,92 @@ def test_without_pyarrow_one_sentence_says_what_to_install(
     assert run(tmp_path, "--dataset", dataset) == 2
     error = capsys.readouterr().err
     assert "pip install pyarrow" in error and error.count("\n") == 1
+
+
+# ---- what lies there in place of what is missing
+
+
+def sorted_by_class(archives):
+    for split in ("train", "valid", "test"):
+        write_files(archives / "x" / split / "1", {"image_00001.jpg": jpeg(photo(0))})
+
+
+def webdataset(archives):
+    archives.mkdir()
+    (archives / "cub-train-000.tar").write_bytes(as_tar_bytes({"0.jpeg": b"x", "0.cls": b"0"}))
+
+
+def imagenet_in_parquet(archives):
+    write_files(archives, {f"data/train-0000{number}-of-00294.parquet": b"" for number in range(5)})
+
+
+def sorted_in_a_zip(archives):
+    sorted_by_class(archives / "y")
+    zipped(archives / "archive.zip", archives / "y")
+    shutil.rmtree(archives / "y")
+
+
+def of_one_folder(name):
+    return lambda archives: write_files(archives, {name: b"x"})
+
+
+BY_CLASS = "images sorted into folders by class (test/1/image_00001.jpg): "
+
+
+@pytest.mark.parametrize(
+    "make, dataset, says",
+    [
+        (sorted_by_class, "cubs", f"{BY_CLASS}such a copy has no boxes"),
+        (sorted_by_class, "flowers", f"{BY_CLASS}if they are split as published they can be used"),
+        (sorted_in_a_zip, "flowers", f"{BY_CLASS}if they are split as published they can be used"),
+        (sorted_by_class, "cifar100", f"{BY_CLASS}the official arrays are needed"),
+        (webdataset, "cubs", "What is there is not known: cub-train-000.tar."),
+        (
+            imagenet_in_parquet,
+            "imagenet",
+            "every image of imagenet is missing. What is there is not known: "
+            "train-00000-of-00294.parquet, train-00001-of-00294.parquet, "
+            "train-00002-of-00294.parquet and 2 more.",
+        ),
+        (of_one_folder("mnist_train.csv"), "mnist", "What is there is not known: mnist_train.csv"),
+        (of_one_folder("CUB_200_2011.7z"), "cubs", "is missing. Unpack CUB_200_2011.7z first."),
+        (lambda archives: archives.mkdir(), "kmnist", "is missing. There is no file in it."),
+    ],
+)
+def test_what_is_there_in_place_of_the_archives_is_said(
+    tmp_path, small_large, small_arrays, capsys, make, dataset, says
+):
+    make(tmp_path / "archives")
+    assert run(tmp_path, "--dataset", dataset) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["CUB_200_2011.tgz", "CUB_200_2011.zip", "train-00000.parquet"])
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid 0\n", "file but a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>", "file but a web page that was saved in its place"),
+        (b"anything else", "cannot be read to its end"),
+    ],
+)
+def test_what_was_saved_in_place_of_an_archive_is_said(
+    tmp_path, small, capsys, name, content, says
+):
+    pytest.importorskip("pyarrow")
+    write_files(tmp_path / "archives", {name: content})
+    assert run(tmp_path, "--dataset", "cubs") == 2
+    error = capsys.readouterr().err
+    assert f"{name}: " in error and says in error and error.count("\n") == 1
+
+
+def test_flowers_in_parquet_whose_labels_have_no_names(tmp_path, small):
+    """They are called as the official ones, by their number from 1."""
+    for split in ("train", "validation", "test"):
+        columns = dict(image=[jpeg(photo(number)) for number in range(3)], label=[2, 1, 0])
+        write_parquet(tmp_path / "archives" / f"{split}-00000-of-00001.parquet", columns, {})
+    assert run(tmp_path, "--dataset", "flowers") == 0
+    made = tmp_path / "data/flowers"
+    assert sorted(os.listdir(made / "train")) == ["001", "002", "003"]
+    assert next((made / "test/003").iterdir()).read_bytes() == jpeg(photo(0))

@@ -22,6 +22,8 @@ from images import drawings
 from images.datasets import PUBLISHED
 from images.preprocess import preparation_of
 from reporting.summary import summary
+from runs.run import splits_to_open
+from settings.config import Config
 from storage.checkpoint import load_checkpoint
 from storage.packed import unpack_owners
 from toolchain import gpu
@@ -230,6 +232,33 @@ def test_with_imagenet_the_base_is_retrained_and_measured_at_every_stage(
         last["top1_before_prune"] == last["top1_after_finetune"]
         and last["top1_best_epoch"] >= last["top1_final"]
     )
+
+
+def test_an_imagenet_that_is_not_sorted_stops_no_run(image_root, tmp_path, pretrained, capsys):
+    """Which has the base network's own images only to re-train it: the run is as without them."""
+    some = ("--task-list", "cubs", "--pruning-ratios", "0.5", "--num-epochs-per-task", "1")
+    assert main.main(options(image_root, tmp_path / "without", pretrained, *some)) == 0
+    flat = image_root / "imagenet/val/ILSVRC2012_val_00000001.JPEG"
+    flat.parent.mkdir(parents=True)
+    flat.touch()
+    (image_root / "imagenet/train/n1").mkdir(parents=True)
+    (image_root / "imagenet/train/n1/1.JPEG").touch()
+    assert main.main(options(image_root, tmp_path / "with", pretrained, *some)) == 0
+    said = capsys.readouterr().out
+    assert f"{flat}: a file among the class folders. Move imagenet to another folder, and" in said
+    one, two = (
+        without_times(json.loads((tmp_path / name / "results.json").read_text()))
+        for name in ("without", "with")
+    )
+    assert one == two and two["base_retrained"] is False
+    assert evaluate.main(["--output-dir", str(tmp_path / "with")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("(no data)")] == ["imagenet"]
+    config = Config(data_root=str(image_root), add_to="with", task_list=["cars"])
+    earlier = [{"name": "imagenet"}, {"name": "cubs"}]
+    assert splits_to_open(config, earlier) == {"cubs": ("test",), "cars": ("train", "test")}
+    alone = Config(data_root=str(image_root), num_epochs_base=1, task_list=["cars"])
+    assert "imagenet" in splits_to_open(alone, [])  # to be trained on it needs it, and stops
 
 
 def test_places365_is_a_task_like_any_other(image_root, tmp_path, pretrained):
