@@ -179,8 +179,9 @@ def describe(given: dict) -> int:
         check_source(config)
     toolchain.start(config.device, config.precision, config.convolution)
     from networks import build
-    from runs.network import packed_network
+    from runs.network import packed_network, warn_of_own
     net = build(**config.network())
+    warn_of_own(net, config)
     for task in (config.base_task, *config.task_list):
         if classes := [*config.folder(task).glob("train/[!.]*/")]:
             net.add_head(task, len(classes))

@@ -6,9 +6,12 @@ import toolchain
 from networks import MultiHead, assign, build, load_pretrained
 from pruning import PackNet
 from runs.addition import Earlier
+from settings.archs import own
 from settings.config import Config, ConfigError
 from storage.downloads import published_weights
 from storage.packed import Packed, other_content
+from system.progress import say
+from trunks.own import differences_of
 
 
 def base_network(config: Config, classes: int | None) -> MultiHead:
@@ -19,6 +22,7 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
     WeightsError.
     """
     net = build(**config.network())
+    warn_of_own(net, config)
     if config.num_epochs_base:
         net.add_head(config.base_task, classes)
         return net
@@ -30,6 +34,14 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
             f"{net.num_classes(config.base_task)}: they must be the same"
         )
     return net
+
+
+def warn_of_own(net: MultiHead, config: Config) -> None:
+    """Say what a network of the user's own does otherwise than in PyTorch, and without an error."""
+    if own(config.arch):
+        where = f"--arch {config.arch}"
+        for difference in differences_of(net.trunk, config.image_size, where):
+            say(f"warning: {where}: {difference}")
 
 
 def packed_network(net: MultiHead, config: Config) -> PackNet:

@@ -225,6 +225,48 @@ def average(**named):
     return pool(jt.ones((1, 1, 4, 4))).numpy()[0, 0, 0, 0]
 
 
+def dropped():
+    """Whether a DenseNet of the zoo drops in training, and whether its layers are told to."""
+    net = models.densenet.DenseNet(4, (1, 1), 8, drop_rate=0.5, num_classes=3)
+    net.train()
+    images = jt.array(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32))
+    passes = [values(net(images)) for _ in range(2)]
+    return passes[0] != passes[1], net.features["denseblock1"]["denselayer1"].drop.is_train
+
+
+def hooked():
+    """Which of two hooks run, and whether the class is what it was."""
+
+    class Layer(nn.Module):
+        def execute(self, x):
+            return x
+
+    ran, layer, before = [], Layer(), Layer.__call__
+    for name in ("first", "second"):
+        layer.register_forward_hook(lambda *_, name=name: ran.append(name))
+    layer(jt.ones(1))
+    layer.remove_forward_hook()
+    return ran, Layer.__call__ is before
+
+
+def pre_hooked(returned):
+    class Sum(nn.Module):
+        def execute(self, x, y):
+            return x + y
+
+    layer = Sum()
+    layer.register_pre_forward_hook(returned)
+    return values(layer(row(1), row(2)))
+
+
+def nan_of_maximum():
+    """The share of NaN among eight maxima where one side is all NaN: less first, as the compiler
+    decides which side that is."""
+    nans, ones = row(*[NAN] * 8), row(*[1] * 8)
+    both = jt.maximum(nans, ones), jt.maximum(ones, nans)
+    return sorted(float(np.isnan(values(x)).mean()) for x in both)
+
+
 # {number of the line: (what is done, what comes out)}
 CHECKS = {
     # layers
@@ -327,13 +369,7 @@ CHECKS = {
     # not a number
     57: (lambda: values(nn.relu(row(*[NAN] * 8))), [0] * 8),
     58: (lambda: values(jt.clamp(row(*[NAN] * 8), 0, 1)), [1] * 8),
-    59: (
-        lambda: (
-            values(jt.maximum(row(*[NAN] * 8), row(*[1] * 8))),
-            values(jt.maximum(row(*[1] * 8), row(*[NAN] * 8))),
-        ),
-        ([NAN] * 8, [1] * 8),
-    ),
+    59: (nan_of_maximum, [0, 1]),
     60: (lambda: values(row(NAN) == row(NAN)), [True]),
     61: (lambda: row(NAN, 2).max().item(), 2),
     62: (
@@ -344,6 +380,17 @@ CHECKS = {
     ),
     # files
     63: (loaded_half, "float16"),
+    # the zoo, and hooks
+    64: (dropped, (False, False)),
+    65: (lambda: hooked()[0], ["second"]),
+    66: (lambda: hooked()[1], False),
+    67: (
+        lambda: (
+            refused(lambda: pre_hooked(lambda _, given: (2 * given[0], 2 * given[1]))),
+            pre_hooked(lambda _, given: ((2 * given[0], 2 * given[1]), {})),
+        ),
+        (True, [6]),
+    ),
 }
 
 
@@ -384,7 +431,7 @@ if __name__ == "__main__":
     import toolchain
 
     jt = toolchain.start("cpu")
-    from jittor import dataset, lr_scheduler, nn, transform
+    from jittor import dataset, lr_scheduler, models, nn, transform
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as made:

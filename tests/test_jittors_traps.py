@@ -6,12 +6,14 @@ import copy
 
 import numpy as np
 import pytest
-from conftest import jt
+from conftest import ROOT, jt
 
+import main
 import networks
 from packing.loops import starved_norm
 from pruning import PackNet, PackNetPruning
 from runs.network import contents
+from trunks.differs import differences
 
 nn = jt.nn
 TASKS = ("a", "b", "c")
@@ -352,3 +354,103 @@ def test_a_label_that_is_no_class_is_refused(labels):
     with pytest.raises(ValueError, match=f"label {stray} is none of the 3 classes .* 0 to 2"):
         packnet.train_task("a", [(images, jt.array(labels))], 1)
     packnet.train_task("a", [(images, jt.array([0, 1, 2, -100]))], 1)
+
+
+# ---- layers of a network of the user's own that mean something else: docs/jittor.md by its lines
+
+
+class Shifted(nn.Module):
+    """What a norm is given: numbers of this mean, and of deviation 1."""
+
+    def __init__(self, norm, mean, shape=None):
+        self.norm, self.mean, self.shape = norm, mean, shape
+
+    def execute(self, x):
+        x = self.norm((x + self.mean).reshape(self.shape or x.shape))
+        return x.reshape((x.shape[0], -1))
+
+
+class Read(nn.Module):
+    """Rows of an image as a sequence."""
+
+    def __init__(self, **named):
+        self.rnn = nn.GRU(36, 5, **named)
+
+    def execute(self, x):
+        return self.rnn(x.reshape((x.shape[0], -1, 36)))[0]
+
+
+def averaging(**named):
+    return nn.Pool(3, stride=2, padding=1, op="mean", **named)
+
+
+OWN_LAYERS = {
+    "padding counted": (2, lambda: averaging(count_include_pad=False), "count_include_pad=False"),
+    "cells": (3, lambda: nn.AdaptiveAvgPool2d(5), "makes 5 x 5 cells of 12 x 12, which do not"),
+    "cells by rows": (3, lambda: nn.AdaptiveAvgPool2d((None, 5)), "makes 12 x 5 cells of 12 x 12"),
+    "largest": (3, lambda: nn.AdaptiveMaxPool2d(7), "AdaptiveMaxPool2d makes 7 x 7 cells"),
+    "sequence": (6, lambda: Read(batch_first=True), "gives (sequence, batch, features)"),
+    "all classes": (8, lambda: nn.Softmax(), "over the whole batch"),
+    "batch norm": (10, lambda: Shifted(nn.BatchNorm(3), 1000), "BatchNorm is given numbers of"),
+    "instance norm": (10, lambda: Shifted(nn.InstanceNorm2d(3), -1000), "InstanceNorm is given"),
+    "group norm": (10, lambda: Shifted(nn.GroupNorm(3, 3), 1000), "GroupNorm is given"),
+    "layer norm": (11, lambda: Shifted(nn.LayerNorm(48), 1000, (-1, 48)), "LayerNorm is given"),
+}
+SAME_IN_BOTH = {
+    "padding": lambda: averaging(),
+    "left out": lambda: averaging(count_include_pad=False, ceil_mode=True),
+    "none to leave out": lambda: nn.Pool(3, op="mean", count_include_pad=False),
+    "the largest": lambda: nn.Pool(3, padding=1, op="maximum", count_include_pad=False),
+    "even cells": lambda: nn.AdaptiveAvgPool2d((4, None)),
+    "one cell": lambda: nn.AdaptiveMaxPool2d(1),
+    "classes": lambda: nn.Softmax(dim=-1),
+    "classes by place": lambda: nn.Softmax(1),
+    "batch norm": lambda: Shifted(nn.BatchNorm(3), 100),
+    "layer norm": lambda: Shifted(nn.LayerNorm(48), 100, (-1, 48)),
+}
+
+
+def said_of(layer):
+    net = nn.Sequential(layer)
+    images = jt.array(np.random.default_rng(0).normal(size=(2, 3, 12, 12)).astype(np.float32))
+    before = {name: dict(vars(module)) for name, module in net.named_modules()}
+    said = differences(net, lambda: net(images).sync())
+    for name, module in net.named_modules():  # it leaves nothing behind
+        assert vars(module).keys() - before[name].keys() <= {"sh", "sw", "ksh", "ksw"}
+    return said
+
+
+@pytest.mark.parametrize("name", OWN_LAYERS)
+def test_a_layer_that_means_something_else_is_named_with_its_line(name):
+    number, make, says = OWN_LAYERS[name]
+    (sentence,) = said_of(make())
+    assert sentence.startswith("0") and says in sentence
+    assert sentence.endswith(f"(docs/jittor.md, line {number})")
+    page = (ROOT / "docs/jittor.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {number} |")]
+    words = {2: "count_include_pad", 3: "Adaptive", 6: "batch_first", 8: "Softmax"}
+    assert words.get(number, "Norm") in line
+
+
+@pytest.mark.parametrize("name", SAME_IN_BOTH)
+def test_a_layer_that_means_the_same_is_not_named(name):
+    assert said_of(SAME_IN_BOTH[name]()) == []
+
+
+def test_the_command_line_says_what_a_network_does_otherwise(tmp_path, capsys):
+    """Lines 3 and 64; the second is refused, as no dropout may be silent."""
+    path = tmp_path / "my_net.py"
+    path.write_text(
+        "from jittor import models, nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Conv(3, 4, 3), nn.AdaptiveAvgPool2d(3), nn.Flatten(),"
+        " nn.Linear(36, 5))\n\n\n"
+        "def dense():\n    return models.densenet.DenseNet(12, (2, 2, 2, 2), 16, drop_rate=0.2)\n"
+    )
+    assert main.main(["--arch", f"{path}:build", "--image-size", "12", "--dry-run"]) == 0
+    warning = f"warning: --arch {path}:build: 1: AdaptiveAvgPool2d makes 3 x 3 cells of 10 x 10"
+    assert warning in capsys.readouterr().out
+    assert main.main(["--arch", f"{path}:build", "--image-size", "11", "--dry-run"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert main.main(["--arch", f"{path}:dense", "--image-size", "64", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "denselayer1.drop would never drop anything" in error and error.count("\n") == 1

@@ -13,6 +13,7 @@ import numpy as np
 import toolchain
 from packing.parameters import STATISTICS, parameters_of
 from settings.config import ConfigError
+from trunks.differs import differences
 from trunks.layers import layer_at, put
 
 jt = toolchain.start()
@@ -133,6 +134,11 @@ def tried(model: nn.Module, image_size: int, where: str) -> jt.Var:
             raise ConfigError(f"{where}: {name} is made anew in every pass, so that it cannot be "
                               "frozen")
     return result
+
+
+def differences_of(trunk: nn.Module, image_size: int, where: str) -> list[str]:
+    """What its layers do otherwise than PyTorch's on images of this size (trunks/differs.py)."""
+    return differences(trunk, lambda: tried(trunk, image_size, where))
 
 
 def said(error: Exception) -> str:
