@@ -811,7 +811,7 @@ def test_scikit_learns_digits(tmp_path, few_digits):
         (lambda table: table + 1, "is not scikit-learn's table of digits"),
         (lambda table: table - 1, "is not scikit-learn's table of digits"),
         (lambda table: table[:5], "the archive holds 5 classes, 5 train"),
-        (lambda table: table.astype(str) + "x", "is no table of whole numbers"),
+        (lambda table: np.char.add(table.astype(str), "x"), "is no table of whole numbers"),
     ],
 )
 def test_a_table_that_is_not_scikit_learns(tmp_path, few_digits, capsys, change, says):
