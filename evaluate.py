@@ -29,6 +29,7 @@ from images.preprocess import Preparation, permute, preprocess
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
 from runs.folder import check_free
+from runs.stage import precision_of
 from settings.archs import ARCHS, own, source_of
 from settings.config import Config, ConfigError
 from storage.checkpoint import WeightsError, write_tensors, writing
@@ -85,6 +86,9 @@ def command_line() -> argparse.ArgumentParser:
         help="folder for decoded images (default: the run's, or <data root>/.cache)")
     add("--batch-size", type=int, help="images per step (default: the run's)")
     add("--device", default="auto", choices=toolchain.DEVICES)
+    add("--precision", choices=toolchain.PRECISIONS,
+        help="how exactly is multiplied (default: as in the run, where this machine can, else "
+             "fp32)")
     return parser
 
 
@@ -116,7 +120,7 @@ def carry_out(options: argparse.Namespace) -> int:
         check_task("--export", options.export[0], packed)
         check_export(*options.export)
     network, config = network_of(metadata, options.arch, path), metadata["config"]
-    toolchain.start(options.device, config["precision"], config["convolution"])
+    start_jittor(options, metadata)
     packnet = unpack(packed, metadata, network, path)
     del packed  # Jittor has copied it
     batch_size = options.batch_size or config["batch_size"]
@@ -131,6 +135,27 @@ def carry_out(options: argparse.Namespace) -> int:
     else:
         evaluate(packnet, metadata, options)
     return 0
+
+
+def start_jittor(options: argparse.Namespace, metadata: dict) -> None:
+    """Start Jittor in the precision that was asked for, else in the run's if this machine has it;
+    and say of which tasks that is not the one in which they were measured. Raises
+    ToolchainError."""
+    config = metadata["config"]
+    try:
+        toolchain.start(options.device, options.precision or config["precision"],
+                        config["convolution"])
+    except toolchain.PrecisionError:
+        if options.precision:
+            raise
+        toolchain.start(options.device, convolutions=config["convolution"])
+    measured: dict[str, list[str]] = {}
+    for task in metadata["tasks"]:
+        measured.setdefault(precision_of(task), []).append(task["name"])
+    measured.pop(toolchain.precision, None)
+    for precision, tasks in measured.items() if not options.export else ():
+        print(f"note: {', '.join(tasks)}: trained and measured in {precision}, here computed in "
+              f"{toolchain.precision}, which gives other last digits", file=sys.stderr)
 
 
 def check_task(flag: str, task: str | None, packed: Packed) -> None:

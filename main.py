@@ -220,13 +220,9 @@ def prepare(config: Config, resume: bool, demo: bool) -> None:
 
 def start_jittor(config: Config, before: dict | None) -> None:
     """Start Jittor. `before`: the results of the run to go on with. Raises ConfigError where the
-    precision needs a GPU and there is none, and where the run was on another device or had another
-    number of processes."""
+    run was on another device or had another number of processes, ToolchainError."""
     jt = toolchain.start(config.device, config.precision, config.convolution)
     processes.wait_for_all()
-    if config.precision != "fp32" and toolchain.device == "cpu":
-        raise ConfigError(f"--precision {config.precision}: needs a GPU, and none can be used: "
-                          f"{toolchain.why}")
     if before and before["device"] != toolchain.device:
         raise ConfigError(f"--resume: the run in {config.output_dir} was on {before['device']}, "
                           f"this would go on on {toolchain.device}, and the result would be "

@@ -3,8 +3,9 @@
     python benchmarks/step.py                # the paper's networks at batch 8, two hours
     python benchmarks/step.py --arch vgg-slim --batch-size 32     # the demo's network, a minute
     python benchmarks/step.py --against torch-bf16 --arch mobilenet_v2 vit_b_16
-    # what our convolutions bring, what the masks cost:
+    # what our convolutions bring, what the masks cost; what bfloat16 brings on this processor:
     python benchmarks/step.py --against direct plain
+    python benchmarks/step.py --precision bf16 --against fp32 torch-bf16
     python benchmarks/step.py --alone ours --device cuda --precision tf32 --batch-size 32 128
 
 The second task on a network whose first is pruned by 75 % and frozen: random images, SGD with
@@ -16,6 +17,7 @@ should be running. A ratio above 1 says that ours is faster. `--precision` is ou
                 one call, the fused optimizer
     torch-bf16  the same with bf16 autocast: its best in any precision where the processor has it
     direct      ours with oneDNN's convolutions
+    fp32        ours in float32
     plain       ours with nothing frozen
 
 `--alone`: one side, in one process, its rates as they are measured. Networks: the paper's four,
@@ -41,7 +43,7 @@ from toolchain.base import output
 PAPER = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
 NAMES = {"torch": "PyTorch as it comes", "torch-best": "PyTorch at its best",
          "torch-bf16": "PyTorch at its best in bf16", "direct": "direct convolutions",
-         "plain": "nothing frozen"}
+         "fp32": "float32", "plain": "nothing frozen"}
 # With these the C library keeps memory that PyTorch frees, as ours does by itself.
 KEEP_MEMORY = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000")
 WARM_UP = 3
@@ -53,7 +55,7 @@ Sides = Callable[[str, int], tuple[Turn, Turn]]  # (what, batch size) -> (a step
 
 def jittor_side(options) -> Sides:
     import toolchain
-    jt = toolchain.start(options.device, options.precision,
+    jt = toolchain.start(options.device, "fp32" if options.side == "fp32" else options.precision,
                          "direct" if options.side == "direct" else "winograd")
     from jittor import nn
 

@@ -7,21 +7,26 @@
     relu        a gradient that g++ can vectorise       benchmarks/step.py
     pooling     the maximum over windows, on all cores  benchmarks/step.py
     memory      freed memory is kept for the next       benchmarks/step.py
+    bf16        factors rounded to bfloat16             benchmarks/step.py --precision bf16
 
 None of them starts Jittor: each is handed the module. The same input gives the same bits, whatever
-the number of threads.
+the number of threads but for bf16.
 """
 import ctypes
 from types import ModuleType
 
-from kernels import conv, memory, relu
+from kernels import bf16, conv, memory, relu
 
 
-def install(jt: ModuleType, onednn: ctypes.CDLL | None, convolutions: str) -> str:
+def install(jt: ModuleType, onednn: ctypes.CDLL | None, convolutions: str, precision: str) -> str:
     """Put them in. `onednn`: the library, whose symbols kernels can see; None where Jittor runs
-    without it. `convolutions`: "winograd" or "direct". Returns which of the two it is now."""
+    without it. `convolutions`: "winograd" or "direct"; `precision`: "fp32", or "bf16", in which
+    all are direct. Returns which of the two convolutions are now."""
     memory.keep()
     relu.install(jt)
+    if precision == "bf16":
+        bf16.install(jt, onednn)
+        return "direct"
     if onednn is None or convolutions == "direct":
         return "direct"
     conv.install(jt, onednn)

@@ -14,7 +14,7 @@ from reporting.summary import KEPT_EPOCH, top5_tells
 from runs import damage
 from runs.addition import Earlier
 from runs.log import Log
-from runs.stage import Stage
+from runs.stage import Stage, precision_of
 from settings.archs import source_of
 from settings.config import Config
 from storage import seals
@@ -192,6 +192,8 @@ class Results:
                 score = self.score(packnet, task)
                 self.reference[task] = score.logits
                 as_stored = f", {stored:.2f} % as stored" if stored is not None else ""
+                if as_stored and precision_of(entry) != toolchain.precision:
+                    as_stored += f" (in {precision_of(entry)}, now in {toolchain.precision})"
                 self.log(f"{task}: {score.top1:.2f} % now{as_stored}")
             elif stored is not None:
                 folder = self.config.folder(task)
@@ -225,6 +227,7 @@ class Results:
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0
         already."""
+        self.stages[-1].precision = toolchain.precision
         self.stages[-1].still_zero = still_zero(packnet, task)
         return self.judge(packnet, task) if self.measured(task) else None
 

@@ -7,6 +7,11 @@ KEPT = ("name", "num_classes", "pruning_ratio", "top1_before_prune", "top1_after
         "top1_after_finetune", "top1_best_epoch", "still_zero")
 
 
+def precision_of(entry: dict) -> str:
+    """In which precision a task was trained and measured."""
+    return entry.get("precision", "fp32")
+
+
 @dataclass
 class Stage:
     """Accuracies in percent, on the test split but for the first two where there is a validation
@@ -18,7 +23,8 @@ class Stage:
     its ratio found (methods/search.py). `top1_dense`: of the base task, before its prune, on the
     test split. `left_of_base`: of the base task, what was left of its network after its prune
     ("pruned") and after the re-training ("frozen"), as runs/damage.py compares. `stored`: it was
-    packed before the run, and there are no data to measure it again.
+    packed before the run, and there are no data to measure it again. `precision`: in which it was
+    trained and measured.
     """
     name: str
     num_classes: int
@@ -40,6 +46,7 @@ class Stage:
     left_of_base: dict[str, dict] = field(default_factory=dict)
     seal: str | None = None
     stored: bool = False
+    precision: str = "fp32"
 
     def asdict(self) -> dict:
         """As in results.json and in a state."""
@@ -48,8 +55,11 @@ class Stage:
     def entry(self, classes: list[str] | None, preparation: dict) -> dict:
         """The task's entry in the packed file, but for its seal: what is true of it for good, so
         that it is the same whatever is added later, with the task's data or without. `classes`:
-        their names, where there are data; `preparation`: Preparation.plain of its images."""
+        their names, where there are data; `preparation`: Preparation.plain of its images. Of a
+        precision that is not named it is fp32."""
         kept = {name: getattr(self, name) for name in KEPT}
+        if self.precision != "fp32":
+            kept["precision"] = self.precision
         return kept | dict(top1=self.top1_final, top5=self.top5_final, classes=classes,
                            input=preparation)
 
@@ -59,5 +69,6 @@ class Stage:
         tasks were added after it."""
         top1, top5 = entry["top1"], entry["top5"]
         kept = {name: entry[name] for name in (*KEPT, "seal")}
+        kept["precision"] = precision_of(entry)
         return cls(**kept, top1_final=top1, top5_final=top5, top1_by_stage=[top1] * (1 + later),
                    top5_by_stage=[top5] * (1 + later), stored=stored)

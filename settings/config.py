@@ -254,7 +254,8 @@ class Config(WhatIsPacked):
         choices=DEVICES, group=MACHINE, of_machine=True)
     precision: str = setting(
         "fp32",
-        "how exactly a GPU multiplies; the CPU knows fp32 only",
+        "how exactly is multiplied: a GPU knows fp32, tf32 and fp16, the CPU fp32 and, with "
+        "AVX-512 BF16 or AMX, bf16",
         choices=PRECISIONS, group=MACHINE, of_machine=True)
     convolution: str = setting(
         "winograd",
@@ -276,8 +277,10 @@ class Config(WhatIsPacked):
         need(self.last is None or bool(own(self.arch)), "last",
              f"is for a network of your own; the last layer of {self.arch} is known")
         self._check_choices()
-        need(self.precision == "fp32" or self.device != "cpu", "precision",
-             "needs a GPU; --device cpu computes in fp32")
+        need(self.precision in ("fp32", "bf16") or self.device != "cpu", "precision",
+             "needs a GPU; --device cpu computes in fp32 or bf16")
+        need(self.precision != "bf16" or self.device != "cuda", "precision",
+             "is for the CPU; --device cuda computes in fp32, tf32 or fp16")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
         need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
         self._check_judging()

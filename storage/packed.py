@@ -3,9 +3,9 @@
 Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the
 number of tasks needs; `private.<task>.<parameter name>`, what each task but the last has of its
 own. Metadata: arch, image_size, config (the settings) and tasks, an entry each (runs/stage.py):
-what was known of a task when it was frozen, its seal (seals.py) among it. Of a network of the
-user's own also `network`: its file, function, SHA-256 and last layer; of an imported one
-`imported`, the file that it came from.
+what was known of a task when it was frozen, its seal (seals.py) among it, and its precision where
+that is not fp32. Of a network of the user's own also `network`: its file, function, SHA-256 and
+last layer; of an imported one `imported`, the file that it came from.
 """
 
 import dataclasses

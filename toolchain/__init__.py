@@ -37,43 +37,52 @@ from toolchain.base import NEEDS_HOME, ToolchainError, cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 # On CUDA: fp32 = IEEE single precision; tf32 = factors of convolutions rounded to 10 bits on the
-# tensor cores; fp16 = factors of convolutions and linear layers rounded to half precision. Sums and
+# tensor cores; fp16 = factors of convolutions and linear layers rounded to half precision. On a
+# CPU that has AVX-512 BF16 or AMX: fp32, and bf16 = these factors rounded to bfloat16. Sums and
 # everything that is stored are float32 in each.
-PRECISIONS = ("fp32", "tf32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 # On the CPU: direct is what Jittor asks oneDNN for; winograd takes what is faster by Winograd's
 # algorithm (3x3) or a matrix product (1x1).
 CONVOLUTIONS = ("winograd", "direct")
 
-device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets all three, nobody else
+device: str | None = None  # "cpu" or "cuda" once Jittor runs: start sets all four, nobody else
 why = ""  # this device, in one line
+precision = "fp32"  # one of PRECISIONS
 convolution = ""  # one of CONVOLUTIONS; "" on a GPU, where cuDNN decides
 
 __all__ = [
     "CONVOLUTIONS",
     "DEVICES",
     "PRECISIONS",
+    "PrecisionError",
     "ToolchainError",
     "cache_folder",
     "convolution",
     "describe",
     "device",
+    "precision",
     "start",
     "why",
 ]
 
 
+class PrecisionError(ToolchainError):
+    """A precision that this device does not have."""
+
+
 def start(
-    wanted: str | None = None, precision: str = "fp32", convolutions: str = "winograd"
+    wanted: str | None = None, multiply: str | None = None, convolutions: str = "winograd"
 ) -> ModuleType:
     """Prepare the environment, import Jittor and return it. Later calls return the same module.
 
     `wanted` is "auto" (CUDA where a GPU and a toolkit that Jittor can use are found, else the CPU),
-    "cpu" or "cuda"; None keeps the device that already runs, or means "auto". `precision`
-    (PRECISIONS) counts on CUDA only, `convolutions` (CONVOLUTIONS) on the CPU only; the first call
-    decides. Raises ToolchainError where something is missing, where "cuda" has no usable GPU, and
-    where Jittor already runs on the other device.
+    "cpu" or "cuda"; None keeps the device that already runs, or means "auto". `multiply`: one of
+    PRECISIONS; None keeps the one that is, or means "fp32". `convolutions` (CONVOLUTIONS) counts on
+    the CPU in fp32 only; the first call decides. Raises ToolchainError where something is missing,
+    where "cuda" has no usable GPU, and where Jittor already runs on the other device; of these
+    PrecisionError where it does, or would, not compute in that precision.
     """
-    global device, why, convolution
+    global device, why, convolution, precision
     if wanted not in (None, *DEVICES):
         raise ToolchainError(f"device {wanted!r} is unknown: choose one of {', '.join(DEVICES)}")
     if "jittor" in sys.modules:
@@ -83,10 +92,13 @@ def start(
         if wanted in ("cpu", "cuda") and wanted != device:
             raise ToolchainError(
                 f"Jittor already runs on {device} in this process: start a new one for {wanted}")
+        if multiply not in (None, precision):
+            raise PrecisionError(f"--precision {multiply}: Jittor already computes in {precision} "
+                                 "in this process: start a new one")
         return jittor
 
     try:
-        toolkit = _prepare(wanted or "auto", precision)
+        toolkit = _prepare(wanted or "auto", multiply or "fp32")
     except OSError as error:
         raise ToolchainError(f"{error.filename}: {error.strerror}; {NEEDS_HOME}") from error
     handler = signal.getsignal(signal.SIGINT)
@@ -97,6 +109,7 @@ def start(
         signal.signal(signal.SIGINT, handler)
     device = "cuda" if toolkit.nvcc else "cpu"
     why = toolkit.why
+    precision = multiply or "fp32"
     if toolkit.nvcc:
         jittor.flags.use_cuda = 1
         # Batches are copied while the card computes. Jittor's default waits for the card before
@@ -108,7 +121,7 @@ def start(
         jittor.cudnn.set_algorithm_cache_size(0)
     else:
         onednn = cpu.onednn() if os.environ.get("use_mkl", "1") == "1" else None
-        convolution = kernels.install(jittor, onednn, convolutions)
+        convolution = kernels.install(jittor, onednn, convolutions, precision)
     return jittor
 
 
@@ -149,8 +162,24 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
             given += f" {flags}"  # behind: a precompiled header counts only where it is the first
     os.environ["cc_flags"] = given
     processes.share_cores()
+    _check_precision(precision, toolkit)  # behind: it may load oneDNN, which reads how to share
     mending.mend_imports()
     return toolkit
+
+
+def _check_precision(precision: str, toolkit: cuda.Toolkit) -> None:
+    """Raise PrecisionError where what was chosen does not compute in it."""
+    if toolkit.nvcc:
+        if precision == "bf16":
+            raise PrecisionError("--precision bf16: is for the CPU (--device cpu); a GPU has tf32 "
+                                 "and fp16")
+    elif precision in ("tf32", "fp16"):
+        raise PrecisionError(f"--precision {precision}: needs a GPU, and none can be used: "
+                             f"{toolkit.why}")
+    elif precision == "bf16" and not cpu.has_bf16():
+        raise PrecisionError("--precision bf16: needs a processor with AVX-512 BF16 or AMX, and "
+                             f"oneDNN; {cpu.cpu_name()} has neither, or may not use it. "
+                             "--precision fp32 does on every one.")
 
 
 def describe() -> str:
@@ -160,6 +189,8 @@ def describe() -> str:
         where = gpu.gpu_name()
     else:
         where = f"{cpu.cpu_name()}, {processes.cores()} cores, {convolution} convolutions"
+        if precision != "fp32":
+            where += f" in {precision}"
     if jittor.in_mpi:
         where += f", {jittor.world_size} processes"
     return (f"Jittor {jittor.__version__} on {device} ({where}; {why}), "

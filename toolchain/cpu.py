@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels import bf16
 from system import INSTALL
 from system.files import replacing
 from toolchain.base import (
@@ -126,6 +127,11 @@ def onednn_folder() -> Path:
 def onednn() -> ctypes.CDLL:
     """The library; from now on kernels find SGEMM in it."""
     return ctypes.CDLL(str(onednn_folder() / "lib" / "libmkldnn.so"), ctypes.RTLD_GLOBAL)
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies in bfloat16, and oneDNN is there to have it do so."""
+    return os.environ.get("use_mkl", "1") == "1" and bf16.supported(onednn())
 
 
 def link_onednn() -> None:

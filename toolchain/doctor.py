@@ -1,8 +1,8 @@
 """The doctor: what Jittor needs, what this machine has, and how to get what is missing.
 
     python -m toolchain             # what was found, what will be used
-    python -m toolchain --check     # and compute: a convolution, its gradients and a matrix
-                                    # product against NumPy
+    python -m toolchain --check     # and compute: convolutions, a linear layer and the gradients
+                                    # of all against NumPy
 """
 import argparse
 import importlib.metadata
@@ -23,6 +23,8 @@ from toolchain.base import ToolchainError, cache_folder, compiler, gcc_version, 
 from toolchain.cpu import check_compiler, check_paths, cpu_name, python_config
 
 TRIED = range(12, 17)  # GCC
+# The largest error of --check, of the largest value, by precision.
+LIMITS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3, "bf16": 1e-2}
 # What is known to go wrong in one's own scripts with a version of a package. Here it is avoided.
 TRAPS = {("safetensors", "0.8.0"): "writes wrong numbers for arrays that are not in C order: "
                                    "np.ascontiguousarray first"}
@@ -87,34 +89,45 @@ def diagnose() -> list[tuple[str, str, str]]:
 
 
 def check(jt: ModuleType) -> list[tuple[str, float]]:
-    """(what, largest error relative to the largest value) of convolutions, their two gradients and
-    a matrix product on Jittor's device, against NumPy in float64. The wide convolution is one that
-    winograd.py takes over on the CPU."""
+    """(what, largest error relative to the largest value) of a linear layer, convolutions and the
+    two gradients of each on Jittor's device, against NumPy in float64. The wide convolution is one
+    that winograd.py takes over on the CPU, the depthwise one, on the CPU only, depthwise.py."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
-    a = normal(37, 53)
-    b = normal(53, 29)
-    product = jt.matmul(jt.array(a), jt.array(b))
-    compared = [("matrix product", product, a.astype(np.float64) @ b.astype(np.float64))]
-    for title, channels, filters, side in (
-            ("convolution", 3, 4, 10), ("wide convolution", 160, 168, 16)):
-        x = normal(2, channels, side, side + 1)
-        w = normal(filters, channels, 3, 3)
-        up = normal(2, filters, side, side + 1)
-        layer = jt.nn.Conv(channels, filters, 3, padding=1, bias=False)
+    def compare(title: str, layer, w: np.ndarray, x: np.ndarray, up: np.ndarray,
+                right: tuple) -> list[tuple]:
+        """Output and gradients (`up`: that of the output) of a layer of the weight `w`, beside the
+        right ones."""
         layer.weight.assign(jt.array(w))
-        images = jt.array(x)
-        y = layer(images)
-        by_input, by_weight = jt.grad((y * jt.array(up)).sum(), [images, layer.weight])
-        turned = w.transpose(1, 0, 2, 3)[..., ::-1, ::-1]
-        right_by_weight = np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64))
-        compared += [
-            (title, y, correlate(x, w)),
-            (f"{title}, input", by_input, correlate(up, turned)),
-            (f"{title}, weight", by_weight, right_by_weight)]
+        given = jt.array(x)
+        y = layer(given)
+        found = y, *jt.grad((y * jt.array(up)).sum(), [given, layer.weight])
+        return list(zip((title, f"{title}, input", f"{title}, weight"), found, right))
+
+    x, w, up = normal(37, 53), normal(29, 53), normal(37, 29)
+    a, b, c = (array.astype(np.float64) for array in (x, w, up))
+    compared = compare("linear layer", jt.nn.Linear(53, 29, bias=False), w, x, up,
+                       (a @ b.T, c @ b, c.T @ a))
+    layers = [("convolution", 3, 4, 10, 1), ("wide convolution", 160, 168, 16, 1)]
+    if toolchain.device == "cpu":
+        layers.append(("depthwise", 5, 5, 28, 5))
+    for title, channels, filters, side, groups in layers:
+        x = normal(2, channels, side, side + 1)
+        w = normal(filters, channels // groups, 3, 3)
+        up = normal(2, filters, side, side + 1)
+        layer = jt.nn.Conv(channels, filters, 3, padding=1, groups=groups, bias=False)
+        turned = w[..., ::-1, ::-1]
+        if groups > 1:  # a filter for each channel
+            right = (np.einsum("bchwij,cij->bchw", windows(x), w[:, 0]),
+                     np.einsum("bchwij,cij->bchw", windows(up), turned[:, 0]),
+                     np.einsum("bchwij,bchw->cij", windows(x), up.astype(np.float64))[:, None])
+        else:
+            right = (correlate(x, w), correlate(up, turned.transpose(1, 0, 2, 3)),
+                     np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64)))
+        compared += compare(title, layer, w, x, up, right)
     # All at once: a gradient of a weight that is fetched by itself is no convolution's any more.
     jt.sync([value for _, value, _ in compared])
     return [(what, float(np.abs(value.numpy() - right).max() / np.abs(right).max()))
@@ -144,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=toolchain.DEVICES, default="auto",
                         help="for --check (default: auto)")
     parser.add_argument("--precision", choices=toolchain.PRECISIONS, default="fp32",
-                        help="for --check on a GPU (default: fp32)")
+                        help="for --check (default: fp32)")
     flags = parser.parse_args(arguments)
     rows = diagnose()
     for what, found, problem in rows:
@@ -155,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     jt = toolchain.start(flags.device, flags.precision)
     print(f"\n{toolchain.describe()}")
-    limit = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 3e-3}[flags.precision]
+    limit = LIMITS[flags.precision]
     errors = check(jt)
     for what, error in errors:
         verdict = "right" if error < limit else "WRONG"
