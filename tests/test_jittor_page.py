@@ -394,6 +394,45 @@ CHECKS = {
 }
 
 
+# Of the lines that a network, data or a loop of the user's own can meet through this project: the
+# test that holds what becomes of them there.
+NAMED = "test_jittors_traps.py::test_a_layer_that_means_something_else_is_named_with_its_line"
+HELD = {
+    1: "test_jittors_traps.py::test_a_new_dropout_drops_in_training_and_never_in_a_test",
+    2: NAMED,
+    3: NAMED,
+    4: "test_pooling.py::test_values_and_gradients_are_those_of_the_windows",
+    6: NAMED,
+    8: NAMED,
+    10: NAMED,
+    11: NAMED,
+    13: "test_parameters.py::test_a_layer_has_its_class_and_three_tasks_keep_their_bits",
+    14: "test_jittors_traps.py::test_masks_and_constants_kept_as_buffers_stay_to_the_bit",
+    15: "test_jittors_traps.py::test_what_was_frozen_on_purpose_stays_frozen",
+    16: "test_jittors_traps.py::test_requires_grad_of_a_module_is_refused_by_name",
+    17: "test_parameters.py::test_what_jittor_does_not_see_is_refused_or_a_constant",
+    18: "test_jittors_traps.py::test_a_label_that_is_no_class_is_refused",
+    28: "test_dataset.py::test_the_short_side_fits_the_crop",
+    29: "test_dataset.py::test_flowers_are_cropped_from_the_centre_to_test",
+    30: "test_dataset.py::test_resized_crops_are_drawn_as_torchvisions",
+    31: "test_dataset.py::test_what_reaches_the_network_is_mirrored_and_normalised",
+    34: "test_dataset.py::test_the_same_seed_gives_the_same_batches",
+    37: "test_jittors_traps.py::test_owners_of_more_than_127_tasks",
+    38: "test_jittors_traps.py::test_accuracy_is_that_of_numpy",
+    57: "test_resume.py::test_a_loss_that_is_nan_keeps_the_last_good_state",
+    62: "test_pooling.py::test_a_nan_stays_one",
+    63: "test_weights.py::test_other_number_types_become_float32",
+    64: "test_jittors_traps.py::test_the_command_line_says_what_a_network_does_otherwise",
+}
+
+
+@pytest.mark.parametrize("number", HELD)
+def test_what_the_project_makes_of_a_line_has_its_test(number):
+    file, _, name = HELD[number].partition("::")
+    text = (ROOT / "tests" / file).read_text(encoding="utf8")
+    assert number in CHECKS and re.search(rf"^def {name}\(", text, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def seen() -> dict:
     done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=1500)
