@@ -1,20 +1,24 @@
 """What the first start costs: Jittor's core and the kernels of the demo's steps, from empty caches.
 
     python benchmarks/compile.py [--rounds 1]      # about five minutes a round on two cores
+    python benchmarks/compile.py --where           # a minute: where the seconds of ours go
 
 They are compiled our way (a precompiled header, and what toolchain/mending.py leaves out) and as
 Jittor itself does. Needs Python 3.11 or 3.12: Jittor without our changes runs on no later one.
+--where, which runs on any, has each call of the compiler write down when it began and ended.
 """
 import argparse
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import common
 
 from system import processes
+from toolchain import base
 
 STEPS = """
 import sys, time
@@ -38,10 +42,11 @@ print(core - start, time.perf_counter() - core)
 """
 
 
-def measure(ours: bool) -> list[float]:
-    """Seconds to start Jittor, and from there to the end of the steps; MB in the caches."""
+def measure(ours: bool, more: dict[str, str] | None = None) -> list[float]:
+    """Seconds to start Jittor, and from there to the end of the steps; MB in the caches. `more`:
+    of the environment."""
     with tempfile.TemporaryDirectory() as home:
-        environment = os.environ | dict(HOME=home, XDG_CACHE_HOME=home)
+        environment = os.environ | dict(HOME=home, XDG_CACHE_HOME=home) | (more or {})
         for name in ("cc_flags", "JITTOR_HOME"):
             environment.pop(name, None)
         command = [sys.executable, "-c", STEPS, "ours" if ours else "plain"]
@@ -54,10 +59,58 @@ def measure(ours: bool) -> list[float]:
         return [*map(float, done.stdout.split()[-2:]), size / 1e6]
 
 
+LISTENER = """#!/bin/bash
+start=$EPOCHREALTIME
+{compiler} "$@"
+code=$?
+echo "$start $EPOCHREALTIME $*" >> {calls}
+exit $code
+"""
+# What a call of the compiler is for, by a part of its command; the first that is there counts.
+KINDS = {
+    "c++-header": "the headers, parsed beforehand",
+    "jit_utils_core": "Jittor's helper that compiles",
+    "mkl": "oneDNN's operators",
+    "/jit/": "kernels",
+    "obj_files": "Jittor's core",
+    "jittor_core": "Jittor's core",
+}
+
+
+def where() -> None:
+    """Print what the compiler was busy with, when, and for how long it was not."""
+    with tempfile.TemporaryDirectory() as home:
+        listener, calls = Path(home) / "g++", Path(home) / "calls"
+        listener.write_text(LISTENER.format(compiler=base.compiler(), calls=calls))
+        listener.chmod(0o755)
+        began = time.time()
+        measure(True, dict(cc_path=str(listener)))
+        ended = time.time()
+        lines = [line.split(" ", 2) for line in calls.read_text().splitlines()]
+    jobs: dict[str, list[tuple[float, float]]] = {}
+    for start, end, command in lines:
+        kind = next((kind for part, kind in KINDS.items() if part in command), "others")
+        jobs.setdefault(kind, []).append((float(start) - began, float(end) - began))
+    for kind, times in jobs.items():
+        first, last = min(start for start, _ in times), max(end for _, end in times)
+        common.record(what=kind, calls=len(times), began=first, ended=last,
+                      seconds=sum(end - start for start, end in times))
+    idle = ended - began
+    until = 0.0
+    for start, end in sorted(span for spans in jobs.values() for span in spans):
+        idle -= max(0.0, end - max(start, until))
+        until = max(until, end)
+    common.record(what="all", seconds=ended - began, without_compiler=idle)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--where", action="store_true")
     options = parser.parse_args()
+    if options.where:
+        where()
+        return
     pairs = [(measure(True), measure(False)) for _ in range(options.rounds)]
     for number, what in enumerate(("Jittor's core", "the kernels")):
         ours_seconds = [ours[number] for ours, _ in pairs]
