@@ -6,6 +6,7 @@ is. To draw them again:
     plots.draw(json.load(open("RUN/results.json")), "RUN/plots")
 """
 import math
+import os
 import statistics
 from pathlib import Path
 
@@ -136,6 +137,12 @@ def _drawn_error(top1: float | None) -> float:
 def _tasks_below(axes: plt.Axes, names: list[str], **look) -> None:
     """Name the places of the x axis; of a long sequence upright, as they would cover each other."""
     axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, **look)
+
+
+def _beginning(names: list[str]) -> str:
+    """What all names begin with, up to a "_": "demo_"."""
+    beginning, line, _ = os.path.commonprefix(names).rpartition("_")
+    return beginning + line
 
 
 def training_curve(results: dict, stage: dict) -> plt.Figure:
@@ -281,12 +288,13 @@ def capacity(results: dict) -> plt.Figure:
 
 
 def forgetting(results: dict) -> plt.Figure:
-    """A panel per task: its accuracy as later tasks are learnt, with PackNet and with plain
-    fine-tuning."""
-    names = [task["name"] for task in results["tasks"]]
+    """A panel per task that both have measured, the base task too: its accuracy as later tasks are
+    learnt, with PackNet and with plain fine-tuning."""
     finetune = results["baselines"]["finetune"]
-    places = [finetune["tasks"].index(name) for name in names]
-    finetuned = [[row[place] for place in places] for row in finetune["top1_by_stage"]]
+    stages = [stage for stage in (results["base"], *results["tasks"])
+              if stage["name"] in finetune["tasks"]]
+    names = [stage["name"] for stage in stages]
+    places = [name.removeprefix(_beginning(names)) for name in names]
     across = min(len(names), 5)
     down = math.ceil(len(names) / across)
     figure, grid = plt.subplots(down, across, figsize=(3.2 * across, 3.2 * down), sharey=True,
@@ -294,17 +302,21 @@ def forgetting(results: dict) -> plt.Figure:
     panels = [*grid.flat]
     for empty in panels[len(names):]:
         empty.remove()
-    for number, (name, axes) in enumerate(zip(names, panels)):
+    for number, (stage, axes) in enumerate(zip(stages, panels)):
+        name = stage["name"]
         after = range(number, len(names))
-        axes.plot(after, [row[number] for row in results["accuracy_matrix"][number:]],
-                  label="PackNet", color=COLOURS[0], marker="s")
-        axes.plot(after, [row[number] for row in finetuned[number:]],
-                  label="sequential fine-tuning", color=COLOURS[3], marker="x", ls="--")
-        chance = 100 / results["tasks"][number]["num_classes"]
+        column = finetune["tasks"].index(name)
+        finetuned = [row[column] for row in finetune["top1_by_stage"] if row[column] is not None]
+        if name == results["base"]["name"]:  # as the baseline found it
+            finetuned.insert(0, stage["top1_dense"])
+        axes.plot(after, stage["top1_by_stage"], label="PackNet", color=COLOURS[0], marker="s")
+        axes.plot(after, finetuned, label="sequential fine-tuning", color=COLOURS[3], marker="x",
+                  ls="--")
+        chance = 100 / stage["num_classes"]
         axes.axhline(chance, color="0.5", lw=1, ls=":")
         axes.text(-0.15, chance - 1, "chance", va="top", fontsize=8, color="0.4")
         axes.set_title(name, loc="left", fontweight="bold")
-        _tasks_below(axes, [f"+ {name.removeprefix('demo_')}" for name in names])
+        _tasks_below(axes, [f"+ {place}" for place in places])
         axes.set(ylim=(0, 103), xlim=(-0.2, len(names) - 0.8))
         axes.set_xlabel("tasks learnt so far")
         if number % across == 0:

@@ -591,3 +591,50 @@ def test_a_rate_is_measured_and_kept(tmp_path, monkeypatch, capsys):
     )
     effort.rates_file().write_text("{")
     assert effort.load_rates() is None
+
+
+def test_the_picture_of_forgetting_begins_with_the_base_task():
+    """Where fine-tuning has measured it: it was learnt before the baseline began."""
+    from matplotlib import pyplot as plt
+
+    from reporting import plots
+
+    def stage(name, *top1):
+        return dict(name=name, num_classes=2, top1_by_stage=list(top1), top1_dense=91.0)
+
+    results = dict(
+        base=stage("x_first", 90, 90, 90),
+        tasks=[stage("x_second", 80, 80), stage("x_third", 70)],
+        baselines=dict(
+            finetune=dict(
+                tasks=["x_first", "x_second", "x_third"],
+                top1_by_stage=[[60, 85, None], [50, 65, 75]],
+            )
+        ),
+    )
+
+    def drawn():
+        figure = plots.forgetting(results)
+        lines = [
+            [(*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines()[:2]]
+            for axes in figure.axes
+        ]
+        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        plt.close(figure)
+        return lines, labels
+
+    assert drawn() == (
+        [
+            [(0, 1, 2, 90, 90, 90), (0, 1, 2, 91.0, 60, 50)],
+            [(1, 2, 80, 80), (1, 2, 85, 65)],
+            [(2, 70), (2, 75)],
+        ],
+        ["+ first", "+ second", "+ third"],
+    )
+    finetune = results["baselines"]["finetune"]  # of a base without data
+    finetune["tasks"] = finetune["tasks"][1:]
+    finetune["top1_by_stage"] = [row[1:] for row in finetune["top1_by_stage"]]
+    assert drawn() == (
+        [[(0, 1, 80, 80), (0, 1, 85, 65)], [(1, 70), (1, 75)]],
+        ["+ second", "+ third"],
+    )
