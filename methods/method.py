@@ -24,13 +24,11 @@ class Method:
 
     `name`: on the command line and in results. `prefix`: what comes before a task in titles and in
     the place that random states follow from. `teachers`: how many networks beside the one that
-    learns see every training image. `reference`: whether the test logits of a task are kept when it
-    is learnt, which takes another pass.
+    learns see every training image.
     """
     name = ""
     prefix: tuple[str, ...] = ()
     teachers = 0
-    reference = False
 
     # ---- the plan
 

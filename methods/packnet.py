@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 class Packing(Method):
     name = "packnet"
-    reference = True
 
     def steps(self, c: "Config", earlier: list[str]) -> Iterator[Step]:
         """Paper, section 3."""

@@ -271,10 +271,10 @@ class Results:
             self.log(line)
 
     def frozen(self, packnet: PackNet, task: str) -> None:
-        """Keep the logits of the task, and test every task so far."""
-        if self.measured(task):
-            self.reference[task] = self.score(packnet, task).logits
+        """Test every task so far, and keep the logits of the new one."""
         scores = {name: self.score(packnet, name) for name in packnet.tasks if self.measured(name)}
+        if self.measured(task):
+            self.reference[task] = scores[task].logits
         self.count_owners(packnet)
         for stage, row in zip(self.stages, self.capacity):
             stage.owned_weights = row["owned_weights"]

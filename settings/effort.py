@@ -93,8 +93,6 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
                 whole.forward += one_test * (2 if step.ratio else 1)
             case "finish":
                 whole.forward += sum(test[task] for task in method.tested_on(tasks, step.task))
-                if method.reference:
-                    whole.forward += one_test
     return whole
 
 
