@@ -20,8 +20,9 @@ import toolchain
 from images.cache import CachedImages, StreamedImages
 from images.crops import CROPS
 from images.datasets import PERMUTED, data_set
-from images.folders import DataError, Split, hold_out, read_split
+from images.folders import DataError, Split, hold_out, read_photographs, read_split
 from images.preprocess import MEAN, STD, Preparation, permute, preparation_of
+from system.progress import say
 
 jt = toolchain.start()
 
@@ -36,8 +37,9 @@ class Loader:
     device.
 
     To train: shuffled and, if `mirrored`, flipped, by `seed` and `epoch` (which counts up by
-    itself, and may be set). To test: in order. `preparation`: how its images become the network's
-    input. Attributes: `classes`, `num_images`, `epoch`, `batch_size`, `part`, `preparation`.
+    itself, and may be set); of more images than `most` each epoch goes through so many others. To
+    test: in order. `preparation`: how its images become the network's input. Attributes: `classes`,
+    `num_images`, `epoch`, `batch_size`, `part`, `preparation`.
 
     Under mpirun the processes share the work: to train, each gets an equal part of every batch, and
     all of an incomplete last one (so that the mean over the processes is the mean over the batch);
@@ -46,7 +48,7 @@ class Loader:
     """
 
     def __init__(self, images, split: Split, batch_size: int, train: bool, seed: int,
-                 preparation: Preparation, mirrored: bool = True) -> None:
+                 preparation: Preparation, mirrored: bool = True, most: int | None = None) -> None:
         self.images = images
         self.labels = split.labels
         self.classes = split.classes
@@ -56,7 +58,7 @@ class Loader:
         self.mirrored = mirrored
         self.preparation = preparation
         self.affine = affine(preparation)
-        self.num_images = len(split.labels)
+        self.num_images = min(len(split.labels), most or len(split.labels))
         self.epoch = 0
         self.part = (0, 1)
 
@@ -73,6 +75,16 @@ class Loader:
         """(which, of how many) equal parts of a training batch is this process's."""
         whole = (batch + 1) * self.batch_size <= self.num_images
         return (jt.rank, jt.world_size) if whole else (0, 1)
+
+    def some(self, most: int) -> Iterator[jt.Var]:
+        """Of a split to test, at most `most` images, spread evenly over it, as float32 batches; all
+        of them for every process."""
+        rows = np.unique(np.linspace(0, self.num_images - 1, min(most, self.num_images)).round())
+        for start in range(0, len(rows), self.batch_size):
+            indices = rows[start:start + self.batch_size].astype(int)
+            pixels = self.images.crops(indices, np.random.default_rng(self.seed))
+            unmirrored = np.zeros(len(indices), np.uint8)
+            yield to_input(permute(pixels, self.preparation), unmirrored, self.affine)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """`rows` [images this process tested, ...] of all processes: [num_images, ...] in order, on
@@ -98,9 +110,10 @@ class Loader:
         ahead in a thread. An image whose flip is 1 is to be mirrored, which to_input does."""
         epoch = self.epoch
         self.epoch += 1
-        order = np.arange(self.num_images)
+        order = np.arange(len(self.labels))
         if self.train:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
+            order = order[:self.num_images]
 
         def prepare(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             rng = np.random.default_rng((self.seed, epoch, batch + 1))  # 0 would be the shuffle's
@@ -184,6 +197,45 @@ class Rows:
     def crops(self, indices: np.ndarray, rng: np.random.Generator,
               mine: slice = slice(None)) -> np.ndarray:
         return self.images.crops(self.rows[indices], rng, mine)
+
+
+class Together:
+    """The images of several sources, [(source, how many it has)], one after another."""
+
+    def __init__(self, sources: list[tuple]) -> None:
+        self.sources = [source for source, _ in sources]
+        self.starts = np.cumsum([0, *(count for _, count in sources)])
+
+    def crops(self, indices: np.ndarray, rng: np.random.Generator,
+              mine: slice = slice(None)) -> np.ndarray:
+        batch = None
+        for source, start, end in zip(self.sources, self.starts, self.starts[1:]):
+            rows = np.flatnonzero((indices >= start) & (indices < end))
+            if len(rows):
+                pixels = source.crops(indices[rows] - start, rng)
+                if batch is None:
+                    batch = np.empty((len(indices), *pixels.shape[1:]), np.uint8)
+                batch[rows] = pixels
+        return batch[mine]
+
+
+def unlabelled(sources: list[Loader] | str | Path, most: int, *, batch_size: int, seed: int,
+               image_size: int, cache_dir: str | Path, crop: str) -> Loader:
+    """A loader of training images whose labels are all 0, prepared as those of the base task are:
+    those of the loaders `sources`, or every image at or below a folder. `most`: as of Loader.
+    Raises DataError."""
+    preparation = preparation_of("photographs", image_size, crop, "train")
+    if isinstance(sources, list):
+        images = Together([(loader.images, loader.num_images) for loader in sources])
+        count = sum(loader.num_images for loader in sources)
+    else:
+        files, others = read_photographs(sources)
+        if others and not jt.rank:
+            say(f"{sources}: {len(files.paths):,} images; {others:,} other files are left out.")
+        images = CachedImages(files, "recovery", preparation, Path(cache_dir), CROPS[crop])
+        count = len(files.paths)
+    split = Split(Path(), [], [], np.zeros(count, np.int32))
+    return Loader(images, split, batch_size, True, seed, preparation, crop != "whole", most)
 
 
 def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: str = "train",

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from methods import METHODS, search
 from methods.method import Method
+from methods.recovery import IMAGES
 from methods.steps import Phase, Step
 from networks import assign
-from packing.loops import Learnable, cross_entropy, train_epoch
+from packing.loops import Learnable, cross_entropy, measure_norms, train_epoch
 from runs import damage
 from runs.network import contents
 from runs.run import Run
@@ -32,6 +33,8 @@ def take(run: Run, step: Step) -> None:
             keep(run, step)
         case "prune":
             prune(run, step)
+        case "norms":
+            norms(run, step)
         case "finish":
             finish(run, step)
         case _:
@@ -51,11 +54,13 @@ def epoch(run: Run, step: Step) -> None:
     title = f"{task}, {phase.name} {step.epoch + 1}/{phase.epochs}"
     loss, train_top1 = train(run, method, step.task, phase, step.epoch, title)
     top1 = method.judge(run, step.task)
-    run.keep_if_best(top1)
+    if top1 is not None:
+        run.keep_if_best(top1)
     record = dict(task=step.task, phase=phase.name, epoch=step.epoch + 1,
                   lr=phase.lr_at(step.epoch), loss=loss, train_top1=train_top1,
                   seconds=time.monotonic() - begin)
-    record[f"{run.results.judging}_top1"] = top1
+    if top1 is not None:
+        record[f"{run.results.judging}_top1"] = top1
     run.results.epoch_line(title, record)
     method.trained(run, record)
 
@@ -109,17 +114,32 @@ def prune(run: Run, step: Step) -> None:
     freed = packnet.prune(task, ratio) if ratio else {}
     after = run.results.pruned(packnet, task, ratio, freed, before)
     if "whole" in run.kept:
-        figures = damage.compared(run.kept["whole"], damage.outputs(run))
+        figures = damage.figures(run.kept["whole"], damage.outputs(run))
         run.results.damaged("after its prune", figures)
     if freed and after is not None:
         run.keep_if_best(after)  # the release: these stay unless an epoch of re-training is better
+
+
+def norms(run: Run, step: Step) -> None:
+    """The statistics of the batch norms become those of images without labels, as the network is
+    now."""
+    run.end_optimizer()
+    run.net.select(step.task)
+    loader = run.loaders[IMAGES]
+    loader.epoch = run.seed(step.task, "norms")
+    title = f"{step.task}, batch norms measured anew"
+    count = measure_norms(run.net, Learnable(loader, run.net, title, run.log), title)
+    run.log(f"{title}: {count}" if count else f"{step.task}: has no batch norm to measure anew")
+    top1 = METHODS[step.method].judge(run, step.task)
+    if top1 is not None:
+        run.keep_if_best(top1)
 
 
 def finish(run: Run, step: Step) -> None:
     """The task is learnt."""
     run.take_best()
     if whole := run.kept.pop("whole", None):
-        figures = damage.compared(whole, damage.outputs(run))
+        figures = damage.figures(whole, damage.outputs(run))
         run.results.damaged("as it is frozen", figures, last=True)
     METHODS[step.method].finish(run, step.task)
 
@@ -129,7 +149,7 @@ def finish(run: Run, step: Step) -> None:
 def train(run: Run, method: Method, task: str, phase: Phase, number: int,
           title: str) -> tuple[float, float]:
     """Epoch `number` of a phase. Returns what train_epoch does."""
-    loader = method.loader(run, task)
+    loader = method.loader(run, task, phase)
     optimizer = run.begin_epoch(method.moving(run, task), phase.lr_at(number), phase.weight_decay,
                                 goes_on=phase.before + number > 0)
     method.set_training(run)

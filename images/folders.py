@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from images.datasets import DataSet, data_set
 from system.errors import UserError
 
 LEFT_BY_SYSTEMS = ("Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir")
 MARK_OF_THE_WEB = "Zone.Identifier"  # x.jpg:Zone.Identifier, which Windows leaves in WSL
+NO_PHOTOGRAPHS = ("PDF", "EPS", "MPEG", "WMF", "BUFR", "GRIB", "HDF5")  # Pillow opens them so far
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 
@@ -78,6 +80,27 @@ def unsorted(dataset_name: str, data_root: str | Path, split: str) -> str | None
         except DataError as error:
             return str(error)
     return None
+
+
+def read_photographs(folder: str | Path) -> tuple[Split, int]:
+    """(every image at or below a folder of any layout, in no class; how many other files there
+    are). What is an image its ending says. Raises DataError where there is none."""
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items()
+               if kind in Image.OPEN and kind not in NO_PHOTOGRAPHS}
+    paths, others, seen = [], 0, set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(where))
+        folders[:] = sorted(name for name in folders if is_of_the_data(name)
+                            and os.path.realpath(os.path.join(where, name)) not in seen)
+        for name in filter(is_of_the_data, files):
+            if os.path.splitext(name)[1].lower() in endings:
+                paths.append(os.path.relpath(os.path.join(where, name), folder))
+            else:
+                others += 1
+    if not paths:
+        raise DataError(f"{folder}: there is no image in it, or in its folders.")
+    return Split(Path(folder), [], sorted(paths), np.zeros(len(paths), np.int32)), others
 
 
 def unused_validation(dataset_name: str, data_root: str | Path) -> str | None:

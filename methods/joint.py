@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from methods.method import Baseline, everything
+from methods.steps import Phase
 
 if TYPE_CHECKING:
     import jittor as jt
@@ -37,7 +38,7 @@ class Joint(Baseline):
     def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
         return everything(run)
 
-    def loader(self, run: "Run", task: str) -> "Mixture":
+    def loader(self, run: "Run", task: str, phase: Phase) -> "Mixture":
         loaders = {name: loader for (name, split), loader in run.loaders.items()
                    if split == "train"}
         return Mixture(loaders, run.net.select)

@@ -67,7 +67,7 @@ class Method:
         """What an epoch on `task` may move, by name."""
         return run.packnet.trainable()
 
-    def loader(self, run: "Run", task: str) -> Iterable:
+    def loader(self, run: "Run", task: str, phase: Phase) -> Iterable:
         """The training batches of an epoch; the head they are for is selected."""
         run.net.select(task)
         return run.loaders[task, "train"]
@@ -79,8 +79,9 @@ class Method:
         """None: the cross-entropy of the selected head."""
         return None
 
-    def judge(self, run: "Run", task: str) -> float:
-        """Top-1 in percent by which the epochs of `task` are compared."""
+    def judge(self, run: "Run", task: str) -> float | None:
+        """Top-1 in percent by which the epochs of `task` are compared; None where there are no data
+        to measure it."""
         raise NotImplementedError
 
     def trained(self, run: "Run", record: dict) -> None:

@@ -1,17 +1,19 @@
 """PackNet: train a task on the free weights, prune it, re-train what it keeps, freeze it.
 
-    base task:  load pretrained weights, or train from scratch -> prune -> re-train (with data)
+    base task:  load pretrained weights, or train from scratch -> prune -> re-train with its data,
+                or without (methods/recovery.py)
     each task:  train on the free weights -> prune -> re-train -> test every task so far, save
 
 An addition (--add-to) has a packed network instead of the base task: a later task is added to it as
 if it had been in the list. The rules themselves: pruning.py.
 """
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from methods.method import Method
+from methods.method import Loss, Method
+from methods.recovery import IMAGES, WITH_IMAGES, distilling, towards
 from methods.search import TRIALS
 from methods.steps import Phase, Step
 
@@ -46,19 +48,24 @@ class Packing(Method):
         yield Step(self.name, "start", task)
         for epoch in range(train.epochs):
             yield Step(self.name, "epoch", task, train, epoch)
+        if task == c.base_task and (c.baselines or retrain.distils):
+            yield Step(self.name, "keep", task)
         if ratio == "auto":
             short = replace(retrain, epochs=min(retrain.epochs, max(1, retrain.epochs // 5)))
             for _ in range(TRIALS):
                 yield Step(self.name, "attempt", task, short)
-        if c.baselines and task == c.base_task:
-            yield Step(self.name, "keep", task)
-        yield from self.smaller(task, ratio, retrain)
+        brought_back = task == c.base_task and c.recovery() in WITH_IMAGES
+        yield from self.smaller(task, ratio, retrain, norms=brought_back)
 
-    def smaller(self, task: str, ratio: float | str, retrain: Phase) -> Iterator[Step]:
-        """Prune, re-train what is kept, freeze. With ratio 0 the task keeps everything."""
+    def smaller(self, task: str, ratio: float | str, retrain: Phase,
+                norms: bool = False) -> Iterator[Step]:
+        """Prune, re-train what is kept, freeze. With ratio 0 the task keeps everything. `norms`:
+        they are measured anew after the re-training."""
         yield Step(self.name, "prune", task, ratio=ratio)
         for epoch in range(retrain.epochs if ratio else 0):
             yield Step(self.name, "epoch", task, retrain, epoch)
+        if norms:
+            yield Step(self.name, "norms", task)
         yield Step(self.name, "finish", task)
 
     def retraining(self, c: "Config", task: str) -> Phase:
@@ -66,6 +73,8 @@ class Packing(Method):
         if task != c.base_task:
             return Phase("retrain", c.num_epochs_finetune, c.finetune_lr, c.lr_decay_every,
                          c.weight_decay)
+        if c.recovery() == "distil":
+            return distilling(c)
         there = c.num_epochs_base > 0 or c.can_read(task)
         return Phase("retrain", c.num_epochs_base_finetune if there else 0, c.base_finetune_lr,
                      c.base_lr_decay_every, c.weight_decay)
@@ -79,13 +88,29 @@ class Packing(Method):
         run.packnet.start_task(task)
         run.results.started(task, run.net.num_classes(task))
 
-    def judge(self, run: "Run", task: str) -> float:
-        return run.results.judge(run.packnet, task)
+    def loader(self, run: "Run", task: str, phase: Phase) -> Iterable:
+        if not phase.distils:
+            return super().loader(run, task, phase)
+        run.net.select(task)
+        return run.loaders[IMAGES]
+
+    def loss(self, run: "Run", phase: Phase) -> Loss | None:
+        if not phase.distils:
+            return None
+        base = run.config.base_task
+        teacher = run.network_of(run.kept["dense"], [base])
+        teacher.eval()
+        return towards(teacher, base)
+
+    def judge(self, run: "Run", task: str) -> float | None:
+        return run.results.judge(run.packnet, task) if run.results.measured(task) else None
 
     def trained(self, run: "Run", record: dict) -> None:
         run.results.history.append(record)
 
     def finish(self, run: "Run", task: str) -> None:
+        if not run.config.baselines:
+            run.kept.pop("dense", None)  # the whole base network: nothing needs it any more
         run.results.frozen(run.packnet, task)
         run.save_packed()
         run.save_results(finished=False)

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Phase:
     """Epochs with one optimizer. `decay_at`: epochs after which the learning rate is divided by 10,
-    in place of `decay_every`. `before`: epochs of an earlier phase that count for the decay too."""
-    name: str  # "train" or "retrain"; of a baseline also "warm-up"
+    in place of `decay_every`. `before`: epochs of an earlier phase that count for the decay too.
+    `distils`: towards the whole base network, on images without labels (methods/recovery.py)."""
+    name: str  # "train" or "retrain", of the base task "recover"; of a baseline also "warm-up"
     epochs: int
     lr: float
     decay_every: int
     weight_decay: float = 0.0
     before: int = 0
     decay_at: tuple[int, ...] = ()
+    distils: bool = False
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -31,8 +33,10 @@ class Step:
     start    the task gets a head, and the weights that are free
     epoch    one epoch of training: number `epoch` (from 0) of `phase`
     attempt  one pruning ratio is tried, with `phase.epochs` epochs of re-training, and undone
-    keep     the network is kept as it is, for the baselines to start from
+    keep     the network is kept as it is, for the baselines to start from and for the pruned base
+             network to be distilled towards
     prune    `ratio` of the task's weights are freed: a number, or "auto" for what was found
+    norms    the statistics of the batch norms are measured anew
     finish   the task is learnt: everything so far is tested, and saved
     """
     method: str

@@ -89,6 +89,32 @@ def train_epoch(net: nn.Module, loss_of: Loss, loader: Iterable, optimizer: nn.O
     return mean, 100 * over_processes(hits) / seen
 
 
+def measure_norms(net: nn.Module, loader: Iterable, title: str) -> int:
+    """Give every batch norm of `net` the mean over one pass of `loader` of its batches' means, and
+    that of their variances; all else is in test mode, and stays as it is. Returns how many norms
+    there are; where there are none, no image is looked at."""
+    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm)]
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    for layer in net.modules():
+        layer.is_train = False
+    for norm in norms:
+        norm.is_train = True
+    try:
+        with jt.no_grad():
+            for number, (images, _) in enumerate(Progress(loader, title, unit="batch")):
+                for norm in norms:
+                    norm.momentum = 1 / (number + 1)  # a running mean becomes the mean of all
+                net(images)
+                jt.sync_all()
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.is_train = False
+    return len(norms)
+
+
 def mean_loss(loss_sum: jt.Var, seen: int, title: str, optimizer: nn.Optimizer) -> float:
     """The mean over the images seen so far. Raises TrainingError where it is no number."""
     mean = over_processes(loss_sum) / seen

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from reporting.published import OTHER_BASE
+from reporting.published import other_base
 from reporting.shape import missing
 from reporting.summary import top5_tells
 from settings.config import names_of
@@ -32,10 +32,8 @@ def find_runs(folder: Path) -> dict[str, dict[str, Runs]]:
             if not results["finished"]:
                 print(f"{path.parent}: not finished, left out", file=sys.stderr)
                 continue
-            if results["base_retrained"] is False:
-                base = results["base"]["name"]
-                print(f"{path.parent}: {base} was not re-trained after its prune. {OTHER_BASE}",
-                      file=sys.stderr)
+            if said := other_base(results):
+                print(f"{path.parent}: {said}", file=sys.stderr)
         except (OSError, ValueError, RecursionError) as error:
             print(f"{path}: not the results of a run of this version, left out ({error})",
                   file=sys.stderr)

@@ -8,7 +8,7 @@ from reporting import plots
 from reporting.gather import Runs, errors, find_runs, grouped, spread, tasks_of, together
 from reporting.markup import PAGES, Document, plural
 from reporting.overview import ORDERS, beside, overview
-from reporting.published import ABOUT, METHODS, OTHER_BASE, PUBLISHED, TOP5, About, printed
+from reporting.published import ABOUT, METHODS, PUBLISHED, TOP5, About, other_base, printed
 from reporting.summary import KEPT_EPOCH, ON_VALIDATION, judged
 from reporting.table import write_table
 from settings.config import ConfigError
@@ -192,8 +192,8 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
                   "of the packed file it was added to.")
     if unchanged := first["seals_unchanged"]:
         page.text(f"{len(unchanged)} earlier tasks: seals unchanged ({', '.join(unchanged)}).")
-    if any(results["base_retrained"] is False for _, results in everything):
-        page.text(f"{first['base']['name']} was not re-trained after its prune. {OTHER_BASE}")
+    for said in dict.fromkeys(filter(None, (other_base(results) for _, results in everything))):
+        page.text(said)
     if first["config"]["keep"] != "last":
         page.text(KEPT_EPOCH[first["config"]["keep"]])
     if any(judged(results) for _, results in everything):

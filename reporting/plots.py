@@ -26,7 +26,7 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stages = [results["base"], *results["tasks"]]
-    trained = {record["task"] for record in results["history"]}
+    trained = {record["task"] for record in results["history"] if record["phase"] != "recover"}
     pictures = {}
     for stage in stages:
         if stage["name"] in trained:

@@ -50,6 +50,12 @@ TOP5 = {
 # What to say of a run without it.
 OTHER_BASE = ("The base network of the paper and of the authors' release was re-trained after its "
               "prune: their figures are of another base.")
+# What was done instead (methods/recovery.py), by the setting --recover.
+INSTEAD = {
+    "nothing": "",
+    "norms": "; its batch norms were measured anew",
+    "distil": "; it was distilled from the whole network instead",
+}
 METHODS = {
     "packnet": "PackNet",
     "classifier": "classifier only",
@@ -58,6 +64,15 @@ METHODS = {
     "lwf": "Learning without Forgetting",
     "joint": "joint training",
 }
+
+
+def other_base(results: dict) -> str | None:
+    """What to say of a run whose base network was not re-trained on its own data; None of
+    others."""
+    if results["base_retrained"] is not False:
+        return None
+    instead = INSTEAD[results["config"].get("recover", "nothing")]
+    return f"{results['base']['name']} was not re-trained after its prune{instead}. {OTHER_BASE}"
 
 
 def of_the_release(arch: str) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """The table at the end of a log."""
-from reporting.published import METHODS, OTHER_BASE, PUBLISHED
+from reporting.published import METHODS, PUBLISHED, other_base
 
 KEPT_EPOCH = {
     "last": "Of each phase its last epoch is kept.",
@@ -32,9 +32,8 @@ def summary(results: dict) -> list[str]:
                             for source, figures in columns.items())
         lines.append(f"{task['name']:14} {error:>16} {before:>13} "
                      f"{100 * task['owned_fraction']:9.2f} % {change:>13}{published}")
-    if results["base_retrained"] is False:
-        base = results["base"]["name"]
-        lines.append(f"{base} was not re-trained after its prune. {OTHER_BASE}")
+    if said := other_base(results):
+        lines.append(said)
     if judged(results):
         lines.append(ON_VALIDATION)
     if any(task.get("stored") for task in tasks):

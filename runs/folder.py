@@ -27,6 +27,11 @@ def check_folders(config: Config, resume: bool = False) -> None:
         check_free(config, "Go on with it by --resume, choose" if can_go_on else "Choose")
     if own(config.arch):
         check_source(config)
+    if config.recover_images is not None:
+        need(config.recovery() != "retrain", "recover_images",
+             f"is not needed: the base network is re-trained on {config.folder(config.base_task)}. "
+             "Leave it out, or add --num-epochs-base-finetune 0.")
+        need(Path(config.recover_images).is_dir(), "recover_images", "no such folder")
     starts = not config.add_to and not (output / STATE).exists()  # from the pretrained network
     if starts and config.pretrained is not None:
         need(Path(config.pretrained).is_file(), "pretrained", "no such file")

@@ -9,7 +9,7 @@ from dataset import Loader
 from images.folders import unsorted
 from images.preprocess import preparation_of
 from pruning import PackNet
-from reporting.published import OTHER_BASE
+from reporting.published import INSTEAD, OTHER_BASE
 from reporting.summary import KEPT_EPOCH, top5_tells
 from runs import damage
 from runs.addition import Earlier
@@ -26,9 +26,7 @@ Loaders = dict[tuple[str, str], Loader]  # by data set and split
 
 def base_retrained(config: Config) -> bool:
     """Whether a run re-trains its base network after the prune, if it prunes it."""
-    if config.initial_pruning_ratio == 0:
-        return True
-    return config.can_read(config.base_task) and config.num_epochs_base_finetune > 0
+    return config.initial_pruning_ratio == 0 or config.recovery() == "retrain"
 
 
 def input_of(task: str, loader: Loader | None, config: Config) -> dict:
@@ -174,8 +172,8 @@ class Results:
             judged += "; those of frozen tasks on the test split"
         self.log(f"{KEPT_EPOCH[self.config.keep]} Losses are means per image. {judged}.")
         for (name, split), loader in self.loaders.items():
-            self.log(f"{name}, {split}: {loader.num_images:,} images, "
-                     f"{len(loader.classes)} classes")
+            classes = f", {len(loader.classes)} classes" if loader.classes else ""
+            self.log(f"{name}, {split}: {loader.num_images:,} images{classes}")
         if earlier:
             self.take_earlier(packnet, earlier.entries)
 
@@ -213,16 +211,20 @@ class Results:
             said = f"{why} Until then" if why else f"There is no {self.config.folder(task)}:"
             said += " its own accuracy is not measured."
             if not base_retrained(self.config):
-                said += f" The pruned base network is not re-trained on {task}. {OTHER_BASE}"
+                said += (f" The pruned base network is not re-trained on {task}"
+                         f"{INSTEAD[self.config.recover]}. {OTHER_BASE}")
             self.log(said)
         self.stages.append(Stage(task, num_classes))
 
     def epoch_line(self, title: str, record: dict) -> None:
-        """An epoch has ended; `record`: task, phase, epoch, lr, loss, train_top1, <split that it is
-        judged on>_top1, seconds."""
-        judged = record[f"{self.judging}_top1"]
-        self.log("{}: lr {lr:g}, loss {loss:.4f}, train {train_top1:.2f} %, {} {:.2f} % "
-                 "({seconds:.1f} s)".format(title, self.judging, judged, **record))
+        """An epoch has ended; `record`: task, phase, epoch, lr, loss, train_top1 (of a phase that
+        distils: for how many images the class is the whole network's), seconds and, where there are
+        data, <split that it is judged on>_top1."""
+        seen = "as the whole network" if record["phase"] == "recover" else "train"
+        judged = record.get(f"{self.judging}_top1")
+        there = "" if judged is None else f", {self.judging} {judged:.2f} %"
+        self.log("{}: lr {lr:g}, loss {loss:.4f}, {} {train_top1:.2f} %{} "
+                 "({seconds:.1f} s)".format(title, seen, there, **record))
 
     def about_to_prune(self, packnet: PackNet, task: str) -> float | None:
         """The accuracy before the prune, None where there are no data; counts what is exactly 0

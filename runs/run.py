@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 import toolchain
-from dataset import create_dataloader
+from dataset import Loader, create_dataloader, unlabelled
 from images.datasets import another_split, data_set
 from images.folders import DataError, read_split, unused_validation
 from images.preprocess import Preparation, look_uncropped
 from methods import METHODS
+from methods.recovery import IMAGES, WITH_IMAGES
 from networks import MultiHead, assign, build
 from packing import loops
 from pruning import PackNet
@@ -287,6 +288,8 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
             loaders[name, split] = loader
             if split == "train":
                 known[name] = loader.preparation
+    if config.recovery() in WITH_IMAGES:
+        loaders[IMAGES] = recovery_images(config, loaders)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader:
@@ -296,6 +299,20 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
     if not processes.LOCAL_RANK:
         processes.wait_for_all()
     return loaders
+
+
+def recovery_images(config: Config, loaders: Loaders) -> Loader:
+    """The images that the pruned base network is brought back with. Raises DataError."""
+    of_tasks = [loaders[task, "train"] for task in config.task_list]
+    return unlabelled(
+        config.recover_images or of_tasks,
+        config.recover_most,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        image_size=config.image_size,
+        cache_dir=config.cache_dir or Path(config.data_root) / ".cache",
+        crop=config.crop,
+    )
 
 
 def splits_to_open(config: Config, earlier: list[dict]) -> dict[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from images.crops import CROPS
 from images.datasets import NAME, dataset_folder
 from images.folders import unsorted
 from methods import BASELINES
+from methods.recovery import RECOVERIES
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, own
 from system.errors import UserError
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
@@ -234,6 +235,29 @@ class Config(WhatIsPacked):
         5,
         "epochs after which that learning rate is divided by 10",
         group=BASE, fixed_when_packed=True)
+    recover: str = setting(
+        "nothing",
+        "what brings the pruned base network back where it is not re-trained on its own data: "
+        "nothing; norms: the statistics of batch norm are measured anew; distil: it learns to "
+        "give what the whole network gives, for images without labels, and norms after it",
+        choices=RECOVERIES, group=BASE, fixed_when_packed=True)
+    recover_images: str | None = setting(
+        None,
+        "folder of photographs to do that with, flat or nested, of any format (default: the "
+        "training images of the tasks)",
+        group=BASE, may_move=True, packed=False)
+    recover_most: int = setting(
+        5_000,
+        "of more images than this, so many are drawn anew for each epoch of it",
+        group=BASE, fixed_when_packed=True)
+    recover_epochs: int = setting(
+        20,
+        "with distil: epochs; the learning rate is divided by 10 for the last third",
+        group=BASE, fixed_when_packed=True)
+    recover_lr: float = setting(
+        1e-2,
+        "with distil: learning rate",
+        group=BASE, fixed_when_packed=True)
     baselines: list[str] = setting(
         [],
         "what to compare with, each from the same base network (default: none)",
@@ -348,12 +372,15 @@ class Config(WhatIsPacked):
     def _check_schedule(self) -> None:
         need = self.need
         for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base",
-                     "num_epochs_base_finetune", "seed", "weight_decay"):
+                     "num_epochs_base_finetune", "recover_epochs", "seed", "weight_decay"):
             need(0 <= getattr(self, name) < float("inf"), name, "must not be negative")
-        for name in ("batch_size", "lr_decay_every", "base_lr_decay_every"):
+        for name in ("batch_size", "lr_decay_every", "base_lr_decay_every", "recover_most"):
             need(getattr(self, name) >= 1, name, "must be at least 1")
-        for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr"):
+        for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr", "recover_lr"):
             need(0 < getattr(self, name) < float("inf"), name, "must be a positive number")
+        if self.recover_images is not None:
+            need(self.recover != "nothing" and not self.add_to, "recover_images",
+                 "is for --recover norms or distil, of a base network that is not packed yet")
         need(0 <= self.momentum < 1, "momentum", "must be in [0, 1)")
         need(not self.nesterov or self.momentum > 0, "momentum", "must be above 0 with --nesterov")
         ascending = self.lr_decay_at == sorted(set(self.lr_decay_at))
@@ -382,6 +409,14 @@ class Config(WhatIsPacked):
                 ratio = 1 - 1 / shares
             ratios.append(ratio)
         return ratios
+
+    def recovery(self) -> str:
+        """What follows the prune of the base network: "retrain", on its own data, or one of
+        RECOVERIES."""
+        if self.add_to or self.initial_pruning_ratio == 0:
+            return "nothing"
+        there = self.num_epochs_base > 0 or self.can_read(self.base_task)
+        return "retrain" if there and self.num_epochs_base_finetune > 0 else self.recover
 
     def folder(self, task: str) -> Path:
         return dataset_folder(task, self.data_root)

@@ -62,6 +62,15 @@ def images_of(task: str, data_root: str) -> tuple[int, int] | None:
     return None
 
 
+def unlabelled(c: Config, train: dict[str, int]) -> int:
+    """How many images the pruned base network is brought back with; `train`: of each task."""
+    if c.recover_images:
+        count = sum(len(files) for *_, files in os.walk(c.recover_images))
+    else:
+        count = sum(train[task] for task in c.task_list)
+    return min(count, c.recover_most)
+
+
 def effort(c: Config, sizes: Sizes) -> Effort | None:
     """Of a run with these settings; None where a data set's size is not known."""
     tasks = list(c.task_list)
@@ -78,17 +87,23 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
         one_test = test.get(step.task, 0)  # the base task may have no data
         match step.kind:
             case "epoch" | "attempt":
-                images = sum(train[task] for task in method.trained_on(tasks, step.task))
-                judged = sum(test[task] for task in method.judged_on(c, step.task))
+                if step.phase.distils:
+                    images, teachers = unlabelled(c, train), 1
+                else:
+                    images = sum(train[task] for task in method.trained_on(tasks, step.task))
+                    teachers = method.teachers
+                judged = sum(test.get(task, 0) for task in method.judged_on(c, step.task))
                 epochs = step.phase.epochs if step.kind == "attempt" else 1
                 if method.head_only(step.phase):
                     whole.forward += images * epochs
                 else:
                     whole.trained += images * epochs
-                whole.forward += images * epochs * method.teachers
+                whole.forward += images * epochs * teachers
                 whole.forward += judged * (2 if step.kind == "attempt" else 1)  # before and after
             case "keep":
                 whole.forward += one_test
+            case "norms":
+                whole.forward += unlabelled(c, train) + one_test
             case "prune":
                 whole.forward += one_test * (2 if step.ratio else 1)
             case "finish":

@@ -30,7 +30,8 @@ class Experiment:
     drawn: bool = False
 
 
-FIRST_JITTOR = dict(initial_pruning_ratio=0.75, crop="plain")  # of the first Jittor implementation
+# Of the first Jittor implementation.
+FIRST_JITTOR = dict(initial_pruning_ratio=0.75, crop="plain", recover="nothing")
 BEST_ON_TEST = dict(keep="best-on-test")  # of the authors: where figures stand beside theirs
 
 

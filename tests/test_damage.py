@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from conftest import jt
 from test_main import options
 from test_storage import pretrained_tensors, torch_zip
 
 import main
+from dataset import create_dataloader
 from runs import damage
 from storage.checkpoint import load_checkpoint
 
@@ -69,12 +71,47 @@ def test_a_run_says_what_its_first_prune_destroyed(image_root, tmp_path, capsys,
 
     left, log = run("ruined", "0.98", 101)
     assert left["pruned"] == left["frozen"]  # not re-trained
-    assert left["pruned"]["images"] == 12 and left["pruned"]["variance_kept"] < 50
+    layers = left["pruned"]["layers"]
+    assert len(layers) == 6 and all(0 <= share <= 100 for share in layers.values())
+    assert f"{min(layers, key=layers.get)} keeps least" in log
+    assert left["pruned"]["images"] == 6 and left["pruned"]["variance_kept"] < 50
     assert log.count("imagenet: WARNING") == 1 and "--initial-pruning-ratio 0.1" in log
     left, log = run("whole", "0.001", 0)
     assert left["frozen"]["variance_kept"] > 90 and "WARNING" not in log
+    assert min(left["frozen"]["layers"].values()) > 90
     left, log = run("none", "0", 101)
     assert left == {} and "of the whole network" not in log
+
+
+def test_what_each_layer_gives_by_hand():
+    """Of a convolution the means over its map, of a linear layer on words those over the words; a
+    layer that gives several is passed over. Afterwards the layers are what they were."""
+    nn = damage.nn
+    layers = dict(
+        conv=nn.Conv(3, 5, 3), linear=nn.Linear(4, 6), several=nn.LSTM(4, 2, batch_first=True)
+    )
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 3, 8, 7)).astype(np.float32)
+    words = rng.normal(size=(2, 9, 4)).astype(np.float32)
+    with damage.watched(layers) as seen:
+        map_ = layers["conv"](jt.array(image)).numpy()
+        told = layers["linear"](jt.array(words)).numpy()
+        layers["several"](jt.array(words))
+    assert seen.keys() == {"conv", "linear"}
+    np.testing.assert_allclose(seen["conv"].numpy(), map_.mean((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(seen["linear"].numpy(), told.mean(1), atol=1e-6)
+    assert not any("execute" in vars(layer) for layer in layers.values())
+
+
+def test_the_images_that_are_looked_at_are_spread_over_the_split(image_root, tmp_path):
+    """Of 6 test images in three classes, 3: the first, one in the midst, the last; as to test."""
+    about = dict(image_size=16, cache_dir=tmp_path, crop="plain", batch_size=2)
+    loader, _ = create_dataloader("flowers", image_root, "test", **about)
+    everything = np.concatenate([images.numpy() for images, _ in loader])
+    some = [images.numpy() for images in loader.some(3)]
+    assert [len(images) for images in some] == [2, 1]
+    assert np.array_equal(np.concatenate(some), everything[[0, 2, 5]])
+    assert np.array_equal(np.concatenate([*map(np.asarray, loader.some(100))]), everything)
 
 
 def test_the_measurement_moves_nothing(image_root, tmp_path, monkeypatch):

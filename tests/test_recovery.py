@@ -1,0 +1,329 @@
+"""The pruned base network brought back without its own data: the images that serve, norms measured
+anew, distillation, and what a run makes of them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import jt, write_images
+from PIL import Image
+from test_main import options
+from test_storage import pretrained_tensors, torch_zip
+
+import main
+import networks
+import training
+from dataset import create_dataloader, unlabelled
+from images.folders import DataError, read_photographs
+from methods.recovery import TEMPERATURE, towards
+from packing.loops import measure_norms
+from settings.config import Config, ConfigError
+from settings.effort import effort
+from settings.plan import plan
+from storage.checkpoint import load_checkpoint
+
+# ------------------------------------------------------------------------ the images
+
+
+def test_photographs_lie_in_any_folders_and_formats(tmp_path):
+    picture = Image.fromarray(np.full((6, 6, 3), 200, np.uint8))
+    for name in ("a.jpg", "deep/er/b.png", "deep/c.WEBP", "deep/d.bmp", "e.tiff"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / name, format=name.split(".")[1].upper().replace("JPG", "JPEG"))
+    for name in ("read.me", "deep/list.json", "drawing.svg", "paper.pdf"):
+        (tmp_path / name).write_text("no photograph")
+    for name in (".DS_Store", ".hidden.jpg", "deep/Thumbs.db"):
+        (tmp_path / name).write_text("left by a system")
+    (tmp_path / "deep/around").symlink_to(tmp_path)
+    found, others = read_photographs(tmp_path)
+    assert found.paths == ["a.jpg", "deep/c.WEBP", "deep/d.bmp", "deep/er/b.png", "e.tiff"]
+    assert others == 4 and found.classes == [] and (found.labels == np.zeros(5)).all()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: there is no image in it"):
+        read_photographs(tmp_path / "empty")
+
+
+def images_of_tasks(image_root, tmp_path, most=100):
+    about = dict(image_size=16, cache_dir=tmp_path / "cache", crop="whole")
+    loaders = [
+        create_dataloader(name, image_root, batch_size=5, **about)[0] for name in ("cubs", "cars")
+    ]
+    return loaders, unlabelled(loaders, most, batch_size=5, seed=0, **about)
+
+
+def pixels(loader):
+    """Of an epoch, each image as bytes."""
+    batches = list(loader)
+    assert all((np.asarray(labels) == 0).all() and labels.ndim == 1 for _, labels in batches)
+    return [image.tobytes() for images, _ in batches for image in images.numpy()]
+
+
+def test_the_images_of_several_tasks_are_one_set(image_root, tmp_path):
+    """Each once an epoch, in another order each time."""
+    loaders, together = images_of_tasks(image_root, tmp_path)
+    everything = []
+    for loader in loaders:
+        everything += [image.tobytes() for images, _ in loader for image in images.numpy()]
+    first, second = pixels(together), pixels(together)
+    assert sorted(first) == sorted(second) == sorted(everything) and len(set(first)) == 24
+    assert first != second and len(together) == 5
+
+
+def test_of_more_images_each_epoch_draws_others(image_root, tmp_path):
+    _, together = images_of_tasks(image_root, tmp_path, most=7)
+    epochs = [pixels(together) for _ in range(12)]
+    assert all(len(set(epoch)) == 7 for epoch in epochs) and together.num_images == 7
+    assert len(set().union(*epochs)) == 24
+
+
+# ------------------------------------------------------------------------ norms
+
+
+def test_norms_are_measured_as_numpy_does():
+    """The mean over the batches of their means and variances; nothing else moves."""
+
+    class Net(jt.nn.Module):
+        def __init__(self):
+            self.norm = jt.nn.BatchNorm(3, momentum=0.3)
+            self.drop = jt.nn.Dropout(0.9)
+
+        def execute(self, x):
+            return self.norm(self.drop(x))
+
+    net = Net()
+    before = net.norm.weight.numpy(), net.norm.bias.numpy()
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(3, 2, (size, 3, 4, 4)).astype(np.float32) for size in (8, 8, 5)]
+    assert measure_norms(net, [(jt.array(batch), None) for batch in batches], "norms") == 1
+    means = np.mean([batch.mean((0, 2, 3)) for batch in batches], axis=0)
+    variances = np.mean([batch.var((0, 2, 3)) for batch in batches], axis=0)
+    np.testing.assert_allclose(net.norm.running_mean.numpy(), means, rtol=1e-5)
+    np.testing.assert_allclose(net.norm.running_var.numpy(), variances, rtol=1e-4)
+    assert (before[0] == net.norm.weight.numpy()).all() and net.norm.momentum == 0.3
+    assert (before[1] == net.norm.bias.numpy()).all() and not net.norm.is_train
+    assert measure_norms(jt.nn.Linear(2, 2), [], "none") == 0
+
+
+# ------------------------------------------------------------------------ distillation
+
+
+def test_the_loss_is_kullback_and_leiblers_and_the_features_distance():
+    """Against NumPy; 0 for the teacher itself, and no gradient reaches the teacher."""
+    nets = []
+    for seed in (0, 1):
+        jt.set_global_seed(seed)
+        net = networks.MultiHead(jt.nn.Linear(4, 6), 6)
+        net.add_head("base", 5)
+        nets.append(net)
+    net, teacher = nets
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    loss, agreement = towards(teacher, "base")(net, jt.array(x), jt.zeros(7))
+
+    def softened(logits):
+        exponents = np.exp(logits.astype(np.float64) / TEMPERATURE)
+        return exponents / exponents.sum(1, keepdims=True)
+
+    features, aim = (side.trunk(jt.array(x)).numpy() for side in (net, teacher))
+    logits, said = (side.heads["base"](side.trunk(jt.array(x))).numpy() for side in (net, teacher))
+    p, q = softened(said), softened(logits)
+    divergence = (p * np.log(p / q)).sum(1).mean() * TEMPERATURE**2
+    apart = ((features - aim) ** 2).sum() / ((aim - aim.mean(0)) ** 2).sum()
+    assert loss.item() == pytest.approx(divergence + apart, rel=1e-4)
+    same = logits.argmax(1) == said.argmax(1)
+    assert (agreement.numpy() == np.stack([same, ~same], 1)).all() and 0 < same.sum() < 7
+    gradients = jt.grad(loss, [net.trunk.weight, net.heads["base"].weight, teacher.trunk.weight])
+    assert [bool(np.abs(each.numpy()).sum()) for each in gradients] == [True, True, False]
+    loss, agreement = towards(teacher, "base")(teacher, jt.array(x), jt.zeros(7))
+    assert loss.item() == pytest.approx(0, abs=1e-6) and (agreement.numpy()[:, 0] == 1).all()
+
+
+# ------------------------------------------------------------------------ the plan
+
+
+def test_when_the_base_is_brought_back_and_how(tmp_path):
+    """Without its own data only; where they are, the plan is that of the release."""
+
+    def kinds(**settings):
+        config = Config(task_list=["cubs"], data_root=str(tmp_path), **settings)
+        steps = [step for step in plan(config) if step.task == "imagenet"]
+        return [step.phase.name if step.phase else step.kind for step in steps]
+
+    around = ["start", "prune", "finish"]
+    assert kinds(recover="nothing") == around
+    assert kinds(recover="norms") == ["start", "prune", "norms", "finish"]
+    distilled = ["start", "keep", "prune", "recover", "recover", "norms", "finish"]
+    assert kinds(recover="distil", recover_epochs=2) == distilled
+    assert kinds(recover="distil", initial_pruning_ratio=0.0) == around
+    (tmp_path / "imagenet").mkdir()
+    released = ["start", "prune", *["retrain"] * 10, "finish"]
+    assert kinds(recover="distil") == kinds(recover="nothing") == released
+    assert kinds(recover="norms", num_epochs_base_finetune=0) == [
+        "start", "prune", "norms", "finish"
+    ]  # fmt: skip
+    rates = [step.phase.lr_at(step.epoch) for step in plan(
+        Config(data_root=str(tmp_path / "none"), recover="distil", recover_epochs=6, recover_lr=0.5)
+    ) if step.phase and step.phase.distils]  # fmt: skip
+    assert rates == pytest.approx([0.5] * 4 + [0.05] * 2)
+
+
+def test_an_addition_brings_nothing_back(tmp_path):
+    config = Config(add_to="x", task_list=["cubs"], data_root=str(tmp_path), recover="distil")
+    kinds = {step.kind for step in plan(config, ["imagenet"])}
+    assert kinds == {"start", "epoch", "prune", "finish"} and config.recovery() == "nothing"
+
+
+def test_the_estimate_counts_what_is_distilled(tmp_path):
+    """20 epochs over at most `recover_most` images, each seen by the teacher too, and the norms."""
+
+    def counted(**settings):
+        c = Config(task_list=["a", "b"], data_root=str(tmp_path), **settings)
+        found = effort(c, lambda task: (100, 0))
+        return found.trained, found.forward
+
+    trained, forward = counted(recover="nothing")
+    assert counted(recover="norms") == (trained, forward + 200)
+    assert counted(recover="distil", recover_epochs=20, recover_most=150) == (
+        trained + 20 * 150, forward + 21 * 150
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(recover="imagenet"), "--recover imagenet: must be one of nothing, norms, distil"),
+        (dict(recover="nothing", recover_images="x"), "--recover-images x: is for --recover norms"),
+        (dict(recover_lr=0), "--recover-lr 0: must be a positive number"),
+        (dict(recover_epochs=-1), "--recover-epochs -1: must not be negative"),
+        (dict(recover_most=0), "--recover-most 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_recovered_by_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Config(**settings).check_values()
+
+
+# ------------------------------------------------------------------------ runs
+
+QUICK = ("--num-epochs-per-task", "1", "--recover-epochs", "12", "--recover-lr", "0.01")
+
+
+@pytest.fixture
+def run(image_root, tmp_path):
+    """run(name, *more) -> (results, log, tensors) of a network with batch norm without its data."""
+    (tmp_path / "slim.pth").write_bytes(torch_zip(pretrained_tensors("vgg-bn-slim")))
+
+    def carried_out(name, *more):
+        folder = tmp_path / name
+        arguments = options(image_root, folder, tmp_path / "slim.pth", *QUICK, *more)
+        arguments[arguments.index("vgg-slim")] = "vgg-bn-slim"
+        assert main.main([*arguments, "--task-list", "cubs"]) == 0
+        results = json.loads((folder / "results.json").read_text())
+        tensors = load_checkpoint(folder / "packnet.safetensors")[0]
+        return results, (folder / "log.txt").read_text(), tensors
+
+    return carried_out
+
+
+def test_each_way_does_what_it_says(run, capsys):
+    """Nothing leaves what the prune left; norms moves the statistics alone; distil moves what is
+    kept, never what is pruned, and comes nearest to the whole network. What it was is said."""
+    ratio = ("--pruning-ratios", "0", "--recover-lr", "0.001")
+    found = {how: run(how, *ratio, "--recover", how) for how in ("nothing", "norms", "distil")}
+    left = {how: results["base"]["left_of_base"] for how, (results, _, _) in found.items()}
+    assert left["nothing"]["pruned"] == left["nothing"]["frozen"]
+    assert left["nothing"]["pruned"] == left["norms"]["pruned"] == left["distil"]["pruned"]
+    assert left["distil"]["frozen"]["agreement"] >= left["nothing"]["frozen"]["agreement"]
+
+    def moved(how):
+        before, after = found["nothing"][2], found[how][2]
+        owner = {name.removeprefix("owner."): value for name, value in before.items()
+                 if name.startswith("owner.")}  # fmt: skip
+        assert owner.keys() <= after.keys()
+        return {name for name in before if name.startswith("trunk.") and name not in owner
+                and not np.array_equal(before[name], after[name])}  # fmt: skip
+
+    statistics = {name for name in found["norms"][2] if "running_" in name}
+    assert moved("norms") == statistics and statistics < moved("distil")
+    for how in found:  # the same weights were pruned, and the task got the rest
+        for name, value in found[how][2].items():
+            if name.startswith("owner."):
+                assert np.array_equal(value, found["nothing"][2][name])
+    records = [record for record in found["distil"][0]["history"] if record["phase"] == "recover"]
+    assert len(records) == 12 and "test_top1" not in records[0]
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert "distilled from the whole network" in found["distil"][1]
+    assert "batch norms were measured anew" in found["norms"][1]
+    assert "as the whole network" in found["distil"][1]
+    assert all("is not re-trained on imagenet" in log for _, log, _ in found.values())
+
+
+def test_pruned_weights_stay_0_while_it_is_distilled(run, monkeypatch):
+    """Looked at when the base is frozen, before any task takes the free weights."""
+    seen, finish = {}, training.finish
+
+    def watched(run, step):
+        finish(run, step)
+        if step.task == "imagenet":
+            seen["free"] = {
+                name: weight.numpy()[run.packnet.owners[name].numpy() == 0]
+                for name, weight in run.packnet.weights.items()
+            }
+            seen["kept"] = list(run.kept)
+
+    monkeypatch.setattr(training, "finish", watched)
+    results, _, tensors = run("out", "--recover", "distil", "--recover-most", "5")
+    assert all(len(values) and (values == 0).all() for values in seen["free"].values())
+    assert "dense" not in seen["kept"]
+    assert results["tasks"][0]["max_logit_change"] == 0.0
+
+
+def test_photographs_of_ones_own_serve_instead(run, tmp_path, capsys):
+    write_images(tmp_path / "photographs/of", {"mine": 3})
+    (tmp_path / "photographs/of/list.txt").write_text("mine")
+    folder = str(tmp_path / "photographs")
+    results, log, _ = run("out", "--recover", "norms", "--recover-images", folder)
+    assert "recovery, images: 3 images\n" in log
+    assert "1 other files are left out" in capsys.readouterr().out
+
+
+def test_photographs_that_are_missing_or_not_needed(image_root, tmp_path, capsys):
+    (tmp_path / "slim.pth").write_bytes(torch_zip(pretrained_tensors()))
+
+    def refused(where):
+        arguments = options(
+            image_root, tmp_path / "out", tmp_path / "slim.pth", "--recover", "norms"
+        )
+        assert main.main([*arguments, "--recover-images", str(where)]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "--recover-images" in (said := refused(tmp_path / "nowhere"))
+    assert "no such folder" in said
+    (tmp_path / "empty").mkdir()
+    assert "there is no image in it" in refused(tmp_path / "empty")
+    (image_root / "imagenet").mkdir()
+    assert "re-trained on" in refused(tmp_path / "empty")
+
+
+def test_a_recovery_that_is_stopped_goes_on_to_the_bit(run, monkeypatch, tmp_path):
+    """In the midst of its epochs, and before its norms."""
+    distil = ("--recover", "distil")
+    whole, _, _ = run("whole", *distil)
+    for name, at in (("in-its-epochs", ("epoch", 5)), ("before-its-norms", ("norms", 0))):
+        plain = training.take
+
+        def stopped(run, step, at=at):
+            if (step.kind, step.epoch) == at and step.task == "imagenet":
+                raise KeyboardInterrupt
+            plain(run, step)
+
+        monkeypatch.setattr(training, "take", stopped)
+        with pytest.raises(AssertionError):
+            run(name, *distil)
+        monkeypatch.setattr(training, "take", plain)
+        results, _, _ = run(name, "--resume")
+        packed = [(tmp_path / folder / "packnet.safetensors").read_bytes()
+                  for folder in ("whole", name)]  # fmt: skip
+        assert packed[0] == packed[1]
+        assert results["base"] == whole["base"]
