@@ -19,6 +19,7 @@ def test_what_a_packed_file_says_and_what_it_does_not():
         "baselines",
         "add_to",
         "prune_last",
+        "recover_images",
     }
     assert {"arch", "image_size", "base_task", "pack", "last"} < {*names_of("fixed_when_packed")}
     assert {*names_of("may_move")} == {
@@ -26,6 +27,7 @@ def test_what_a_packed_file_says_and_what_it_does_not():
         "output_dir",
         "cache_dir",
         "pretrained",
+        "recover_images",
         "add_to",
     }
     assert {*names_of("of_machine")} == {"cache_dir", "device", "precision"}
@@ -38,8 +40,8 @@ def test_a_setting_with_choices_takes_those_and_no_other(each):
         more = dict(validation=0.1) if choice == "best" else {}
         Config(**{each.name: [choice] if several else choice} | more).check_values()
     rule = "must be of" if several else "must be one of"
-    with pytest.raises(ConfigError, match=f"{flag_of(each.name)} nothing: {rule} "):
-        Config(**{each.name: ["nothing"] if several else "nothing"}).check_values()
+    with pytest.raises(ConfigError, match=f"{flag_of(each.name)} neither: {rule} "):
+        Config(**{each.name: ["neither"] if several else "neither"}).check_values()
 
 
 def test_help_comes_in_groups_and_shows_what_may_be_chosen():
