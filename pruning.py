@@ -115,10 +115,10 @@ class PackNet:
     `train_biases`, `train_bn`: every task has biases, or norms (batch, layer, ...: parameters and
     running statistics), of its own, which start as those of the task before. `free_weights`: the
     free weights that a new task takes over start at random instead of from 0, normal with this
-    fraction of He et al.'s deviation. `packed_layers`: "all", "conv" (convolutions only) or "fc"
-    (all but convolutions); the others are shared. `pruned_units`: what a prune frees, single
-    "weights" or whole "filters" (packing/filters.py). Raises ValueError for a value that is none of
-    these, and for a model that cannot be packed.
+    fraction of He et al.'s deviation. `packed_layers`: "all", "conv" (convolutions only), "fc" (all
+    but convolutions) or "no-depthwise" (all but depthwise ones); the others are shared.
+    `pruned_units`: what a prune frees, single "weights" or whole "filters" (packing/filters.py).
+    Raises ValueError for a value that is none of these, and for a model that cannot be packed.
 
     Attributes:
         model, prune_ratio    as given

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from methods import METHODS, search
 from methods.method import Method
-from methods.recovery import IMAGES
+from methods.recovery import IMAGES, WITH_IMAGES
 from methods.steps import Phase, Step
 from networks import assign
 from packing.loops import Learnable, cross_entropy, measure_norms, train_epoch
@@ -67,20 +67,32 @@ def epoch(run: Run, step: Step) -> None:
 
 def attempt(run: Run, step: Step) -> None:
     """Try one pruning ratio from the trained weights, which are put back: prune, re-train, judge.
+
+    Of a task by its accuracy; of the base network by how often it gives the whole one's class.
     """
     run.take_best()
     run.net.mpi_param_broadcast()  # as in `prune`
     method, task, packnet = METHODS[step.method], step.task, run.packnet
     whole, ratios = contents(packnet), dict(packnet.ratios)
     trials = run.results.stages[-1].tried
-    before = run.results.judge(packnet, task)
-    ratio = search.next_ratio(trials, run.config.max_drop)
+    of_base = run.prunes_base(task)
+    before_prune = damage.outputs(run) if of_base else {}
+
+    def judged() -> float:
+        if of_base:
+            return damage.compared(before_prune, damage.outputs(run))["agreement"]
+        return run.results.judge(packnet, task)
+
+    before = judged()
+    ratio = search.next_ratio(trials, run.config.max_drop, ratios_of(run, task))
     packnet.prune(task, ratio)
     phase = replace(step.phase, name=f"try {ratio:g}")
     for number in range(phase.epochs):
         title = f"{task}, {ratio:g} tried {number + 1}/{phase.epochs}"
         train(run, method, task, phase, number, title)
-    after = run.results.judge(packnet, task)
+    if of_base and run.config.recovery() in WITH_IMAGES:
+        renew_norms(run, task)
+    after = judged()
     trials.append(dict(ratio=ratio, epochs=phase.epochs, before=before, top1=after,
                        drop=before - after))
     run.log(f"{task}: {ratio:g} tried: {before:.2f} % -> {after:.2f} %")
@@ -103,10 +115,11 @@ def prune(run: Run, step: Step) -> None:
     task, ratio, packnet = step.task, step.ratio, run.packnet
     before = run.results.about_to_prune(packnet, task)
     if ratio == "auto":
-        c, trials = run.config, run.results.stages[-1].tried
-        ratio = search.chosen(trials, c.max_drop)
-        trained = c.num_epochs_per_task + c.num_epochs_finetune
-        for line in search.table(task, trials, c.max_drop, trained):
+        c, trials, ratios = run.config, run.results.stages[-1].tried, ratios_of(run, task)
+        ratio = search.chosen(trials, c.max_drop, ratios)
+        trained = len([each for each in run.steps if each.method == step.method
+                       and (each.kind, each.task) == ("epoch", task)])
+        for line in search.table(task, trials, c.max_drop, trained, ratios):
             run.log(line)
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same mask
     if ratio and run.prunes_base(task):
@@ -123,13 +136,9 @@ def prune(run: Run, step: Step) -> None:
 def norms(run: Run, step: Step) -> None:
     """The statistics of the batch norms become those of images without labels, as the network is
     now."""
-    run.end_optimizer()
-    run.net.select(step.task)
-    loader = run.loaders[IMAGES]
-    loader.epoch = run.seed(step.task, "norms")
-    title = f"{step.task}, batch norms measured anew"
-    count = measure_norms(run.net, Learnable(loader, run.net, title, run.log), title)
-    run.log(f"{title}: {count}" if count else f"{step.task}: has no batch norm to measure anew")
+    count = renew_norms(run, step.task)
+    run.log(f"{step.task}: {count} batch norms measured anew" if count else
+            f"{step.task}: has no batch norm to measure anew")
     top1 = METHODS[step.method].judge(run, step.task)
     if top1 is not None:
         run.keep_if_best(top1)
@@ -145,6 +154,21 @@ def finish(run: Run, step: Step) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
+
+def ratios_of(run: Run, task: str) -> tuple[float, ...]:
+    """Those that are tried for a task."""
+    return search.BASE_RATIOS if run.prunes_base(task) else search.RATIOS
+
+
+def renew_norms(run: Run, task: str) -> int:
+    """Measure the batch norms anew. Returns how many there are."""
+    run.end_optimizer()
+    run.net.select(task)
+    loader = run.loaders[IMAGES]
+    loader.epoch = run.seed(task, "norms")
+    title = f"{task}, batch norms measured anew"
+    return measure_norms(run.net, Learnable(loader, run.net, title, run.log), title)
+
 
 def train(run: Run, method: Method, task: str, phase: Phase, number: int,
           title: str) -> tuple[float, float]:

@@ -31,7 +31,12 @@ LAYERS = (
     ((MultiheadAttention,), "(in|q|k|v)_proj_weight", "in_proj_bias"),
     ((nn.RNNBase, nn.RNNCell, nn.LSTMCell, nn.GRUCell), "weight_(ih|hh|hr).*", "bias_(ih|hh).*"))
 # which layers are packed, in words
-PACKED = {"all": "convolution or linear layer", "conv": "convolution", "fc": "linear layer"}
+PACKED = {
+    "all": "convolution or linear layer",
+    "conv": "convolution",
+    "fc": "linear layer",
+    "no-depthwise": "convolution (but depthwise ones) or linear layer",
+}
 NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
 DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.DropPath)
 STATISTICS = ("running_mean", "running_var")
@@ -128,8 +133,8 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
 
     `train_biases`, `train_bn`: biases of packed layers, or norms, are private instead of shared.
     `packed_layers`: which weights are owned, a key of PACKED: those of convolutions, of all other
-    layers ("fc"), or all; the rest are shared. Raises ValueError for a parameter that cannot be
-    packed, and for another `packed_layers`.
+    layers ("fc"), of all but depthwise convolutions ("no-depthwise"), or all; the rest are shared.
+    Raises ValueError for a parameter that cannot be packed, and for another `packed_layers`.
     """
     if packed_layers not in PACKED:
         raise ValueError(f"packed_layers {packed_layers!r} is none of {', '.join(PACKED)}")
@@ -168,7 +173,10 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
 def is_packed(layer: nn.Module, packed_layers: str) -> bool:
     if packed_layers == "all":
         return True
-    return isinstance(layer, CONVOLUTIONS) == (packed_layers == "conv")
+    convolution = isinstance(layer, CONVOLUTIONS)
+    if packed_layers == "no-depthwise":
+        return not (convolution and getattr(layer, "groups", 1) == layer.in_channels > 1)
+    return convolution == (packed_layers == "conv")
 
 
 def make_biases_private(found: dict[str, Parameter]) -> None:

@@ -194,6 +194,7 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
         page.text(f"{len(unchanged)} earlier tasks: seals unchanged ({', '.join(unchanged)}).")
     for said in dict.fromkeys(filter(None, (other_base(results) for _, results in everything))):
         page.text(said)
+    base_table(page, labels)
     if first["config"]["keep"] != "last":
         page.text(KEPT_EPOCH[first["config"]["keep"]])
     if any(judged(results) for _, results in everything):
@@ -201,7 +202,8 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
     storage_table(page, labels)
     folder, first = everything[0]
     drawn = folder / "plots"
-    pictures = ("error_as_tasks_are_added", "change_as_tasks_are_added", "capacity", "forgetting")
+    pictures = ("error_as_tasks_are_added", "change_as_tasks_are_added", "capacity", "forgetting",
+                "left_of_base")
     page.pictures([*(drawn / f"{picture}.png" for picture in pictures),
                    *sorted(drawn.glob("ratios_*.png")), *sorted(drawn.glob("training_*.png"))])
     seconds = sum(results["seconds"] for _, results in everything)
@@ -210,6 +212,32 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
     if experiment:
         command = f"python main.py --experiment {plain_name}"
         page.code(f"{command} --demo" if demo else command)
+
+
+def base_table(page: Document, labels: dict[str, Runs]) -> None:
+    """What the first prune has left of the base network, and what was brought back of it, where it
+    was measured (runs/damage.py)."""
+    moments = {"pruned": "right after its prune", "frozen": "as it is frozen"}
+    rows = []
+    for label, runs in labels.items():
+        found = [results["base"].get("left_of_base") for _, results in runs]
+        for moment, words in moments.items():
+            figures = [left[moment] for left in found if left]
+            if not figures:
+                continue
+            cells = [spread([each[key] for each in figures])
+                     for key in ("agreement", "variance_kept")]
+            layers = figures[0].get("layers", {})
+            least = min(layers, key=layers.get, default="")
+            cells.append(f"{least}: {layers[least]:.1f}" if layers else "-")
+            rows.append([label, words, *cells] if len(labels) > 1 else [words, *cells])
+    if not rows:
+        return
+    page.text("What is left of the base network, in % of the images of the first added task that "
+              "get the class which the whole network gives, and of the variance of its features "
+              "(of what a layer gives, for the layer that keeps least):")
+    head = ["base network", "same class", "features", "least, by layer"]
+    page.table(["run", *head] if len(labels) > 1 else head, rows)
 
 
 def storage_table(page: Document, labels: dict[str, Runs]) -> None:
@@ -300,7 +328,7 @@ def by_ratio(page: Document, labels: dict[str, Runs], name: str) -> None:
         for moment, key in moments.items():
             for task in tasks:
                 found[moment].setdefault(task["pruning_ratio"], []).append(100 - task[key])
-        of_base = runs[0][1]["config"]["initial_pruning_ratio"]
+        of_base = runs[0][1]["base"]["pruning_ratio"]
         page.text(f"Top-1 error in % of {tasks[0]['name']} against the ratio of its prune, on a "
                   f"base that was pruned by {of_base:g}{apart and f', {apart}'}:")
         rows = []

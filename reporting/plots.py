@@ -36,6 +36,8 @@ def draw(results: dict, folder: str | Path) -> list[Path]:
             pictures[f"ratios_{stage['name']}.png"] = (ratios_tried, results, stage)
     pictures["error_as_tasks_are_added.png"] = (error_as_tasks_are_added, results)
     pictures["capacity.png"] = (capacity, results)
+    if layers_left(results):
+        pictures["left_of_base.png"] = (left_of_base, results)
     if "finetune" in results["baselines"]:
         pictures["forgetting.png"] = (forgetting, results)
     if "lwf" in results["baselines"]:
@@ -190,8 +192,10 @@ def ratios_tried(results: dict, stage: dict) -> plt.Figure:
               color=COLOURS[0], marker="s", ms=5)
     axes.axhline(-results["config"]["max_drop"], color=COLOURS[3], lw=1, label="limit")
     axes.axvline(100 * stage["pruning_ratio"], color="0.5", lw=1, ls=":", label="taken")
-    axes.set(xlabel="weights that the task gives up (%)",
-             ylabel="change of top-1 on the\nvalidation part (points)", xlim=(25, 101))
+    of_base = stage["name"] == results["base"]["name"]
+    changed = "agreement with the\nwhole network" if of_base else "top-1 on the\nvalidation part"
+    axes.set(xlabel="weights that the task gives up (%)", ylabel=f"change of {changed} (points)",
+             xlim=(0 if of_base else 25, 101))
     axes.set_title(f"{stage['name']}: how much can be pruned", loc="left", fontweight="bold")
     axes.legend()
     return figure
@@ -284,6 +288,36 @@ def capacity(results: dict) -> plt.Figure:
     patches.append(Patch(color=FREE_COLOUR, label="free"))
     axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.4, 1.0),
                 ncols=min(len(patches), 5), fontsize=9)
+    return figure
+
+
+def layers_left(results: dict) -> dict[str, dict[str, float]]:
+    """{"pruned", "frozen": {layer: share of its variance that the base network keeps, in %}}; empty
+    where that was not measured."""
+    found = results["base"].get("left_of_base", {})
+    return {moment: figures["layers"] for moment, figures in found.items()
+            if figures.get("layers")}
+
+
+def left_of_base(results: dict) -> plt.Figure:
+    """How much of what each layer of the base network gave is left right after the first prune, and
+    as the network is frozen."""
+    looks = {"pruned": dict(color=COLOURS[3], marker="v", ls="--", label="right after its prune"),
+             "frozen": dict(color=COLOURS[0], marker="s", ls="-", label="as it is frozen")}
+    figure, axes = plt.subplots(figsize=(8, 4))
+    for moment, layers in layers_left(results).items():
+        axes.plot(range(1, len(layers) + 1), layers.values(), ms=4, clip_on=False, **looks[moment])
+    names = [name.removeprefix("trunk.").removesuffix(".weight") for name in layers]
+    if len(names) > 30:
+        axes.set(xlabel="layer, from the image to the head")
+    else:
+        axes.set_xticks(range(1, len(names) + 1), names, rotation=90, fontsize=8)
+    of_all = results["base"]["left_of_base"]["frozen"]["agreement"]
+    axes.set(ylabel="variance kept of what\nthe layer gives (%)", ylim=(0, 102))
+    axes.set_title(f"{results['base']['name']}: what the first prune leaves (in the end "
+                   f"{of_all:.0f} % of the images get the same class)", loc="left",
+                   fontweight="bold", fontsize=10)
+    axes.legend()
     return figure
 
 

@@ -8,8 +8,8 @@ STAGE = dict(name=str, num_classes=int, top1_by_stage=[MAYBE], top5_by_stage=[MA
 STAGE |= dict.fromkeys(("top1_final", "top5_final", "top1_before_prune", "top1_after_prune",
                         "top1_after_finetune", "top1_best_epoch", "still_zero",
                         "max_logit_change"), MAYBE)
-CONFIG = dict(seed=int, keep=str, validation=NUMBER, initial_pruning_ratio=NUMBER, task_list=[str],
-              pretrained=(str, NoneType))
+CONFIG = dict(seed=int, keep=str, validation=NUMBER, initial_pruning_ratio=(*NUMBER, str),
+              task_list=[str], pretrained=(str, NoneType))
 STORAGE = dict.fromkeys(("packed_file", "owner_maps", "separate_networks"), NUMBER)
 RESULTS = dict(finished=bool, arch=str, toolchain=str, seconds=NUMBER,
                base_retrained=(bool, NoneType), seals_unchanged=[str],

@@ -86,18 +86,19 @@ class WhatIsPacked:
     max_drop: float = setting(
         1.0,
         "with auto: how many percentage points of accuracy on the validation part a prune may"
-        " cost",
+        " cost; of the pretrained network, of agreement with itself before it",
         group=TASKS)
     tasks_to_come: int = setting(
         0,
         "with equal: how many tasks are to be added later, for which the same share of the "
         "weights is left",
         group=TASKS)
-    initial_pruning_ratio: float = setting(
+    initial_pruning_ratio: float | str = setting(
         0.5,
         "the same for the pretrained network, before the first task (the first Jittor "
-        "implementation: 0.75)",
-        group=TASKS, fixed_when_packed=True)
+        "implementation: 0.75); auto takes the largest at which the network, once brought back, "
+        "gives another class than before for at most --max-drop percent of the images",
+        kind=ratio, group=TASKS, fixed_when_packed=True)
     base_task: str = setting(
         "imagenet",
         "data set of the pretrained network; where its folder is present, the pruned network "
@@ -161,9 +162,10 @@ class WhatIsPacked:
         group=OPTIONS)
     pack: str = setting(
         "all",
-        "which layers are packed: all, convolutions only (conv) or linear layers only (fc); "
-        "the others move with the base task and stay as they are afterwards",
-        choices=("all", "conv", "fc"), group=COMPARED, fixed_when_packed=True)
+        "which layers are packed: all, convolutions only (conv), linear layers only (fc) or all "
+        "but depthwise convolutions (no-depthwise, ours); the others move with the base task and "
+        "stay as they are afterwards",
+        choices=("all", "conv", "fc", "no-depthwise"), group=COMPARED, fixed_when_packed=True)
     prune: str = setting(
         "weights",
         "what a prune frees: weights, or whole filters, by their norm",
@@ -360,11 +362,15 @@ class Config(WhatIsPacked):
             need(ratio in RATIO_WORDS or 0 <= ratio < 1, "pruning_ratios", "each must be in [0, 1)")
         need("auto" not in self.pruning_ratios or self.validation > 0, "pruning_ratios",
              "auto needs a --validation part to judge on")
+        first = self.initial_pruning_ratio
+        need(first == "auto" or first != "equal" and 0 <= first < 1, "initial_pruning_ratio",
+             "must be in [0, 1), or auto")
+        need(first != "auto" or self.validation > 0 or self.add_to is not None,
+             "initial_pruning_ratio", "auto needs a --validation part to judge on")
         need(0 <= self.max_drop <= 100, "max_drop", "must be in [0, 100]")
         need(self.tasks_to_come >= 0, "tasks_to_come", "must not be negative")
         need(self.tasks_to_come == 0 or "equal" in self.pruning_ratios, "tasks_to_come",
              "goes with --pruning-ratios equal")
-        need(0 <= self.initial_pruning_ratio < 1, "initial_pruning_ratio", "must be in [0, 1)")
         if self.prune_last is not None:
             need(self.add_to is not None, "prune_last", "goes with --add-to only")
             need(0 < self.prune_last < 1, "prune_last", "must be in (0, 1)")

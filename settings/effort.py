@@ -90,7 +90,7 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
                 if step.phase.distils:
                     images, teachers = unlabelled(c, train), 1
                 else:
-                    images = sum(train[task] for task in method.trained_on(tasks, step.task))
+                    images = sum(train.get(task, 0) for task in method.trained_on(tasks, step.task))
                     teachers = method.teachers
                 judged = sum(test.get(task, 0) for task in method.judged_on(c, step.task))
                 epochs = step.phase.epochs if step.kind == "attempt" else 1

@@ -50,5 +50,5 @@ def test_help_comes_in_groups_and_shows_what_may_be_chosen():
     text = parser.format_help()
     for title in ("tasks:", "network:", "schedule of the pretrained network:", "machine:"):
         assert text.count(f"\n{title}\n") == 1
-    assert "--keep {last,best,best-on-test}" in text and "--pack {all,conv,fc}" in text
+    assert "--keep {last,best,best-on-test}" in text and "--pack {all,conv,fc,no-depthwise}" in text
     assert all(text.count(f"\n  {flag_of(each.name)}") >= 1 for each in dataclasses.fields(Config))

@@ -10,6 +10,7 @@ from test_main import options
 from test_storage import pretrained_tensors, torch_zip
 
 import main
+import report
 from dataset import create_dataloader
 from runs import damage
 from storage.checkpoint import load_checkpoint
@@ -76,11 +77,20 @@ def test_a_run_says_what_its_first_prune_destroyed(image_root, tmp_path, capsys,
     assert f"{min(layers, key=layers.get)} keeps least" in log
     assert left["pruned"]["images"] == 6 and left["pruned"]["variance_kept"] < 50
     assert log.count("imagenet: WARNING") == 1 and "--initial-pruning-ratio 0.1" in log
+    assert (tmp_path / "ruined/plots/left_of_base.png").exists()
+    assert report.main(["--runs", str(tmp_path / "ruined"), "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page/report.md").read_text()
+    figures = left["frozen"]
+    least = min(layers, key=layers.get)
+    row = (f"| as it is frozen | {figures['agreement']:.2f} | {figures['variance_kept']:.2f} | "
+           f"{least}: {layers[least]:.1f} |")  # fmt: skip
+    assert row in page and "left_of_base.png" in page
     left, log = run("whole", "0.001", 0)
     assert left["frozen"]["variance_kept"] > 90 and "WARNING" not in log
     assert min(left["frozen"]["layers"].values()) > 90
     left, log = run("none", "0", 101)
     assert left == {} and "of the whole network" not in log
+    assert not (tmp_path / "none/plots/left_of_base.png").exists()
 
 
 def test_what_each_layer_gives_by_hand():

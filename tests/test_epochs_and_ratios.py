@@ -219,27 +219,29 @@ def test_each_phase_goes_on_from_the_epoch_that_is_kept(
 # ---- the pruning ratio
 
 
+@pytest.mark.parametrize("ratios", [search.RATIOS, search.BASE_RATIOS], ids=["task", "base"])
 @pytest.mark.parametrize("limit", [0.0, 1.0])
-def test_the_search_finds_the_largest_ratio_within_the_limit(limit):
-    for edge in range(-1, len(search.RATIOS)):
+def test_the_search_finds_the_largest_ratio_within_the_limit(limit, ratios):
+    for edge in range(-1, len(ratios)):
         trials = []
         for _ in range(search.TRIALS):
-            ratio = search.next_ratio(trials, limit)
+            ratio = search.next_ratio(trials, limit, ratios)
             assert ratio not in [trial["ratio"] for trial in trials]
             trials.append(
                 dict(
                     ratio=ratio,
-                    drop=limit if search.RATIOS.index(ratio) <= edge else limit + 0.1,
+                    drop=limit if ratios.index(ratio) <= edge else limit + 0.1,
                     top1=50.0,
                     before=51.0,
                     epochs=2,
                 )
             )
-        assert search.chosen(trials, limit) == search.RATIOS[max(edge, 0)]
-        lines = search.table("a", trials, limit, 30)
+        assert search.chosen(trials, limit, ratios) == ratios[max(edge, 0)]
+        lines = search.table("a", trials, limit, 30, ratios)
         assert ("None stays within" in lines[-2]) == (
             edge < 0
         ) and "8 epochs, 27 % of the 30" in lines[-1]
+        assert ("the whole network" in lines[0]) == (ratios is search.BASE_RATIOS)
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,15 @@ import networks
 import training
 from dataset import create_dataloader, unlabelled
 from images.folders import DataError, read_photographs
+from methods import search
 from methods.recovery import TEMPERATURE, towards
 from packing.loops import measure_norms
+from packing.parameters import OWNED, SHARED, parameters_of
 from settings.config import Config, ConfigError
 from settings.effort import effort
 from settings.plan import plan
 from storage.checkpoint import load_checkpoint
+from storage.packed import unpack_owners
 
 # ------------------------------------------------------------------------ the images
 
@@ -205,7 +208,7 @@ def test_what_cannot_be_recovered_by_is_refused(settings, message):
 
 # ------------------------------------------------------------------------ runs
 
-QUICK = ("--num-epochs-per-task", "1", "--recover-epochs", "12", "--recover-lr", "0.01")
+QUICK = ("--num-epochs-per-task", "1", "--recover-epochs", "12", "--recover-lr", "0.001")
 
 
 @pytest.fixture
@@ -228,7 +231,7 @@ def run(image_root, tmp_path):
 def test_each_way_does_what_it_says(run, capsys):
     """Nothing leaves what the prune left; norms moves the statistics alone; distil moves what is
     kept, never what is pruned, and comes nearest to the whole network. What it was is said."""
-    ratio = ("--pruning-ratios", "0", "--recover-lr", "0.001")
+    ratio = ("--pruning-ratios", "0")
     found = {how: run(how, *ratio, "--recover", how) for how in ("nothing", "norms", "distil")}
     left = {how: results["base"]["left_of_base"] for how, (results, _, _) in found.items()}
     assert left["nothing"]["pruned"] == left["nothing"]["frozen"]
@@ -304,6 +307,80 @@ def test_photographs_that_are_missing_or_not_needed(image_root, tmp_path, capsys
     assert "there is no image in it" in refused(tmp_path / "empty")
     (image_root / "imagenet").mkdir()
     assert "re-trained on" in refused(tmp_path / "empty")
+
+
+SEARCHED = ("--initial-pruning-ratio", "auto", "--validation", "0.25", "--recover-epochs", "5")
+
+
+@pytest.mark.parametrize("how, drop", [("distil", 50), ("norms", 100), ("nothing", 0)])
+def test_the_ratio_of_the_base_is_found_by_what_it_still_gives(run, how, drop, tmp_path):
+    """Each trial is brought back as the base will be, and undone; the largest within the limit is
+    taken, of the smallest there is where none is."""
+    results, log, tensors = run("out", *SEARCHED, "--recover", how, "--max-drop", str(drop))
+    base = results["base"]
+    assert [trial["before"] for trial in base["tried"]] == [100] * search.TRIALS
+    assert {trial["epochs"] for trial in base["tried"]} == {1 if how == "distil" else 0}
+    assert base["pruning_ratio"] == search.chosen(base["tried"], drop, search.BASE_RATIOS)
+    if drop == 100:
+        assert base["pruning_ratio"] == search.BASE_RATIOS[-1]
+    owned = sum(int((unpack(name, tensors) == 1).sum()) for name in tensors
+                if name.startswith("owner."))  # fmt: skip
+    assert owned == base["owned_weights"]
+    assert base["owned_fraction"] == pytest.approx(1 - base["pruning_ratio"], abs=1e-3)
+    assert (tmp_path / "out/plots/ratios_imagenet.png").exists()
+    assert "pruning ratios tried from the whole network" in log and "  taken" in log
+    assert base["left_of_base"]["frozen"]["images"] == 3  # of the validation part, not the tests
+
+
+def unpack(name, tensors):
+    return unpack_owners(tensors[name], tensors[name.removeprefix("owner.")].shape)
+
+
+def test_a_search_for_the_bases_ratio_that_is_stopped_goes_on_to_the_bit(
+    run, monkeypatch, tmp_path
+):
+    distil = (*SEARCHED, "--recover", "distil", "--max-drop", "50")
+    whole, _, _ = run("whole", *distil)
+    plain, attempts = training.attempt, []
+
+    def stopped(run, step):
+        attempts.append(step)
+        if len(attempts) == 3:
+            raise KeyboardInterrupt
+        plain(run, step)
+
+    monkeypatch.setattr(training, "attempt", stopped)
+    with pytest.raises(AssertionError):
+        run("stopped", *distil)
+    results, _, _ = run("stopped", "--resume")
+    packed = [(tmp_path / name / "packnet.safetensors").read_bytes()
+              for name in ("whole", "stopped")]  # fmt: skip
+    assert packed[0] == packed[1] and results["base"] == whole["base"]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(), "--initial-pruning-ratio auto: auto needs a --validation part"),
+        (dict(initial_pruning_ratio="equal", validation=0.1), "equal: must be in [0, 1), or auto"),
+        (dict(initial_pruning_ratio=1.0), "must be in [0, 1), or auto"),
+    ],
+)
+def test_a_base_ratio_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Config(**dict(initial_pruning_ratio="auto") | settings).check_values()
+
+
+def test_depthwise_layers_stay_whole_where_asked():
+    """They are shared then: pruned by nothing, moved by the base task alone."""
+    nn = jt.nn
+    model = nn.Sequential(nn.Conv(3, 8, 3), nn.Conv(8, 8, 3, groups=8), nn.Conv(8, 8, 3, groups=4),
+                          nn.Conv(8, 6, 1), nn.Conv(1, 1, 3), nn.Linear(6, 2))  # fmt: skip
+    packed = parameters_of(model, packed_layers="no-depthwise")
+    kinds = [packed[f"{layer}.weight"].kind for layer in range(6)]
+    assert kinds == [OWNED, SHARED, OWNED, OWNED, OWNED, OWNED]
+    everything = parameters_of(model)
+    assert {everything[f"{layer}.weight"].kind for layer in range(6)} == {OWNED}
 
 
 def test_a_recovery_that_is_stopped_goes_on_to_the_bit(run, monkeypatch, tmp_path):
