@@ -7,7 +7,8 @@
 
 The images are the training images of the tasks at hand, or any photographs (--recover-images). The
 loss: section 2 of Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), on the
-logits of the base task, and the distance of the features, as a share of their variance.
+logits of the base task; and the distances of the features, and of what each layer gives (as
+"hints" do: Romero et al., "FitNets", ICLR 2015), as shares of their variance.
 """
 import math
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ WITH_IMAGES = ("norms", "distil")  # both end with the norms
 RECOVERIES = ("nothing", *WITH_IMAGES)
 IMAGES = ("recovery", "images")  # of a run's loaders, the one whose images have no labels
 TEMPERATURE = 2
+LAYERS = 10  # what the distance of the layers counts, of the features' 1
+TINY = 1e-12
 
 
 def distilling(c: "Config") -> Phase:
@@ -37,19 +40,43 @@ def towards(teacher, task: str) -> Loss:
     import jittor as jt
     from jittor import nn
 
+    from packing.watching import channels_of, watched
+
+    def apart(given: "jt.Var", aim: "jt.Var", channels: int) -> "jt.Var":
+        """The squared distance, as a share of the variance about each channel's mean."""
+        aim = aim.stop_grad()
+        others = [axis for axis in range(aim.ndim) if axis != channels]
+        variance = ((aim - aim.mean(others, keepdims=True)) ** 2).sum()
+        return ((given - aim) ** 2).sum() / variance.maximum(TINY)
+
+    def layers_of(net) -> dict[str, "nn.Module"]:
+        """Batch norms, where the trunk has any; else its convolutions and linear layers."""
+        modules = dict(net.trunk.named_modules())
+        for kinds in (nn.BatchNorm, (nn.Conv, nn.Linear)):
+            found = {name: layer for name, layer in modules.items() if isinstance(layer, kinds)}
+            if found:
+                return found
+        return {}
+
+    its_layers = layers_of(teacher)
+
     def loss(net, images: "jt.Var", _: "jt.Var") -> tuple["jt.Var", "jt.Var"]:
-        with jt.no_grad():
+        with jt.no_grad(), watched(its_layers) as aims:
             aim = teacher.trunk(images)
-            said = teacher.heads[task](aim)
-        aim, said = aim.stop_grad(), said.stop_grad()
-        features = net.trunk(images)
+            said = teacher.heads[task](aim).stop_grad()
+        with watched(layers_of(net)) as given:
+            features = net.trunk(images)
         logits = net.heads[task](features)
         wanted = nn.softmax(said / TEMPERATURE, dim=1)
-        guess = nn.log_softmax(logits / TEMPERATURE, dim=1)
         known = nn.log_softmax(said / TEMPERATURE, dim=1)
-        divergence = (wanted * (known - guess)).sum(1).mean() * TEMPERATURE ** 2
-        variance = ((aim - aim.mean(0, keepdims=True)) ** 2).sum()
-        apart = ((features - aim) ** 2).sum() / variance.maximum(1e-12)
+        guess = nn.log_softmax(logits / TEMPERATURE, dim=1)
+        total = (wanted * (known - guess)).sum(1).mean() * TEMPERATURE ** 2
+        total = total + apart(features, aim, 1)
+        shares = [apart(given[name], aims[name], channels_of(layer, aims[name]))
+                  for name, layer in its_layers.items() if name in given]
+        if shares:
+            total = total + LAYERS * sum(shares) / len(shares)
         same = (logits.argmax(1)[0] == said.argmax(1)[0]).float32()
-        return divergence + apart, jt.stack([same, 1 - same], dim=1)
+        return total, jt.stack([same, 1 - same], dim=1)
+
     return loss

@@ -7,13 +7,12 @@ network has trained on, without their labels: how often it still gives the same 
 task, and how much of its features, and of what each layer gives, is left. A run's weights are the
 same with it and without.
 """
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import toolchain
+from packing.watching import channels_of, watched
 
 jt = toolchain.start()
 from jittor import nn
@@ -42,43 +41,23 @@ def outputs(run: "Run") -> dict[str, np.ndarray]:
     run.packnet.set_training(False)
     head = run.net.heads[run.config.base_task]
     found: dict[str, list[np.ndarray]] = dict(features=[], logits=[])
-    with jt.no_grad(), watched(run.packnet.layers) as seen:
+    layers = run.packnet.layers
+    with jt.no_grad(), watched(layers) as seen:
         for images in loader.some(IMAGES):
             seen.clear()
             features = run.net.trunk(images)
             now = dict(features=features, logits=head(features))
-            now |= {LAYER + name: means for name, means in seen.items()}
+            now |= {LAYER + name: means(layers[name], output) for name, output in seen.items()}
             for name, var in now.items():
                 found.setdefault(name, []).append(var.numpy())
     return {name: np.concatenate(batches) for name, batches in found.items()}
 
 
-@contextlib.contextmanager
-def watched(layers: dict[str, nn.Module]) -> Iterator[dict[str, jt.Var]]:
-    """What each layer has given last, {name: Var [B, channels]}, the means over all positions. A
-    layer that gives several Vars, as attention and recurrent ones do, is passed over."""
-    seen: dict[str, jt.Var] = {}
-
-    def watch(name: str, layer: nn.Module) -> None:
-        plain = layer.execute
-
-        def execute(*inputs, **options):
-            output = plain(*inputs, **options)
-            if isinstance(output, jt.Var) and output.ndim > 1:
-                channels = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
-                places = [axis for axis in range(1, output.ndim) if axis != channels]
-                seen[name] = output.mean(places) if places else output
-            return output
-
-        layer.execute = execute
-
-    try:
-        for name, layer in layers.items():
-            watch(name, layer)
-        yield seen
-    finally:
-        for layer in layers.values():
-            vars(layer).pop("execute", None)
+def means(layer: nn.Module, output: jt.Var) -> jt.Var:
+    """[B, channels] of what a layer gives: the means over all positions."""
+    channels = channels_of(layer, output)
+    places = [axis for axis in range(1, output.ndim) if axis != channels]
+    return output.mean(places) if places else output
 
 
 def figures(whole: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> dict:

@@ -130,8 +130,9 @@ class Run:
         return Score.of(*loops.predict(self.net, self.loaders[task, split], f"{task}, {split}"))
 
     def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float,
-                    goes_on: bool) -> nn.SGD:
-        """SGD that moves the parameters `moving`; the network is in training mode.
+                    goes_on: bool, kind: type[nn.SGD] = nn.SGD) -> nn.SGD:
+        """SGD, or one of its `kind`, that moves the parameters `moving`; the network is in training
+        mode.
 
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
@@ -139,8 +140,8 @@ class Run:
             packed = self.packnet.owners if self.config.weight_decay_on == "packed" else moving
             groups = decayed_and_not(moving, packed, weight_decay)
             self.moving = {name: moving[name] for group in groups for name in group["names"]}
-            self.optimizer = nn.SGD(groups, lr, momentum=self.config.momentum,
-                                    nesterov=self.config.nesterov)
+            self.optimizer = kind(groups, lr, momentum=self.config.momentum,
+                                  nesterov=self.config.nesterov)
             if goes_on:
                 if self.stopped_momentum.keys() != moving.keys():
                     raise other_version(self.folder / STATE, KeyError("momentum"))

@@ -12,6 +12,7 @@ from test_storage import pretrained_tensors, torch_zip
 import main
 import report
 from dataset import create_dataloader
+from packing.watching import watched
 from runs import damage
 from storage.checkpoint import load_checkpoint
 
@@ -103,13 +104,17 @@ def test_what_each_layer_gives_by_hand():
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, 3, 8, 7)).astype(np.float32)
     words = rng.normal(size=(2, 9, 4)).astype(np.float32)
-    with damage.watched(layers) as seen:
+    with watched(layers) as seen:
         map_ = layers["conv"](jt.array(image)).numpy()
         told = layers["linear"](jt.array(words)).numpy()
         layers["several"](jt.array(words))
     assert seen.keys() == {"conv", "linear"}
-    np.testing.assert_allclose(seen["conv"].numpy(), map_.mean((2, 3)), atol=1e-6)
-    np.testing.assert_allclose(seen["linear"].numpy(), told.mean(1), atol=1e-6)
+    assert np.array_equal(seen["conv"].numpy(), map_)
+    assert np.array_equal(seen["linear"].numpy(), told)
+    found = {name: damage.means(layers[name], output).numpy() for name, output in seen.items()}
+    np.testing.assert_allclose(found["conv"], map_.mean((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(found["linear"], told.mean(1), atol=1e-6)
+    assert np.array_equal(damage.means(layers["linear"], seen["linear"][:, 0]).numpy(), told[:, 0])
     assert not any("execute" in vars(layer) for layer in layers.values())
 
 

@@ -275,7 +275,7 @@ def test_the_optimizer_of_lwfs_warm_up_goes_on_in_its_training(compared, monkeyp
         config, net, results, kept = Config(), type("Net", (), dict(select=print)), None, {}
         packnet, loaders = None, {("new", "train"): None}
 
-        def begin_epoch(self, moving, lr, weight_decay, goes_on):
+        def begin_epoch(self, moving, lr, weight_decay, goes_on, kind=None):
             seen.append(goes_on)
             raise KeyboardInterrupt
 

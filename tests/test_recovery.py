@@ -17,9 +17,10 @@ import training
 from dataset import create_dataloader, unlabelled
 from images.folders import DataError, read_photographs
 from methods import search
-from methods.recovery import TEMPERATURE, towards
+from methods.recovery import LAYERS, TEMPERATURE, towards
 from packing.loops import measure_norms
 from packing.parameters import OWNED, SHARED, parameters_of
+from packing.relative import LEAST, RelativeSGD
 from settings.config import Config, ConfigError
 from settings.effort import effort
 from settings.plan import plan
@@ -111,34 +112,83 @@ def test_norms_are_measured_as_numpy_does():
 # ------------------------------------------------------------------------ distillation
 
 
-def test_the_loss_is_kullback_and_leiblers_and_the_features_distance():
-    """Against NumPy; 0 for the teacher itself, and no gradient reaches the teacher."""
+class Trunk(jt.nn.Module):
+    """Two layers in a row, [B, 3, H, W] -> [B, 6]; with a batch norm behind each, or none."""
+
+    def __init__(self, normed):
+        self.convs = jt.nn.ModuleList([jt.nn.Conv(3, 4, 1), jt.nn.Conv(4, 6, 1)])
+        self.norms = jt.nn.ModuleList([jt.nn.BatchNorm(4), jt.nn.BatchNorm(6)] if normed else [])
+
+    def maps(self, x):
+        found = []
+        for number, conv in enumerate(self.convs):
+            x = conv(x)
+            if len(self.norms):
+                x = self.norms[number](x)
+            found.append(x)
+        return found
+
+    def execute(self, x):
+        return self.maps(x)[-1].mean((2, 3))
+
+
+@pytest.mark.parametrize("normed", [True, False], ids=["norms", "no norms"])
+def test_the_loss_is_kullback_and_leiblers_and_the_distances(normed):
+    """Against NumPy; 0 for the teacher itself; no gradient reaches the teacher, and every layer is
+    afterwards what it was."""
     nets = []
     for seed in (0, 1):
         jt.set_global_seed(seed)
-        net = networks.MultiHead(jt.nn.Linear(4, 6), 6)
+        net = networks.MultiHead(Trunk(normed), 6)
         net.add_head("base", 5)
+        net.eval()
         nets.append(net)
     net, teacher = nets
-    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
-    loss, agreement = towards(teacher, "base")(net, jt.array(x), jt.zeros(7))
+    images = jt.array(np.random.default_rng(0).normal(size=(7, 3, 5, 4)).astype(np.float32))
+    loss, agreement = towards(teacher, "base")(net, images, jt.zeros(7))
 
     def softened(logits):
         exponents = np.exp(logits.astype(np.float64) / TEMPERATURE)
         return exponents / exponents.sum(1, keepdims=True)
 
-    features, aim = (side.trunk(jt.array(x)).numpy() for side in (net, teacher))
-    logits, said = (side.heads["base"](side.trunk(jt.array(x))).numpy() for side in (net, teacher))
+    def apart(given, aim):
+        others = tuple(axis for axis in range(aim.ndim) if axis != 1)
+        return ((given - aim) ** 2).sum() / ((aim - aim.mean(others, keepdims=True)) ** 2).sum()
+
+    features, aim = (side.trunk(images).numpy() for side in (net, teacher))
+    logits, said = (side.heads["base"](side.trunk(images)).numpy() for side in (net, teacher))
     p, q = softened(said), softened(logits)
     divergence = (p * np.log(p / q)).sum(1).mean() * TEMPERATURE**2
-    apart = ((features - aim) ** 2).sum() / ((aim - aim.mean(0)) ** 2).sum()
-    assert loss.item() == pytest.approx(divergence + apart, rel=1e-4)
+    ours, theirs = ([each.numpy() for each in side.trunk.maps(images)] for side in (net, teacher))
+    layers = LAYERS * np.mean([apart(*pair) for pair in zip(ours, theirs)])
+    expected = divergence + apart(features, aim) + layers
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
     same = logits.argmax(1) == said.argmax(1)
-    assert (agreement.numpy() == np.stack([same, ~same], 1)).all() and 0 < same.sum() < 7
-    gradients = jt.grad(loss, [net.trunk.weight, net.heads["base"].weight, teacher.trunk.weight])
+    assert (agreement.numpy() == np.stack([same, ~same], 1)).all()
+    moving = [net.trunk.convs[0].weight, net.heads["base"].weight, teacher.trunk.convs[0].weight]
+    gradients = jt.grad(loss, moving)
     assert [bool(np.abs(each.numpy()).sum()) for each in gradients] == [True, True, False]
-    loss, agreement = towards(teacher, "base")(teacher, jt.array(x), jt.zeros(7))
+    assert not any("execute" in vars(layer) for side in nets for layer in side.modules())
+    loss, agreement = towards(teacher, "base")(teacher, images, jt.zeros(7))
     assert loss.item() == pytest.approx(0, abs=1e-6) and (agreement.numpy()[:, 0] == 1).all()
+
+
+def test_steps_are_relative_to_what_they_move():
+    """Against NumPy, with momentum, over two steps; however steep the loss."""
+    start = dict(weight=np.float32([[3, 4], [0, 0]]), bias=np.float32([0, 0]))
+    slope = dict(weight=np.float32([[1, 2], [2, 0]]), bias=np.float32([3, 4]))
+    for steep in (1.0, 1e4):
+        moving = {name: jt.array(value) for name, value in start.items()}
+        optimizer = RelativeSGD([*moving.values()], 0.1, momentum=0.5)
+        for _ in range(2):
+            optimizer.step(sum((moving[name] * slope[name]).sum() * steep for name in start))
+        for name, value in start.items():
+            velocity, least = 0, LEAST * value.size**0.5
+            for _ in range(2):
+                size = max(np.linalg.norm(value), least)
+                velocity = 0.5 * velocity + slope[name] * size / np.linalg.norm(slope[name])
+                value = value - 0.1 * velocity
+            np.testing.assert_allclose(moving[name].numpy(), value, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------ the plan
