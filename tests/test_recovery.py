@@ -258,7 +258,7 @@ def test_what_cannot_be_recovered_by_is_refused(settings, message):
 
 # ------------------------------------------------------------------------ runs
 
-QUICK = ("--num-epochs-per-task", "1", "--recover-epochs", "12", "--recover-lr", "0.001")
+QUICK = ("--num-epochs-per-task", "1", "--recover-epochs", "4", "--recover-lr", "0.001")
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_each_way_does_what_it_says(run, capsys):
             if name.startswith("owner."):
                 assert np.array_equal(value, found["nothing"][2][name])
     records = [record for record in found["distil"][0]["history"] if record["phase"] == "recover"]
-    assert len(records) == 12 and "test_top1" not in records[0]
+    assert len(records) == 4 and "test_top1" not in records[0]
     assert records[-1]["loss"] < records[0]["loss"]
     assert "distilled from the whole network" in found["distil"][1]
     assert "batch norms were measured anew" in found["norms"][1]
@@ -402,7 +402,7 @@ def test_a_search_for_the_bases_ratio_that_is_stopped_goes_on_to_the_bit(
     monkeypatch.setattr(training, "attempt", stopped)
     with pytest.raises(AssertionError):
         run("stopped", *distil)
-    results, _, _ = run("stopped", "--resume")
+    results, _, _ = run("stopped", "--resume", *distil)
     packed = [(tmp_path / name / "packnet.safetensors").read_bytes()
               for name in ("whole", "stopped")]  # fmt: skip
     assert packed[0] == packed[1] and results["base"] == whole["base"]
@@ -437,7 +437,7 @@ def test_a_recovery_that_is_stopped_goes_on_to_the_bit(run, monkeypatch, tmp_pat
     """In the midst of its epochs, and before its norms."""
     distil = ("--recover", "distil")
     whole, _, _ = run("whole", *distil)
-    for name, at in (("in-its-epochs", ("epoch", 5)), ("before-its-norms", ("norms", 0))):
+    for name, at in (("in-its-epochs", ("epoch", 2)), ("before-its-norms", ("norms", 0))):
         plain = training.take
 
         def stopped(run, step, at=at):
