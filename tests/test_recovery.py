@@ -208,7 +208,8 @@ def test_when_the_base_is_brought_back_and_how(tmp_path):
     distilled = ["start", "keep", "prune", "recover", "recover", "norms", "finish"]
     assert kinds(recover="distil", recover_epochs=2) == distilled
     assert kinds(recover="distil", initial_pruning_ratio=0.0) == around
-    (tmp_path / "imagenet").mkdir()
+    for split in ("train", "val"):
+        write_images(tmp_path / "imagenet" / split, {"x": 1})
     released = ["start", "prune", *["retrain"] * 10, "finish"]
     assert kinds(recover="distil") == kinds(recover="nothing") == released
     assert kinds(recover="norms", num_epochs_base_finetune=0) == [
@@ -355,7 +356,8 @@ def test_photographs_that_are_missing_or_not_needed(image_root, tmp_path, capsys
     assert "no such folder" in said
     (tmp_path / "empty").mkdir()
     assert "there is no image in it" in refused(tmp_path / "empty")
-    (image_root / "imagenet").mkdir()
+    for split in ("train", "val"):
+        write_images(image_root / "imagenet" / split, {"x": 1})
     assert "re-trained on" in refused(tmp_path / "empty")
 
 
