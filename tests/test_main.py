@@ -121,6 +121,7 @@ def test_a_run_from_folders_to_report(image_root, tmp_path, pretrained, capsys):
     assert sorted(path.name for path in (output / "plots").iterdir()) == [
         "capacity.png",
         "error_as_tasks_are_added.png",
+        "left_of_base.png",
         "training_cars.png",
         "training_cubs.png",
         "training_flowers.png",
