@@ -22,8 +22,9 @@ from images.folders import read_split
 from images.preprocess import MEAN, STD, Preparation, permute, preparation_of
 from methods import METHODS
 from pruning import PackNet
+from runs.folder import check_folders
 from runs.run import Run
-from settings.config import Config
+from settings.config import Config, ConfigError
 from settings.experiments import EXPERIMENTS, runs_of
 from settings.plan import plan
 from settings.sequences import DEMO_TASKS
@@ -404,6 +405,16 @@ def test_the_schedule_of_fashion(tmp_path, name, tasks):
         assert [s.ratio for s in steps if s.kind == "prune" and s.task == task] == [0.75]
     assert (config.batch_size, config.momentum, config.weight_decay) == (32, 0.9, 0.0)
     assert {step.method for step in steps} == {*METHODS}
+
+
+@pytest.mark.parametrize("missing", ["fashion_0_1", "fashion_6_7"])
+def test_a_task_without_data_is_said_where_to_be_had(tmp_path, missing):
+    """The first of a sequence, which is its base task, and any other."""
+    settings = runs_of("fashion-5")[0][1]
+    for task in {settings["base_task"], *settings["task_list"]} - {missing}:
+        (tmp_path / task).mkdir()
+    with pytest.raises(ConfigError, match="Source: the package dataset-fashion-mnist of Debian"):
+        check_folders(Config(**settings, data_root=str(tmp_path), output_dir=str(tmp_path / "o")))
 
 
 def test_what_the_experiments_need_is_known():
