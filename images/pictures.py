@@ -20,7 +20,7 @@ from images.archives import (
     small_files,
 )
 from images.datasets import PUBLISHED, TINY_IMAGENET
-from images.parquet import members, parquet_splits, read_rows
+from images.parquet import Rows, members, parquet_splits, read_rows
 from images.tfrecords import FILENAME, box_of, examples, tfrecord_splits
 from system.progress import Progress
 
@@ -107,33 +107,41 @@ def read_cubs(archives: Archives) -> Sources:
 
 
 def _pictures_of_parquet(archives: Archives, boxes: bool) -> Sources:
-    """Boxes are x1, y1, x2, y2, 0-based, right and bottom excluded."""
     sources = []
     for split, paths in parquet_splits(archives).items():
         for path in paths:
             rows = read_rows(path)
-            edges = rows.columns.get("bbox") if boxes else [None] * len(rows.members)
-            if edges is None:
-                raise ArchiveError(f"{path}: this copy has no boxes (a column bbox), so that its "
-                                   "images cannot be cropped")
-            if boxes and max(map(max, edges)) <= 1:
-                names = rows.columns.get(FILENAME)
-                if names is None:
-                    raise ArchiveError(f"{path}: its boxes are fractions of the image, in an order "
-                                       "that is not known here")
-                photographs = Progress(members(path), f"Reading {path.name}", len(names))
-                edges = [_in_pixels(path, box, content())
-                         for box, (_, content) in zip(edges, photographs)]
-                labels = list(map(_class_of, names))
-            elif boxes or "label" in rows.names:
-                labels = rows.labels("label")
+            if boxes:
+                labels, edges = _with_boxes(rows)
+            elif "label" in rows.names:
+                labels, edges = rows.labels("label"), [None] * len(rows.members)
             else:  # the official classes of Flowers have no names, either
                 labels = [f"{label + 1:03}" for label in rows.columns["label"]]
+                edges = [None] * len(rows.members)
             pictures = []
             for member, label, box in zip(rows.members, labels, edges):
-                pictures.append(Picture(member, split, label, tuple(box) if box else None))
+                pictures.append(Picture(member, split, label, box))
             sources.append((path, pictures))
     return sources
+
+
+def _with_boxes(rows: Rows) -> tuple[list[str], list[Box]]:
+    """The class and the box of each image of CUBS. Boxes are x1, y1, x2, y2, 0-based, right and
+    bottom excluded; or, in a copy of TensorFlow Datasets', fractions, and the class stands in the
+    photograph's name. Raises ArchiveError."""
+    edges = rows.columns.get("bbox")
+    if edges is None:
+        raise ArchiveError(f"{rows.path}: this copy has no boxes (a column bbox), so that its "
+                           "images cannot be cropped")
+    if max(map(max, edges)) > 1:
+        return rows.labels("label"), [tuple(box) for box in edges]
+    names = rows.columns.get(FILENAME)
+    if names is None:
+        raise ArchiveError(f"{rows.path}: its boxes are fractions of the image, in an order that "
+                           "is not known here")
+    photographs = Progress(members(rows.path), f"Reading {rows.path.name}", len(names))
+    boxes = [_in_pixels(rows.path, box, content()) for box, (_, content) in zip(edges, photographs)]
+    return list(map(_class_of, names)), boxes
 
 
 def _cubs_of_tfrecords(archives: Archives) -> Sources:
