@@ -634,9 +634,13 @@ def floats(name, content):
     return content | {b"data": content[b"data"].astype(np.float64)} if name == "train" else content
 
 
+def signed(name, content):
+    return content | {b"data": content[b"data"].view(np.int8)} if name == "train" else content
+
+
 @pytest.mark.parametrize(
     "change",
-    [more_labels, label_below_0, floats, lambda name, content: Evil(), lambda name, content: 3],
+    [more_labels, label_below_0, floats, signed, lambda *_: Evil(), lambda *_: 3],
 )
 def test_a_wrong_pickle_is_refused_and_runs_nothing(
     tmp_path, small_arrays, capsys, monkeypatch, change
