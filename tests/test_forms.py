@@ -36,7 +36,7 @@ from test_prepare_data import (
 )
 
 import prepare_data
-from images import arrays
+from images import arrays, pictures
 from images.archives import Archives
 from images.datasets import (
     CIFAR100,
@@ -1382,6 +1382,16 @@ def test_cubs_of_tensorflow_datasets_are_cropped_as_the_official_ones(
     assert contents(tmp_path) == contents(tmp_path / "official")
     if form == "tfrecord":
         assert tree(tmp_path / "data") == tree(tmp_path / "official/data")
+
+
+def test_a_fraction_in_32_bits_is_the_official_edge_again(tmp_path):
+    """Which is a whole number in nearly every box: a pixel more or less would show."""
+    for width, height in ((500, 333), (400, 500), (121, 497)):
+        photograph = jpeg(Image.new("RGB", (width, height)))
+        for x, y in np.random.default_rng(0).integers(0, (width, height), (200, 2)):
+            edges = np.float32([y / height, x / width, (y + 0.5) / height, (x + 1) / width])
+            box = pictures._in_pixels(tmp_path, edges.tolist(), photograph)
+            assert box == (x, y, x + 1, y + 0.5)
 
 
 @pytest.mark.parametrize(
