@@ -14,17 +14,18 @@ constexpr int KH = %d, KW = %d, SH = %d, SW = %d, PH = %d, PW = %d;
 } }
 """
 EACH_PLANE = """
-    const int height = in0_shape2, width = in0_shape3, high = %s_shape2, wide = %s_shape3;
+    const int height = %(x)s_shape2, width = %(x)s_shape3, high = %(y)s_shape2, wide = %(y)s_shape3;
     const size_t pixels = (size_t)height * width, cells = (size_t)high * wide;
     #pragma omp parallel for
-    for (int plane = 0; plane < in0_shape0 * in0_shape1; plane++)
+    for (int plane = 0; plane < %(x)s_shape0 * %(x)s_shape1; plane++)
 """
-FORWARD = EACH_PLANE % ("out0", "out0") + """
-        pooling::forward(in0_p + plane * pixels, height, width, out0_p + plane * cells, high, wide);
+FORWARD = EACH_PLANE % dict(x="in0", y="out0") + """
+        pooling::forward(in0_p + plane * pixels, height, width, out0_p + plane * cells,
+                         out1_p + plane * cells, high, wide);
 """
-BACKWARD = EACH_PLANE % ("in1", "in1") + """
-        pooling::backward(in0_p + plane * pixels, height, width, in1_p + plane * cells,
-                          in2_p + plane * cells, high, wide, out0_p + plane * pixels);
+BACKWARD = EACH_PLANE % dict(x="out0", y="in0") + """
+        pooling::backward(in0_p + plane * cells, in1_p + plane * cells, height, width, high, wide,
+                          out0_p + plane * pixels);
 """
 
 
@@ -35,20 +36,21 @@ def maximum(jt: ModuleType) -> Callable:
     code = Path(__file__).with_name("pooling.h").read_text()
 
     class Maximum(jt.Function):
-        def execute(self, x, cells: Sequence[int], header: str):
-            self.x, self.header = x, header
-            self.y = jt.code([*x.shape[:2], *cells], "float32", [x], cpu_header=header,
-                             cpu_src=FORWARD)
-            return self.y
+        def execute(self, x, cells: Sequence[int], place: str, header: str):
+            self.shape, self.header = x.shape, header
+            shape = [*x.shape[:2], *cells]
+            y, self.at = jt.code([shape, shape], ["float32", place], [x], cpu_header=header,
+                                 cpu_src=FORWARD)
+            return y
 
         def grad(self, dy):
-            given = [self.x, self.y, dy]
-            return jt.code(self.x.shape, "float32", given, cpu_header=self.header,
-                           cpu_src=BACKWARD), None, None
+            return jt.code(self.shape, "float32", [self.at, dy], cpu_header=self.header,
+                           cpu_src=BACKWARD), None, None, None
 
     def largest(x, cells: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
                 padding: Sequence[int]):
         header = CONSTANTS % (*kernel, *stride, *padding) + code
-        return Maximum()(x, cells, header)
+        place = "uint8" if kernel[0] * kernel[1] <= 256 else "int32"
+        return Maximum()(x, cells, place, header)
 
     return largest
