@@ -58,6 +58,14 @@ def test_values_and_gradients_are_those_of_the_windows(height, width, shape, cei
     assert np.array_equal(y, right_y) and np.array_equal(dx, right_dx)
 
 
+def test_windows_of_more_entries_than_a_byte_counts():
+    x = np.random.default_rng(0).standard_normal((1, 2, 40, 37)).astype(np.float32)
+    x[0, 0, 16, 17] = 9  # entry 290 of the first window
+    y, dx, dy = computed(Pool(18, 5, padding=1, op="maximum"), x)
+    right_y, right_dx = expected(x, dy, 18, 5, 1)
+    assert np.array_equal(y, right_y) and np.array_equal(dx, right_dx)
+
+
 def test_as_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for kernel, stride, padding, ceil_mode in [
