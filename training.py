@@ -6,7 +6,6 @@ Who saves and resumes: runs/. What is measured: runs/results.py. The algorithm i
 import time
 from dataclasses import replace
 
-import toolchain
 from methods import METHODS, search
 from methods.method import Method
 from methods.recovery import IMAGES, WITH_IMAGES
@@ -14,13 +13,11 @@ from methods.steps import Phase, Step
 from networks import assign
 from packing.loops import Learnable, cross_entropy, measure_norms, train_epoch
 from packing.relative import RelativeSGD
+from packing.sgd import SGD
 from runs import damage
 from runs.network import contents
 from runs.run import Run
 from system.errors import TrainingError
-
-jt = toolchain.start()
-from jittor import nn
 
 WAY_OUT = "The last saved state is kept; start again in another folder with a lower rate."
 
@@ -181,7 +178,7 @@ def train(run: Run, method: Method, task: str, phase: Phase, number: int,
     loader = method.loader(run, task, phase)
     optimizer = run.begin_epoch(method.moving(run, task), phase.lr_at(number), phase.weight_decay,
                                 goes_on=phase.before + number > 0,
-                                kind=RelativeSGD if phase.distils else nn.SGD)
+                                kind=RelativeSGD if phase.distils else SGD)
     method.set_training(run)
     # shuffle, crops and flips follow from it
     loader.epoch = run.seed(*method.prefix, task, phase.name, number)

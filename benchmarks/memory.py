@@ -15,6 +15,7 @@ from system import processes
 
 def measure(arch: str, batch_size: int, what: str) -> None:
     import networks
+    from packing.sgd import SGD
     from pruning import PackNet
     from training import cross_entropy, train_epoch
     jt = networks.jt
@@ -31,7 +32,7 @@ def measure(arch: str, batch_size: int, what: str) -> None:
     images = jt.array(rng.normal(size=(batch_size, 3, side, side)).astype(np.float32))
     batch = images, jt.array(rng.integers(0, 200, batch_size))
     if what == "training":
-        optimizer = jt.nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
+        optimizer = SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
         packnet.set_training(True)
         train_epoch(net, cross_entropy, [batch] * 4, optimizer, "training")
     else:

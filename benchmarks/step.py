@@ -61,6 +61,7 @@ def jittor_side(options) -> Sides:
 
     import dataset
     import networks
+    from packing.sgd import SGD
     from pruning import PackNet
     net = networks.build(options.arch)
     packnet = PackNet(net)
@@ -77,7 +78,7 @@ def jittor_side(options) -> Sides:
         pixels = np.random.default_rng(0).integers(0, 256, x.shape, np.uint8)
         flips = np.zeros(size, np.uint8)
         packnet.set_training(what in ("step", "fed"))
-        optimizer = nn.SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
+        optimizer = SGD(list(packnet.trainable().values()), 1e-3, momentum=0.9)
         kept: list = []
 
         def step() -> None:

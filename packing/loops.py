@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 import toolchain
+from packing.sgd import SGD
 from system.errors import TrainingError, UserError
 from system.progress import Progress
 
@@ -25,7 +26,7 @@ def train(model: nn.Module, parameters: list[jt.Var], loader: Iterable, epochs: 
     """`epochs` passes of SGD over `loader`, which yields (images float32 [B, ...], labels int [B]).
     Raises ValueError for a label that is no class, and for a batch of one image from which a batch
     norm can compute nothing; TrainingError as train_epoch."""
-    optimizer = nn.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(epochs):
         its = f"{title}: epoch {epoch + 1}/{epochs}"
         # On a GPU a look at the labels waits for all that is under way: in the first epoch only.

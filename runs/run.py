@@ -16,6 +16,7 @@ from methods import METHODS
 from methods.recovery import IMAGES, WITH_IMAGES
 from networks import MultiHead, assign, build
 from packing import loops
+from packing.sgd import SGD
 from pruning import PackNet
 from reporting.continual import measures
 from runs.addition import Earlier
@@ -130,7 +131,7 @@ class Run:
         return Score.of(*loops.predict(self.net, self.loaders[task, split], f"{task}, {split}"))
 
     def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float,
-                    goes_on: bool, kind: type[nn.SGD] = nn.SGD) -> nn.SGD:
+                    goes_on: bool, kind: type[nn.SGD] = SGD) -> nn.SGD:
         """SGD, or one of its `kind`, that moves the parameters `moving`; the network is in training
         mode.
 
