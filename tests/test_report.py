@@ -539,7 +539,7 @@ def test_the_error_before_a_prune_is_said_to_be_on_the_validation_part(tmp_path)
 
 def test_the_hours_of_what_was_not_run(tmp_path, capsys):
     """By hand: release-vgg16 trains 20 epochs of each task, 10 more of those that are pruned, with
-    a test each."""
+    a test each, one before the prune, one after it, and one of every task so far."""
     (tmp_path / "runs").mkdir()
     command = "Not run yet: python main.py --experiment release-vgg16"
     markdown = page_of(tmp_path / "runs")
@@ -557,7 +557,7 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
     effort.save_rates(effort.Rates("This CPU", {"vgg16 224": (2.0, 0.5)}))
     trained = 30 * 5994 + 30 * 8144 + 20 * 2040
     forward = (
-        5794 * (30 + 3 + 1) + 8041 * (30 + 3) + 5794 + 8041 + 6149 * (20 + 2) + 5794 + 8041 + 6149
+        5794 * (30 + 2 + 1) + 8041 * (30 + 2) + 5794 + 8041 + 6149 * (20 + 1) + 5794 + 8041 + 6149
     )
     assert effort.hours("release-vgg16", effort.load_rates()) == pytest.approx(
         (trained * 2 + forward * 0.5) / 3600
