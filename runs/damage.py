@@ -26,7 +26,7 @@ IMAGES = 256
 # chance.
 BOUND = 50.0
 HELP = ("Added tasks will learn from what is left. Re-train it on its own data, in {folder}, bring "
-        "it back with more photographs (--recover distil --recover-images) or for longer "
+        "it back by --recover distil, with more photographs (--recover-images DIR) or for longer "
         "(--recover-epochs), or prune less (--initial-pruning-ratio 0.1); --train-bn gives each "
         "task norms that fit it")
 LAYER = "layer."  # of `outputs`, in front of a layer's name

@@ -308,6 +308,7 @@ def test_each_way_does_what_it_says(run, capsys):
     assert records[-1]["loss"] < records[0]["loss"]
     assert "distilled from the whole network" in found["distil"][1]
     assert "batch norms were measured anew" in found["norms"][1]
+    assert "imagenet: 4 batch norms measured anew" in found["norms"][1]
     assert "as the whole network" in found["distil"][1]
     assert all("is not re-trained on imagenet" in log for _, log, _ in found.values())
 
@@ -365,10 +366,20 @@ SEARCHED = ("--initial-pruning-ratio", "auto", "--validation", "0.25", "--recove
 
 
 @pytest.mark.parametrize("how, drop", [("distil", 50), ("norms", 100), ("nothing", 0)])
-def test_the_ratio_of_the_base_is_found_by_what_it_still_gives(run, how, drop, tmp_path):
+def test_the_ratio_of_the_base_is_found_by_what_it_still_gives(
+    run, how, drop, tmp_path, monkeypatch
+):
     """Each trial is brought back as the base will be, and undone; the largest within the limit is
     taken, of the smallest there is where none is."""
+    measured, plain = [], training.measure_norms
+
+    def watched(*arguments):
+        measured.append(arguments)
+        return plain(*arguments)
+
+    monkeypatch.setattr(training, "measure_norms", watched)
     results, log, tensors = run("out", *SEARCHED, "--recover", how, "--max-drop", str(drop))
+    assert len(measured) == (0 if how == "nothing" else search.TRIALS + 1)
     base = results["base"]
     assert [trial["before"] for trial in base["tried"]] == [100] * search.TRIALS
     assert {trial["epochs"] for trial in base["tried"]} == {1 if how == "distil" else 0}
