@@ -238,7 +238,7 @@ class Config(WhatIsPacked):
         "epochs after which that learning rate is divided by 10",
         group=BASE, fixed_when_packed=True)
     recover: str = setting(
-        "nothing",
+        "distil",
         "what brings the pruned base network back where it is not re-trained on its own data: "
         "nothing; norms: the statistics of batch norm are measured anew; distil: it learns to "
         "give what the whole network gives, for images without labels, and norms after it",
@@ -257,8 +257,8 @@ class Config(WhatIsPacked):
         "with distil: epochs; the learning rate is divided by 10 for the last third",
         group=BASE, fixed_when_packed=True)
     recover_lr: float = setting(
-        1e-2,
-        "with distil: learning rate",
+        1e-3,
+        "with distil: learning rate; 0.001 moves each parameter by a thousandth of its size",
         group=BASE, fixed_when_packed=True)
     baselines: list[str] = setting(
         [],

@@ -344,6 +344,7 @@ def test_a_run_without_imagenet_says_that_its_base_is_not_the_releases(
                     "--task-list",
                     "cubs",
                     *SHORT[2:],
+                    *"--recover nothing".split(),
                     *more,
                 ]
             )

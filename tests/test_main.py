@@ -45,6 +45,7 @@ def options(root, output, pretrained, *more):
         str(pretrained),
         *"""
             --num-epochs-per-task 2 --num-epochs-finetune 1 --batch-size 8 --initial-lr 0.01
+            --recover nothing
         """.split(),
         *map(str, more),
     ]
@@ -181,9 +182,11 @@ def test_vgg16s_fifteen_layers_at_an_eighth_of_the_width(image_root, tmp_path):
         "--pretrained",
         str(tmp_path / "vgg16.pth"),
         *"--num-epochs-per-task 1 --num-epochs-finetune 1 --batch-size 6".split(),
+        *"--recover-epochs 1".split(),
     ]
     assert main.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [record["phase"] for record in results["history"]].count("recover") == 1
     assert len(results["owners_by_layer"]) == 15 and results["base"]["num_classes"] == 1000
     assert all(task["max_logit_change"] == 0.0 for task in results["tasks"])
 

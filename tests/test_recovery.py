@@ -462,7 +462,7 @@ def test_a_recovery_that_is_stopped_goes_on_to_the_bit(run, monkeypatch, tmp_pat
         with pytest.raises(AssertionError):
             run(name, *distil)
         monkeypatch.setattr(training, "take", plain)
-        results, _, _ = run(name, "--resume")
+        results, _, _ = run(name, "--resume", *distil)
         packed = [(tmp_path / folder / "packnet.safetensors").read_bytes()
                   for folder in ("whole", name)]  # fmt: skip
         assert packed[0] == packed[1]

@@ -555,10 +555,12 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
         "14,000",
     ]
     effort.save_rates(effort.Rates("This CPU", {"vgg16 224": (2.0, 0.5)}))
-    trained = 30 * 5994 + 30 * 8144 + 20 * 2040
+    distilled = 20 * 5000  # the base network, without ImageNet
+    trained = 30 * 5994 + 30 * 8144 + 20 * 2040 + distilled
     forward = (
         5794 * (30 + 2 + 1) + 8041 * (30 + 2) + 5794 + 8041 + 6149 * (20 + 1) + 5794 + 8041 + 6149
     )
+    forward += distilled + 5000  # its teacher, and the norms
     assert effort.hours("release-vgg16", effort.load_rates()) == pytest.approx(
         (trained * 2 + forward * 0.5) / 3600
     )
