@@ -22,6 +22,7 @@ from images.crops import CROPS
 from images.datasets import PERMUTED, data_set
 from images.folders import DataError, Split, hold_out, read_photographs, read_split
 from images.preprocess import MEAN, STD, Preparation, permute, preparation_of
+from packing.portrait import IMAGES
 from system.progress import say
 
 jt = toolchain.start()
@@ -243,11 +244,13 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
                       cache_dir: str | Path | None = None, validation: float = 0.0,
                       preparation: Preparation | None = None, crop: str = "resized",
                       normalise: str = "imagenet") -> tuple[Loader, int]:
-    """(loader, num_classes) of one split ("train", "validation" or "test") of a data set.
+    """(loader, num_classes) of one split ("train", "validation", "portrait" or "test") of a data
+    set.
 
     `image_size`: the side of the network's input in pixels; the short side of what is cropped to it
     is 256/224 of it. `validation`: the fraction of the training split that is held out of "train"
-    (images.folders.hold_out), and is "validation", prepared as test images are. `crop`: how
+    (images.folders.hold_out), and is "validation", prepared as test images are. "portrait": up to
+    packing.portrait.IMAGES of "train", in order and prepared as test images are, too. `crop`: how
     training images are cropped that are not cropped to boxes (a key of images.crops.CROPS).
     `normalise`: by ImageNet's mean and deviation, or "own", those of the training images of the
     data set, which are measured here. `preparation`: takes the place of the data set's own
@@ -260,7 +263,8 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
         raise DataError(f"batch_size {batch_size} must be at least 1")
     train = split == "train"
     about = data_set(dataset_name)
-    files = read_split(dataset_name, data_root, "train" if split == "validation" else split)
+    of_train = split in ("validation", "portrait")
+    files = read_split(dataset_name, data_root, "train" if of_train else split)
     if PERMUTED.fullmatch(dataset_name):
         crop = "whole"  # neither cropped nor mirrored: its pixels have lost their places
     name = about.folder_in(data_root).name
@@ -269,11 +273,15 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
     if split == "validation":
         files = files.of(held_out)
         name = f"{name}-validation"
+    if split == "portrait":
+        files = evenly(files.of(rest) if validation else files, IMAGES)
+        name = f"{name}-portrait"
     if preparation is None:
         own = normalise == "own" and not about.large  # large ones keep ImageNet's
         colours = own_colours(dataset_name, data_root, image_size, cache, crop) if own else ()
         preparation = preparation_of(dataset_name, image_size, crop, "test", *colours)
-    kind = StreamedImages if about.large and train else CachedImages
+    once = split == "portrait"  # looked at one time: not worth a place in the cache
+    kind = StreamedImages if once or about.large and train else CachedImages
     decoded = preparation_of(dataset_name, image_size, crop, "train") if train else preparation
     draw = CROPS[crop] if train and not about.boxes else None
     images = kind(files, name, decoded, cache, draw)
@@ -282,6 +290,12 @@ def create_dataloader(dataset_name: str, data_root: str | Path = "data", split: 
         images = Rows(images, rest)  # the cache is that of the whole split
     loader = Loader(images, files, batch_size, train, seed, preparation, mirrored=crop != "whole")
     return loader, len(files.classes)
+
+
+def evenly(files: Split, most: int) -> Split:
+    """`most` of the images, every so-many-th; all where there are no more."""
+    count = min(most, len(files.paths))
+    return files.of(np.arange(count) * len(files.paths) // max(1, count))
 
 
 def own_colours(dataset_name: str, data_root: str | Path, image_size: int, cache: Path,

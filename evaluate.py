@@ -4,6 +4,7 @@
     python evaluate.py --task cubs --predict bird.jpg other.jpg   # the likeliest classes of images
     python evaluate.py --predict something.jpg                    # the task is found too
     python evaluate.py --task-agnostic                            # how often it is found
+    python evaluate.py --portraits                                # makes what it is found by
     python evaluate.py --export cubs cubs.safetensors             # one task's network; .pth, .onnx
     python evaluate.py --seals [cubs.safetensors]                 # is each task what it was?
     python evaluate.py --import-release csf.pt --output-dir DIR   # a packed network of the authors
@@ -14,6 +15,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +26,9 @@ import numpy as np
 
 import toolchain
 from images.datasets import dataset_folder
-from images.folders import DataError, unsorted
+from images.folders import DataError, read_split, unsorted
 from images.preprocess import Preparation, permute, preprocess
+from packing.portrait import Portrait, auroc, recognise
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
 from runs.folder import check_free
@@ -33,22 +36,23 @@ from runs.stage import precision_of
 from settings.archs import ARCHS, own, source_of
 from settings.config import Config, ConfigError
 from storage.checkpoint import WeightsError, write_tensors, writing
-from storage.packed import Packed, load_packed, other_content
+from storage.packed import Packed, load_packed, other_content, save_packed
 from storage.release import read_release
-from storage.seals import recomputed
+from storage.seals import of_portrait, recomputed
 from storage.torch_file import write_torch_file
 from system.errors import run_cli
-from system.files import CHECKPOINT
+from system.files import CHECKPOINT, STATE
 
 if TYPE_CHECKING:  # starts Jittor
     from dataset import Loader
     from networks import MultiHead
     from pruning import PackNet
+    from runs.recognition import Images
 
 
 EXPORTS = (".safetensors", ".pth", ".onnx")
 # What is asked for; without any of them, to measure every task.
-WHAT = ("predict", "task_agnostic", "export", "seals", "import_release")
+WHAT = ("predict", "task_agnostic", "portraits", "export", "seals", "import_release")
 
 
 @run_cli
@@ -66,10 +70,14 @@ def command_line() -> argparse.ArgumentParser:
     add("--task", help="only this task (default: all)")
     add("--predict", nargs="+", metavar="IMAGE",
         help="print the five likeliest classes of these images, for --task; without --task, the "
-             "class by the task whose view is surest")
-    add("--task-agnostic", action="store_true",
+             "task that each looks most like and its class there, or that it is none of them")
+    add("--task-agnostic", nargs="*", metavar="OTHER",
         help="how often the right task is found on the test splits, and the accuracy then, beside "
-             "that with the task known")
+             "that with the task known; how well the images of OTHER data sets are told to be none "
+             "of the tasks'")
+    add("--portraits", action="store_true",
+        help="make what a task's images are recognised by, for tasks whose file has none and whose "
+             "training images are there, and put it into the file")
     add("--export", nargs=2, metavar=("TASK", "FILE"),
         help="write the network of one task into FILE, for use without this project: .safetensors "
              "or .pth with torchvision's names (PyTorch loads both), .onnx with its graph")
@@ -122,6 +130,10 @@ def carry_out(options: argparse.Namespace) -> int:
     network, config = network_of(metadata, options.arch, path), metadata["config"]
     start_jittor(options, metadata)
     packnet = unpack(packed, metadata, network, path)
+    portraits = {task: Portrait.from_arrays(arrays) for task, arrays in packed.portraits.items()}
+    if options.portraits:
+        make_portraits(packnet, packed, metadata, options)
+        return 0
     del packed  # Jittor has copied it
     batch_size = options.batch_size or config["batch_size"]
     if options.export:
@@ -129,9 +141,9 @@ def carry_out(options: argparse.Namespace) -> int:
     elif options.predict and options.task:
         predict_images(packnet, metadata, options.task, options.predict, batch_size)
     elif options.predict:
-        predict_with_task(packnet, metadata, options.predict, batch_size)
-    elif options.task_agnostic:
-        find_tasks(packnet, metadata, options)
+        predict_with_task(packnet, metadata, portraits, options, batch_size)
+    elif options.task_agnostic is not None:
+        find_tasks(packnet, metadata, portraits, options)
     else:
         evaluate(packnet, metadata, options)
     return 0
@@ -272,19 +284,11 @@ def there(entry: dict, metadata: dict, options: argparse.Namespace) -> bool:
 
 
 def test_loader(entry: dict, metadata: dict, options: argparse.Namespace,
-                like: dict | None = None) -> "Loader":
-    """The test split of the task `entry`, prepared as the task `like` prepares its own (default:
-    `entry`). Raises DataError."""
-    from dataset import create_dataloader
-    config, name = metadata["config"], entry["name"]
-    cache_dir = options.cache_dir
-    if cache_dir is None and not options.data_root:
-        cache_dir = config["cache_dir"]
-    loader, _ = create_dataloader(name, options.data_root or config["data_root"], "test",
-                                  options.batch_size or config["batch_size"],
-                                  image_size=metadata["image_size"],
-                                  preparation=Preparation.from_plain((like or entry)["input"]),
-                                  cache_dir=cache_dir)
+                like: dict | None = None, split: str = "test") -> "Loader":
+    """The test split, or another, of the task `entry`, prepared as the task `like` prepares its own
+    (default: `entry`). Raises DataError."""
+    name = entry["name"]
+    loader = open_loader(name, metadata, options, like or entry, split)
     same_names = entry["classes"] in (None, loader.classes)
     if not same_names or entry["num_classes"] != len(loader.classes):
         raise DataError(f"{name}: the classes of the data are not those of the checkpoint "
@@ -292,20 +296,38 @@ def test_loader(entry: dict, metadata: dict, options: argparse.Namespace,
     return loader
 
 
+def open_loader(name: str, metadata: dict, options: argparse.Namespace, like: dict,
+                split: str = "test") -> "Loader":
+    """A split of any data set, prepared as the task `like` prepares its own. Raises DataError."""
+    from dataset import create_dataloader
+    config = metadata["config"]
+    cache_dir = options.cache_dir
+    if cache_dir is None and not options.data_root:
+        cache_dir = config["cache_dir"]
+    loader, _ = create_dataloader(name, options.data_root or config["data_root"], split,
+                                  options.batch_size or config["batch_size"],
+                                  seed=config["seed"], validation=config["validation"],
+                                  image_size=metadata["image_size"],
+                                  preparation=Preparation.from_plain(like["input"]),
+                                  cache_dir=cache_dir)
+    return loader
+
+
 def logits_of(packnet: "PackNet", entry: dict, paths: list[str], batch_size: int) -> np.ndarray:
-    """float32 [images, classes] of a task, the images preprocessed as its test images are,
+    """float32 [images, classes] of a task."""
+    return packnet.predict(entry["name"], batches(entry, paths, batch_size))[0]
+
+
+def batches(entry: dict, paths: list[str], batch_size: int) -> Iterator[tuple]:
+    """(input, labels that say nothing) of images, preprocessed as the task's test images are,
     `batch_size` of them at a time."""
     from dataset import affine, to_input
     preparation = Preparation.from_plain(entry["input"])
-
-    def batches() -> Iterator[tuple]:
-        for start in range(0, len(paths), batch_size):
-            planes = [preprocess(path, preparation) for path in paths[start:start + batch_size]]
-            images = permute(np.stack(planes), preparation)
-            flips, labels = np.zeros(len(images), np.uint8), np.zeros(len(images), np.int32)
-            yield to_input(images, flips, affine(preparation)), labels
-
-    return packnet.predict(entry["name"], batches())[0]
+    for start in range(0, len(paths), batch_size):
+        planes = [preprocess(path, preparation) for path in paths[start:start + batch_size]]
+        images = permute(np.stack(planes), preparation)
+        flips, labels = np.zeros(len(images), np.uint8), np.zeros(len(images), np.int32)
+        yield to_input(images, flips, affine(preparation)), labels
 
 
 def class_name(entry: dict, label: int) -> str:
@@ -323,36 +345,132 @@ def predict_images(packnet: "PackNet", metadata: dict, task: str, paths: list[st
             print(f"  {100 * shares[label]:6.2f} %  {class_name(entry, label)}")
 
 
-def predict_with_task(packnet: "PackNet", metadata: dict, paths: list[str],
-                      batch_size: int) -> None:
-    """Print for each image the task whose view is surest of it, its likeliest class there, and
-    that class's probability."""
-    entries = metadata["tasks"]
-    logits = [logits_of(packnet, entry, paths, batch_size) for entry in entries]
-    for number, (path, task) in enumerate(zip(paths, surest(logits))):
-        label = int(logits[task][number].argmax())
-        confidence = probabilities(logits[task][number:number + 1])[0, label]
-        name = class_name(entries[task], label)
-        print(f"{path}: {entries[task]['name']}, {name}, {100 * confidence:.2f} %")
+def whose(packnet: "PackNet", portraits: dict[str, Portrait], tasks: list[str], images: "Images",
+          title: str) -> tuple[np.ndarray, np.ndarray]:
+    """(number of the task that each image is taken for, of those that have a portrait, int [N]; how
+    far it is beyond what that task knows, float64 [N], above 0 where it is none of the tasks').
+    Where there is no portrait, the task of `tasks` whose view is surest, and never none.
+    `images(task)`: prepared as the task prepares its own."""
+    if portraits:
+        from runs.recognition import seen
+        look, _ = seen(packnet, images, title)
+        return recognise(list(portraits.values()), look)
+    task = surest([packnet.predict(task, images(task), f"{title}, {task}")[0] for task in tasks])
+    return task, np.full(len(task), -np.inf)
 
 
-def find_tasks(packnet: "PackNet", metadata: dict, options: argparse.Namespace) -> None:
-    """Print how often the surest task is the right one on each test split, and the top-1 accuracy
-    then, beside that with the task known."""
-    entries = metadata["tasks"]
-    print(f"{'task':14} {'task found %':>13} {'top-1 %':>8} {'task known':>11}")
-    rows = []
-    for number, entry in enumerate(entries):
-        if not there(entry, metadata, options):
-            print(f"{entry['name']:14} {'-':>13} {'-':>8} {'-':>11}  (no data)")
+def tell_who_has_none(portraits: dict[str, Portrait], tasks: list[str], folder: str) -> None:
+    """Say which tasks have no portrait, and what comes of it."""
+    without = [task for task in tasks if task not in portraits]
+    if not without:
+        return
+    way = (f"`python evaluate.py --output-dir {folder} --portraits` makes one where a task's "
+           "training images are.")
+    if portraits:
+        print(f"No portrait: {', '.join(without)}; whose images are not recognised. {way}",
+              file=sys.stderr)
+    else:
+        print("No task has a portrait: the one whose view is surest is taken (the lowest "
+              f"entropy), and never none of them. {way}", file=sys.stderr)
+
+
+def predict_with_task(packnet: "PackNet", metadata: dict, portraits: dict[str, Portrait],
+                      options: argparse.Namespace, batch_size: int) -> None:
+    """Print for each image the task that it looks most like, its likeliest class there, and that
+    class's probability; or that it is none of the tasks'."""
+    entries = {entry["name"]: entry for entry in metadata["tasks"]}
+    paths = options.predict
+    tell_who_has_none(portraits, list(entries), options.output_dir)
+    tasks, beyond = whose(packnet, portraits, list(entries),
+                          lambda like: batches(entries[like], paths, batch_size), "images")
+    lines = {}
+    for number, name in enumerate(portraits or entries):
+        rows = np.flatnonzero(tasks == number)
+        if not len(rows):
             continue
-        answers = [packnet.predict(other["name"], test_loader(entry, metadata, options, other))
-                   for other in entries]
-        labels, found = answers[number][1], surest([logits for logits, _ in answers]) == number
-        right = answers[number][0].argmax(1) == labels
-        rows.append([100 * float(share.mean()) for share in (found, found & right, right)])
-        print(f"{entry['name']:14} {rows[-1][0]:13.2f} {rows[-1][1]:8.2f} {rows[-1][2]:11.2f}")
-    print("{:14} {:13.2f} {:8.2f} {:11.2f}".format("mean", *np.mean(rows, axis=0)))
+        logits = logits_of(packnet, entries[name], [paths[row] for row in rows], batch_size)
+        for row, of_image, shares in zip(rows, logits, probabilities(logits)):
+            label = int(of_image.argmax())
+            answer = f"{name}, {class_name(entries[name], label)}, {100 * shares[label]:.2f} %"
+            none = beyond[row] > 0
+            lines[row] = f"none of the tasks (nearest: {answer})" if none else answer
+    for row, path in enumerate(paths):
+        print(f"{path}: {lines[row]}")
+
+
+def find_tasks(packnet: "PackNet", metadata: dict, portraits: dict[str, Portrait],
+               options: argparse.Namespace) -> None:
+    """Print how often the right task is found on each test split, and the top-1 accuracy then,
+    beside that with the task known; and how many of the images are said to be none of the tasks'.
+    """
+    entries = {entry["name"]: entry for entry in metadata["tasks"]}
+    root = options.data_root or metadata["config"]["data_root"]
+    for other in options.task_agnostic:
+        read_split(other, root, "test")  # what is wrong with it is said before anything is computed
+    tell_who_has_none(portraits, list(entries), options.output_dir)
+    asked = list(portraits or entries)
+    refused = f" {'none of them':>13}" if portraits else ""
+    print(f"{'task':14} {'task found %':>13} {'top-1 %':>8} {'task known':>11}{refused}")
+    rows, known = [], []
+    for name, entry in entries.items():
+        if name not in asked or not there(entry, metadata, options):
+            why = "no data" if name in asked else "no portrait"
+            print(f"{name:14} {'-':>13} {'-':>8} {'-':>11}  ({why})")
+            continue
+        task, beyond = whose(packnet, portraits, asked, partial(like_another, entry, entries,
+                                                                metadata, options), name)
+        logits, labels = packnet.predict(name, test_loader(entry, metadata, options))
+        found, right = task == asked.index(name), logits.argmax(1) == labels
+        shares = [found, found & right, right, *([beyond > 0] if portraits else [])]
+        rows.append([100 * float(share.mean()) for share in shares])
+        known.append(beyond)
+        print(shown(name, rows[-1]))
+    print(shown("mean", np.mean(rows, axis=0)))
+    for other in options.task_agnostic:
+        _, beyond = whose(packnet, portraits, asked, lambda like: open_loader(
+            other, metadata, options, entries[like]), other)
+        print(f"{other}: {100 * float((beyond > 0).mean()):.2f} % said to be none of them, "
+              f"AUROC {auroc(np.concatenate(known), beyond):.3f}")
+
+
+def like_another(entry: dict, entries: dict[str, dict], metadata: dict,
+                 options: argparse.Namespace, like: str) -> "Loader":
+    """The test images of a task, prepared as the task `like` prepares its own."""
+    return test_loader(entry, metadata, options, entries[like])
+
+
+def shown(name: str, cells: list[float]) -> str:
+    widths = (13, 8, 11, 13)
+    return f"{name:14} " + " ".join(f"{cell:{width}.2f}" for cell, width in zip(cells, widths))
+
+
+def make_portraits(packnet: "PackNet", packed: Packed, metadata: dict,
+                   options: argparse.Namespace) -> None:
+    """Put the portraits that are missing, of tasks whose training images are there, into the packed
+    file; everything else in it stays. Raises ConfigError, DataError and OSError."""
+    from runs.recognition import seen
+    folder = Path(options.output_dir)
+    if (folder / STATE).exists():
+        raise ConfigError(f"--portraits: the run in {folder} was stopped before its end. Finish "
+                          f"it first: `python main.py --resume --output-dir {folder}`")
+    entries = {entry["name"]: entry for entry in metadata["tasks"]}
+    made = 0
+    for name, entry in entries.items():
+        if name in packed.portraits:
+            print(f"{name:14} has a portrait")
+        elif not there(entry, metadata, options):
+            print(f"{name:14} no data, no portrait")
+        else:
+            look = seen(packnet, lambda like: test_loader(
+                entry, metadata, options, entries[like], "portrait"), name)
+            packed.portraits[name] = Portrait.of(*look).arrays()
+            entry["portrait"] = of_portrait(packed, name)
+            size = sum(array.nbytes for array in packed.portraits[name].values())
+            print(f"{name:14} portrait made, {size / 1000:.1f} kB")
+            made += 1
+    if made:
+        save_packed(folder / CHECKPOINT, packed, metadata)
+        print(f"Written: {folder / CHECKPOINT}, everything else as it was")
 
 
 def check_export(task: str, out: str) -> None:

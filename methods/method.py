@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from images.preprocess import preparation_of
 from methods.steps import Phase, Step
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class Method:
     def tested_on(self, tasks: list[str], task: str) -> list[str]:
         """Which of `tasks`, all that have data, are tested once `task` is learnt."""
         return tasks[:tasks.index(task) + 1] if task in tasks else []
+
+    def asked(self, c: "Config", tasks: list[str], task: str) -> int:
+        """Once `task` is learnt, how many passes over the test images of all `tasks`, those that
+        have data, ask whose they are."""
+        return 0
 
     def packnet_options(self, c: "Config") -> dict:
         """The options of the pruning.PackNet that it works with."""
@@ -122,6 +128,14 @@ class Baseline(Method):
                     yield Step(self.name, "epoch", task, phase, epoch)
             yield Step(self.name, "finish", task)
 
+    def asked(self, c: "Config", tasks: list[str], task: str) -> int:
+        """One for all heads together, of tasks whose images are prepared alike."""
+        if not self.one_network or task != self.tasks(c)[-1] or len(tasks) < 2:
+            return 0
+        if c.normalise == "own":
+            return len(tasks)
+        return len({preparation_of(name, c.image_size, c.crop) for name in tasks})
+
     def heads(self, c: "Config", task: str) -> list[str]:
         """The tasks that get a head when `task` starts."""
         return [task]
@@ -146,6 +160,8 @@ class Baseline(Method):
 
     def finish(self, run: "Run", task: str) -> None:
         run.results.baseline_finished(self.name, task, *self.measured(run, task))
+        if self.asked(run.config, run.tasks_with_data, task):
+            run.ask_all_heads(self.name)
 
     def measured(self, run: "Run", task: str) -> tuple[dict[str, float], dict[str, float]]:
         """Top-1 and top-5 in percent, by task, of those that are tested now."""

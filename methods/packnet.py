@@ -79,6 +79,11 @@ class Packing(Method):
         return Phase("retrain", c.num_epochs_base_finetune if there else 0, c.base_finetune_lr,
                      c.base_lr_decay_every, c.weight_decay)
 
+    def asked(self, c: "Config", tasks: list[str], task: str) -> int:
+        """One through the first task's view, one through the task's own."""
+        several = c.add_to or len(tasks) > 1
+        return 2 if several and task == c.task_list[-1] else 0
+
     def packnet_options(self, c: "Config") -> dict:
         return c.packnet_options()
 
@@ -112,5 +117,8 @@ class Packing(Method):
         if not run.config.baselines:
             run.kept.pop("dense", None)  # the whole base network: nothing needs it any more
         run.results.frozen(run.packnet, task)
+        run.make_portrait(task)
         run.save_packed()
+        if self.asked(run.config, run.tasks_with_data, task):
+            run.ask_whose()
         run.save_results(finished=False)

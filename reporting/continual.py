@@ -1,5 +1,5 @@
 """What papers on continual learning compare, from the accuracies of a run. Percent and percentage
-points, over the added tasks."""
+points, over the added tasks; class-incremental accuracy over all."""
 
 Row = dict[str, float]  # accuracies by task
 
@@ -25,14 +25,28 @@ def measures(results: dict) -> dict[str, dict[str, float | None]]:
                         when it was learnt; 0 is nothing forgotten
     gap_to_individual   average accuracy minus that of a network of its own for each task, over the
                         tasks that both have
+    class_incremental   the mean over all tasks, the base task too, after the last one, where the
+                        network is not told which task an image is of
     """
     rows = histories(results)
     last = {method: history[-1] if history else {} for method, history in rows.items()}
     individual = last.get("individual", {})
     return {method: dict(average_accuracy=mean(last[method].values()),
                          backward_transfer=backward_transfer(history),
-                         gap_to_individual=gap(last[method], individual))
+                         gap_to_individual=gap(last[method], individual),
+                         class_incremental=mean(class_incremental(results, method).values()))
             for method, history in rows.items()}
+
+
+def class_incremental(results: dict, method: str) -> Row:
+    """By task, of those that were asked; none of a run of an earlier version."""
+    if method == "packnet":
+        stages = [results["base"], *results["tasks"]] if results["base"] else []
+        figures = {stage["name"]: stage.get("top1_class_incremental") for stage in stages}
+    else:
+        its = results["baselines"][method]
+        figures = dict(zip(its["tasks"], its.get("class_incremental", [])))
+    return {task: top1 for task, top1 in figures.items() if top1 is not None}
 
 
 def backward_transfer(rows: list[Row]) -> float | None:

@@ -108,20 +108,25 @@ def baselines_table(page: Document, runs: Runs, label: str) -> None:
     page.table(["method", *names], rows)
 
 
+MEASURES = ("average_accuracy", "backward_transfer", "gap_to_individual", "class_incremental")
+
+
 def continual_table(page: Document, labels: dict) -> None:
     """Average accuracy, backward transfer and gap to individual networks, for PackNet and every
     baseline."""
     page.text("Over the added tasks after the last of them, in % and points: average accuracy; "
               "backward transfer (accuracy at the end minus accuracy when learnt, 0: nothing "
-              "forgotten); gap to individual networks.")
-    head = ["method", "average accuracy", "backward transfer", "gap to individual"]
+              "forgotten); gap to individual networks. Class-incremental accuracy: over all tasks, "
+              "where the network is not told which task an image is of.")
+    head = ["method", "average accuracy", "backward transfer", "gap to individual",
+            "class-incremental"]
     rows = []
     for label, runs in labels.items():
         for method in runs[0][1]["continual"]:
             figures = [results["continual"][method] for _, results in runs]
             row = [METHODS[method]]
-            for key in figures[0]:
-                row.append(spread([run[key] for run in figures if run[key] is not None]))
+            for key in MEASURES:
+                row.append(spread([run[key] for run in figures if run.get(key) is not None]))
             rows.append([label, *row] if len(labels) > 1 else row)
     page.table(["run", *head] if len(labels) > 1 else head, rows)
 

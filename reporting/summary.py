@@ -46,10 +46,10 @@ def summary(results: dict) -> list[str]:
                            in zip(figures["tasks"], figures["top1_by_stage"][-1]))
         lines.append(f"{METHODS[method]}: {errors}")
     lines += ["", f"{'over the added tasks':28} {'average accuracy':>17} "
-              f"{'backward transfer':>18} {'gap to individual':>18}"]
+              f"{'backward transfer':>18} {'gap to individual':>18} {'class-incremental':>18}"]
     for method, figures in results["continual"].items():
         line = f"{METHODS[method]:28}"
-        for value, width in zip(figures.values(), (17, 18, 18)):
+        for value, width in zip(figures.values(), (17, 18, 18, 18)):
             figure = "-" if value is None else f"{value:.2f}"
             line += f" {figure:>{width}}"
         lines.append(line)

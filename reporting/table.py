@@ -3,14 +3,15 @@ import csv
 import io
 from pathlib import Path
 
+from reporting.continual import class_incremental
 from reporting.summary import top5_tells
 from system import files
 
 # Of PackNet's rows only: the figures of a stage.
 OF_STAGE = ("top1_before_prune", "top1_after_prune", "top1_best_epoch", "pruning_ratio",
-            "owned_fraction", "still_zero", "max_logit_change", "stored", "seal")
+            "owned_fraction", "still_zero", "max_logit_change", "stored", "seal", "task_found")
 HEAD = ("experiment", "run", "seed", "arch", "validation", "method", "task", "position", "top1",
-        "top1_when_learnt", "top5", *OF_STAGE)
+        "top1_when_learnt", "top5", "class_incremental", *OF_STAGE)
 
 
 def write_table(found: dict, path: Path) -> Path:
@@ -39,17 +40,21 @@ def rows(results: dict) -> list[dict]:
     def top5(task: str, figure: float | None) -> float | None:
         return figure if top5_tells(classes[task]) else None
 
+    incremental = {method: class_incremental(results, method)
+                   for method in ("packnet", *results["baselines"])}
     found = []
     for stage in stages:
         task = stage["name"]
         found.append(dict(method="packnet", task=task, position=positions[task],
                           top1=stage["top1_final"], top1_when_learnt=stage["top1_by_stage"][0],
                           top5=top5(task, stage["top5_final"]),
+                          class_incremental=incremental["packnet"].get(task),
                           **{key: stage[key] for key in OF_STAGE if key in stage}))
     for method, figures in results["baselines"].items():
         for column, task in enumerate(figures["tasks"]):
             history = [row[column] for row in figures["top1_by_stage"] if row[column] is not None]
             found.append(dict(method=method, task=task, position=positions[task],
                               top1=history[-1], top1_when_learnt=history[0],
-                              top5=top5(task, figures["top5_by_stage"][-1][column])))
+                              top5=top5(task, figures["top5_by_stage"][-1][column]),
+                              class_incremental=incremental[method].get(task)))
     return found

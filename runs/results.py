@@ -1,19 +1,23 @@
 """What is measured in a run: told to the log, kept for results.json and the state."""
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 import toolchain
 from dataset import Loader
 from images.folders import unsorted
-from images.preprocess import preparation_of
+from images.preprocess import Preparation, preparation_of
+from packing.portrait import Portrait, recognise
 from pruning import PackNet
 from reporting.published import INSTEAD, OTHER_BASE
 from reporting.summary import KEPT_EPOCH, top5_tells
 from runs import damage
 from runs.addition import Earlier
 from runs.log import Log
+from runs.recognition import seen
 from runs.stage import Stage, precision_of
 from settings.archs import source_of
 from settings.config import Config
@@ -146,6 +150,13 @@ class Results:
 
     def score(self, packnet: PackNet, task: str) -> Score:
         return Score.of(*packnet.predict(task, self.loaders[task, "test"]))
+
+    def preparation(self, task: str) -> Preparation:
+        """How the images of a task become the network's input."""
+        entry = {entry["name"]: entry for entry in self.entries}.get(task)
+        loader = self.loaders.get((task, "test"))
+        return Preparation.from_plain(entry["input"] if entry
+                                      else input_of(task, loader, self.config))
 
     def judge(self, packnet: PackNet, task: str) -> float:
         """Top-1 while a task is still in the making: on its validation part, where there is one."""
@@ -316,12 +327,35 @@ class Results:
         self.entries.append(stage.entry(classes, input_of(stage.name, loader, self.config)))
         stage.seal = seals.of_task(packed, self.entries, len(self.entries) - 1)
         self.entries[-1]["seal"] = stage.seal
+        self.entries[-1]["portrait"] = seals.of_portrait(packed, stage.name)
+
+    def recognised(self, packnet: PackNet, portraits: dict[str, Portrait],
+                   images: Callable[[str, str, str], Loader]) -> None:
+        """All tasks are learnt: of the test images of each, how many the network takes for its own
+        (runs/recognition.py). `images(task, split, like)`: as of Run."""
+        asked = [stage for stage in self.stages
+                 if stage.name in portraits and self.measured(stage.name)]
+        if len(portraits) < 2:
+            return
+        self.log("\nWhose image is it? Of each task's test images, without its name being told:")
+        for stage in asked:
+            look, _ = seen(packnet, partial(images, stage.name, "test"), stage.name)
+            task, beyond = recognise(list(portraits.values()), look)
+            found = task == list(portraits).index(stage.name)
+            logits, labels = packnet.predict(stage.name, self.loaders[stage.name, "test"])
+            right = logits.argmax(1) == labels
+            stage.task_found = 100 * float(found.mean())
+            stage.top1_class_incremental = 100 * float((found & right).mean())
+            self.log(f"  {stage.name:14} task found {stage.task_found:6.2f} %, its class too "
+                     f"{stage.top1_class_incremental:6.2f} %, said to be none of the tasks' "
+                     f"{100 * float((beyond > 0).mean()):.2f} %")
 
     def baseline_started(self, method: str, tasks: list[str]) -> None:
         """`tasks`: those that it will be tested on, in the order they are learnt."""
         before = "the packed network" if self.config.add_to else "the base network before its prune"
         self.log(f"\n== Baseline {method}, for comparison: from {before} ==")
-        self.baselines[method] = dict(tasks=tasks, top1_by_stage=[], top5_by_stage=[])
+        self.baselines[method] = dict(tasks=tasks, top1_by_stage=[], top5_by_stage=[],
+                                      class_incremental=[None] * len(tasks))
 
     def baseline_finished(self, method: str, after: str, top1: dict[str, float],
                           top5: dict[str, float]) -> None:
@@ -334,3 +368,11 @@ class Results:
         row = zip(figures["tasks"], figures["top1_by_stage"][-1])
         shown = ", ".join(f"{name} {value:.2f} %" for name, value in row if value is not None)
         self.log(f"{method}, after {after}: {shown}")
+
+    def baseline_asked(self, method: str, top1: dict[str, float]) -> None:
+        """All its tasks are learnt; `top1`: where the likeliest of all classes of all tasks counts,
+        by task."""
+        tasks = self.baselines[method]["tasks"]
+        self.baselines[method]["class_incremental"] = [top1.get(task) for task in tasks]
+        shown = ", ".join(f"{name} {value:.2f} %" for name, value in top1.items())
+        self.log(f"{method}, of all classes of all tasks: {shown}")

@@ -3,6 +3,8 @@ import hashlib
 import json
 import time
 from collections.abc import Container
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,18 @@ from methods import METHODS
 from methods.recovery import IMAGES, WITH_IMAGES
 from networks import MultiHead, assign, build
 from packing import loops
+from packing.portrait import Portrait
 from packing.sgd import SGD
 from pruning import PackNet
 from reporting.continual import measures
 from runs.addition import Earlier
 from runs.log import Log
 from runs.network import contents, first_network, rebuild
+from runs.recognition import right_of_all_classes, seen
 from runs.results import Loaders, Results, Score
 from settings.config import Config, ConfigError
 from settings.plan import plan
-from storage.packed import save_packed
+from storage.packed import Packed, save_packed
 from storage.state import State, other_version
 from system import processes
 from system.files import CHECKPOINT, LOG, RESULTS, STATE, write
@@ -41,7 +45,8 @@ class Run:
     `steps`: its plan; `position`: the number of the next one. Everything that later ones need goes
     into the state file, so that a killed run goes on from there and ends as if nothing had
     happened. `kept`: the arrays that steps want to find again, {kind: {name: array}}; `best`: the
-    accuracy of the epoch whose parameters are among them.
+    accuracy of the epoch whose parameters are among them. `portraits`: {task: {name: array}} of the
+    tasks that are frozen (packing/portrait.py).
     """
 
     def __init__(self, config: Config, earlier: Earlier | None = None) -> None:
@@ -68,6 +73,7 @@ class Run:
             self.log = Log(self.folder / LOG)
             self.results = Results(config, self.loaders, self.log)
             self.results.opened(self.packnet, earlier)
+            self.portraits = dict(earlier.packed.portraits) if earlier else {}
             self.save_results(finished=False)
 
     @property
@@ -123,6 +129,35 @@ class Run:
             stages = self.results.stages[:len(self.results.earlier) or 1]
             net = self.network_of(self.kept["dense"], [stage.name for stage in stages])
         self.packnet = PackNet(net)
+
+    def images(self, task: str, split: str, like: str) -> Loader:
+        """Images of a task, prepared as the task `like` prepares its own. Raises DataError."""
+        return open_loader(self.config, task, split, self.results.preparation(like))
+
+    def make_portrait(self, task: str) -> None:
+        """Of a task that is frozen, by what its images will be recognised; nothing where there are
+        no data."""
+        if (task, "train") in self.loaders:
+            images = partial(self.images, task, "portrait")
+            self.portraits[task] = Portrait.of(*seen(self.packnet, images, task)).arrays()
+
+    def ask_whose(self) -> None:
+        """How often each task's images are recognised as its own, with all tasks learnt."""
+        portraits = {task: Portrait.from_arrays(self.portraits[task])
+                     for task in self.packnet.tasks if task in self.portraits}
+        self.results.recognised(self.packnet, portraits, self.images)
+
+    def ask_all_heads(self, method: str) -> None:
+        """How often a baseline's network names the class of an image without being told the
+        task."""
+        self.packnet.set_training(False)
+        tasks = self.tasks_with_data
+        groups: dict[Preparation, list[str]] = {}
+        for task in tasks:
+            groups.setdefault(self.results.preparation(task), []).append(task)
+        hits = {task: right_of_all_classes(self.net, list(groups.values()), task,
+                                           partial(self.images, task, "test")) for task in tasks}
+        self.results.baseline_asked(method, hits)
 
     def score(self, task: str, split: str = "test") -> Score:
         """Of the network as it is: nothing is hidden from a task."""
@@ -181,6 +216,10 @@ class Run:
 
     # ---- files; under mpirun the first process writes for all
 
+    def contents(self) -> Packed:
+        """The packed network as it is."""
+        return replace(contents(self.packnet), portraits=self.portraits)
+
     def content(self) -> dict:
         results = self.results.asdict(time.monotonic() - self.started, jt.world_size)
         return results | dict(continual=measures(results))
@@ -195,7 +234,7 @@ class Run:
         an earlier seal is broken."""
         if processes.RANK:
             return
-        packed = contents(self.packnet)
+        packed = self.contents()
         self.results.sealed(packed)
         config = self.config.of_packed_network()
         base, *added = self.results.entries
@@ -216,7 +255,7 @@ class Run:
                       seconds=time.monotonic() - self.started, data=self._data(),
                       log_length=self.log.length, results=self.results.figures())
         kept = dict(reference=self.results.reference) | self.kept
-        state = State(contents(self.packnet), kept, momentum or self.stopped_momentum, values)
+        state = State(self.contents(), kept, momentum or self.stopped_momentum, values)
         state.save(self.folder / STATE)
 
     def _restore(self, path: Path) -> None:
@@ -240,6 +279,7 @@ class Run:
             method = METHODS[self.steps[self.position - 1].method]  # whose network it is
             self.packnet = rebuild(state.packed, self.config, method.packnet_options(self.config))
             reference = state.kept.pop("reference")
+            self.portraits = state.packed.portraits
             self.kept = state.kept
             self.stopped_momentum = state.momentum
             # Last: it cuts off what was logged after the state.
@@ -274,19 +314,7 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
         processes.wait_for_all()  # for the first process of this machine, which makes the caches
     for name, splits in splits_to_open(config, earlier).items():
         for split in splits:
-            loader, _ = create_dataloader(
-                name,
-                config.data_root,
-                split,
-                config.batch_size,
-                seed=config.seed,
-                image_size=config.image_size,
-                cache_dir=config.cache_dir,
-                validation=config.validation,
-                crop=config.crop,
-                normalise=config.normalise,
-                preparation=known.get(name),
-            )
+            loader = open_loader(config, name, split, known.get(name))
             loaders[name, split] = loader
             if split == "train":
                 known[name] = loader.preparation
@@ -315,6 +343,25 @@ def recovery_images(config: Config, loaders: Loaders) -> Loader:
         cache_dir=config.cache_dir or Path(config.data_root) / ".cache",
         crop=config.crop,
     )
+
+
+def open_loader(config: Config, name: str, split: str, preparation: Preparation | None) -> Loader:
+    """One split of a data set; `preparation`: None for the one by the settings. Raises
+    DataError."""
+    loader, _ = create_dataloader(
+        name,
+        config.data_root,
+        split,
+        config.batch_size,
+        seed=config.seed,
+        image_size=config.image_size,
+        cache_dir=config.cache_dir,
+        validation=config.validation,
+        crop=config.crop,
+        normalise=config.normalise,
+        preparation=preparation,
+    )
+    return loader
 
 
 def splits_to_open(config: Config, earlier: list[dict]) -> dict[str, tuple[str, ...]]:

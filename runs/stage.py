@@ -24,7 +24,9 @@ class Stage:
     test split. `left_of_base`: of the base task, what was left of its network after its prune
     ("pruned") and after the re-training ("frozen"), as runs/damage.py compares. `stored`: it was
     packed before the run, and there are no data to measure it again. `precision`: in which it was
-    trained and measured.
+    trained and measured. `task_found`, with all tasks learnt: of its test images, those that the
+    network takes for this task's without being told (runs/recognition.py);
+    `top1_class_incremental`: those of which it then names the class too.
     """
     name: str
     num_classes: int
@@ -44,6 +46,8 @@ class Stage:
     tried: list[dict] = field(default_factory=list)
     top1_dense: float | None = None
     left_of_base: dict[str, dict] = field(default_factory=dict)
+    task_found: float | None = None
+    top1_class_incremental: float | None = None
     seal: str | None = None
     stored: bool = False
     precision: str = "fp32"
@@ -53,7 +57,7 @@ class Stage:
         return dataclasses.asdict(self)
 
     def entry(self, classes: list[str] | None, preparation: dict) -> dict:
-        """The task's entry in the packed file, but for its seal: what is true of it for good, so
+        """The task's entry in the packed file, but for its seals: what is true of it for good, so
         that it is the same whatever is added later, with the task's data or without. `classes`:
         their names, where there are data; `preparation`: Preparation.plain of its images. Of a
         precision that is not named it is fp32."""

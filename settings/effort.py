@@ -16,6 +16,7 @@ from pathlib import Path
 from images.datasets import data_set
 from images.drawings import ALPHABETS, DATASETS, TEST, TRAIN
 from methods import METHODS
+from packing.portrait import IMAGES
 from settings.config import Config
 from settings.experiments import runs_of
 from settings.plan import plan
@@ -108,6 +109,9 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
                 whole.forward += one_test * (2 if step.ratio else 1)
             case "finish":
                 whole.forward += sum(test[task] for task in method.tested_on(tasks, step.task))
+                whole.forward += sum(test.values()) * method.asked(c, tasks, step.task)
+                if method.name == "packnet":  # the task's portrait
+                    whole.forward += min(IMAGES, train.get(step.task, 0))
     return whole
 
 

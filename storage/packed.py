@@ -2,10 +2,11 @@
 
 Tensors: every parameter by its name; `owner.<parameter name>`, the owner map in as few bits as the
 number of tasks needs; `private.<task>.<parameter name>`, what each task but the last has of its
-own. Metadata: arch, image_size, config (the settings) and tasks, an entry each (runs/stage.py):
-what was known of a task when it was frozen, its seal (seals.py) among it, and its precision where
-that is not fp32. Of a network of the user's own also `network`: its file, function, SHA-256 and
-last layer; of an imported one `imported`, the file that it came from.
+own; `portrait.<task>.<name>`, by what its images are recognised (packing/portrait.py), of tasks
+whose training images were there. Metadata: arch, image_size, config (the settings) and tasks, an
+entry each (runs/stage.py): what was known of a task when it was frozen, its seals (seals.py) among
+it, and its precision where that is not fp32. Of a network of the user's own also `network`: its
+file, function, SHA-256 and last layer; of an imported one `imported`, the file that it came from.
 """
 
 import dataclasses
@@ -24,7 +25,8 @@ class Packed:
     `parameters` and `owners` (uint8, in the weight's shape) by parameter name; `private`: {task:
     {parameter name: array}} of all tasks but the last, whose are among the parameters. `tasks`:
     those that have weights, in the order they were added; `ratios`: what each was pruned with,
-    where that is known; `source`: the file it is from, for messages.
+    where that is known; `source`: the file it is from, for messages. `portraits`: {task: {name:
+    array}} of the tasks that have one.
     """
 
     parameters: Tensors
@@ -33,6 +35,7 @@ class Packed:
     tasks: list[str] = field(default_factory=list)
     ratios: dict[str, float] | None = None
     source: str = "the packed network"
+    portraits: dict[str, Tensors] = field(default_factory=dict)
 
     def heads(self) -> dict[str, int]:
         """{task: number of classes} of every head, in the order of the tasks; after them those of
@@ -53,6 +56,11 @@ class Packed:
                 for task, values in self.private.items()
                 for name, value in values.items()
             }
+            | {
+                f"portrait.{task}.{name}": array
+                for task, arrays in self.portraits.items()
+                for name, array in arrays.items()
+            }
         )
 
     @classmethod
@@ -60,7 +68,11 @@ class Packed:
         """The reverse of `tensors`. Takes its own out of the dictionary."""
         owners = take(tensors, "owner.")
         private = {task: take(tensors, f"private.{task}.") for task in tasks[:-1]}
-        return cls(tensors, owners, private, tasks, **about)
+        portraits: dict[str, Tensors] = {}
+        for name, array in take(tensors, "portrait.").items():
+            task, _, name = name.partition(".")
+            portraits.setdefault(task, {})[name] = array
+        return cls(tensors, owners, private, tasks, portraits=portraits, **about)
 
 
 def take(tensors: Tensors, prefix: str) -> Tensors:
@@ -72,8 +84,8 @@ def take(tensors: Tensors, prefix: str) -> Tensors:
 
 def save_packed(path: str | Path, packed: Packed, metadata: dict) -> dict[str, int]:
     """Write it in one step. `metadata["tasks"]`: a list of dictionaries with the `name` of each
-    task, in order. Returns bytes: of the file, of the owner maps in it, and of the tasks as
-    networks of their own. Raises OSError."""
+    task, in order. Returns bytes: of the file, of the owner maps and the portraits in it, and of
+    the tasks as networks of their own. Raises OSError."""
     tasks = metadata["tasks"]
     owners = {name: pack_owners(owner, len(tasks)) for name, owner in packed.owners.items()}
     save_checkpoint(path, dataclasses.replace(packed, owners=owners).tensors(), metadata)
@@ -86,6 +98,9 @@ def save_packed(path: str | Path, packed: Packed, metadata: dict) -> dict[str, i
     return dict(
         packed_file=Path(path).stat().st_size,
         owner_maps=sum(array.nbytes for array in owners.values()),
+        portraits=sum(
+            array.nbytes for arrays in packed.portraits.values() for array in arrays.values()
+        ),
         separate_networks=len(tasks) * shared + heads,
     )
 

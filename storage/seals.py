@@ -8,6 +8,10 @@ Without data, without Jittor and on any machine it proves that a task is what it
 2. for every parameter, sorted by name: the line "<name> <dtype> <sides>", and the array's bytes,
    little-endian, in C order.
 
+What a task's images are recognised by, its portrait, is no part of the forward pass and has a seal
+of its own, over 2. with the portrait's arrays. It may come later, where a task was frozen without
+(evaluate.py --portraits).
+
 A line ends with a newline. The parameters are those of the packed file below `trunk.`, and the
 task's head as `head.weight` and `head.bias`. What a task has of its own (`private.<task>.<name>`)
 stands in for the shared parameter; of a weight that has an owner map, entries whose owner is 0 or a
@@ -45,9 +49,19 @@ def of_view(parameters: Parameters, entry: dict) -> str:
     """The seal, 64 hexadecimal digits. `entry`: the metadata of the task, of which its classes and
     input count."""
     about = json.dumps({key: entry[key] for key in ("classes", "input")}, sort_keys=True)
-    digest = hashlib.sha256(f"{about}\n".encode())
-    for name, array in parameters:
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return _digest(f"{about}\n", parameters)
+
+
+def of_portrait(packed: Packed, task: str) -> str | None:
+    """The seal of the task's portrait; None where it has none."""
+    arrays = packed.portraits.get(task)
+    return _digest("", sorted(arrays.items())) if arrays else None
+
+
+def _digest(start: str, arrays: Parameters) -> str:
+    digest = hashlib.sha256(start.encode())
+    for name, array in arrays:
+        array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         digest.update(f"{name} {array.dtype.str} {' '.join(map(str, array.shape))}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
@@ -78,11 +92,15 @@ def view(packed: Packed, task: str, owner: int) -> Iterator[tuple[str, np.ndarra
 
 
 def compared(packed: Packed, entries: list[dict]) -> list[tuple[str, str, str]]:
-    """(task, stored seal, seal of what is there now) for each task."""
-    return [
-        (entry["name"], entry["seal"], of_task(packed, entries, number))
-        for number, entry in enumerate(entries)
-    ]
+    """(task, stored seal, seal of what is there now) for each task. Of a portrait that is not the
+    sealed one the last says so."""
+    rows = []
+    for number, entry in enumerate(entries):
+        now = of_task(packed, entries, number)
+        if of_portrait(packed, entry["name"]) != entry.get("portrait"):
+            now += " with another portrait"
+        rows.append((entry["name"], entry["seal"], now))
+    return rows
 
 
 def broken(packed: Packed, entries: list[dict]) -> list[str]:

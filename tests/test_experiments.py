@@ -27,21 +27,26 @@ import networks
 import pruning
 import report
 import training
-from dataset import create_dataloader
+from dataset import create_dataloader, to_input
 from images import drawings
+from images.folders import read_split
 from images.preprocess import Preparation, preparation_of, preprocess
 from methods import METHODS
 from methods.joint import ALL, Mixture
 from methods.lwf import WEIGHT_DECAY, without_forgetting
 from methods.steps import Step
 from packing import loops
+from packing.portrait import Portrait, auroc, recognise
 from reporting.continual import measures
 from reporting.published import OTHER_BASE
+from reporting.table import rows as report_rows
+from runs.recognition import listening, sketch
 from settings.config import Config
 from settings.effort import Rates, effort, images_of, save_rates
 from settings.experiments import EXPERIMENTS, runs_of
 from settings.plan import plan
-from storage.packed import load_packed
+from storage import seals
+from storage.packed import load_packed, save_packed
 
 nn = jt.nn
 FROM_SCRATCH = {*SEQUENCES} - {"six-tasks"}
@@ -901,10 +906,24 @@ def surest_by_hand(probabilities):
     )
 
 
-def test_predicting_without_the_task_asks_the_surest(compared, opened, data, capsys):
+def without_portraits(out, folder, *tasks):
+    """A copy of the packed file in which these tasks, all by default, have none."""
+    packed, metadata = load_packed(out / "packnet.safetensors")
+    for entry in metadata["tasks"]:
+        if entry["name"] in (tasks or packed.tasks):
+            del packed.portraits[entry["name"]], entry["portrait"]
+    save_packed(folder / "packnet.safetensors", packed, metadata)
+    return folder
+
+
+def test_predicting_without_a_portrait_asks_the_surest(compared, opened, data, capsys, tmp_path):
     images = sorted((data / "demo_cars/test").rglob("*.jpg"))
-    assert evaluate.main(["--output-dir", str(compared[0]), "--predict", *map(str, images)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    bare = without_portraits(compared[0], tmp_path)
+    assert evaluate.main(["--output-dir", str(bare), "--predict", *map(str, images)]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("No task has a portrait: the one whose view is surest is taken")
+    assert f"`python evaluate.py --output-dir {bare} --portraits` makes one" in said.err
+    lines = said.out.splitlines()
     shares, _ = views(opened, data, "demo_cars")
     assert len(lines) == len(images)
     for number, (image, line) in enumerate(zip(images, lines)):
@@ -916,8 +935,9 @@ def test_predicting_without_the_task_asks_the_surest(compared, opened, data, cap
         )
 
 
-def test_how_often_the_task_is_found(compared, opened, data, capsys):
-    assert evaluate.main(["--output-dir", str(compared[0]), "--task-agnostic"]) == 0
+def test_how_often_the_surest_task_is_the_right_one(compared, opened, data, capsys, tmp_path):
+    bare = without_portraits(compared[0], tmp_path)
+    assert evaluate.main(["--output-dir", str(bare), "--task-agnostic"]) == 0
     head, *lines, mean = capsys.readouterr().out.splitlines()
     table = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines}
     assert (
@@ -936,6 +956,175 @@ def test_how_often_the_task_is_found(compared, opened, data, capsys):
     assert [float(cell) for cell in mean.split()[1:]] == pytest.approx(
         np.mean(list(table.values()), axis=0), abs=0.01
     )
+
+
+@pytest.fixture(scope="module")
+def recognised(opened, data):
+    """(portraits made anew of the training images; {task: (the number of the task that each test
+    image looks most like, beyond, whether its class is right with the task known)})"""
+    packnet = opened[0]
+
+    def read(name, split):
+        files = read_split(name, data, split)
+        planes = [preprocess(files.folder / path, Preparation(48, "centre"))
+                  for path in files.paths]
+        batches = [np.stack(planes[start:start + 32]) for start in range(0, len(planes), 32)]
+        return [(to_input(batch, np.zeros(len(batch), np.uint8)), None) for batch in batches], (
+            files.labels)
+
+    def look(batches):
+        rows = []
+        for images, _ in batches:
+            with packnet.task_view("demo_base") as net, listening(packnet) as heard:
+                net.trunk(images)
+                rows.append(sketch(heard).numpy())
+        return np.concatenate(rows)
+
+    made = []
+    for name in packnet.tasks:
+        batches, labels = read(name, "train")
+        made.append(Portrait.of(look(batches), labels))
+    found = {}
+    for name in packnet.tasks:
+        batches, labels = read(name, "test")
+        with packnet.task_view(name) as net:
+            logits = np.concatenate([net(images).numpy() for images, _ in batches])
+        found[name] = (*recognise(made, look(batches)), logits.argmax(1) == labels)
+    return made, found
+
+
+def test_portraits_are_of_the_training_images(compared, recognised):
+    packed, metadata = load_packed(compared[0] / "packnet.safetensors")
+    assert list(packed.portraits) == packed.tasks
+    for task, made in zip(packed.tasks, recognised[0]):
+        stored = packed.portraits[task]
+        assert stored.keys() == made.arrays().keys()
+        for name, array in made.arrays().items():
+            assert np.array_equal(stored[name], array), (task, name)
+            assert stored[name].dtype == array.dtype, (task, name)
+    assert [entry["portrait"] for entry in metadata["tasks"]] == [
+        seals.of_portrait(packed, task) for task in packed.tasks]
+
+
+def test_whose_image_it_is(compared, recognised, capsys):
+    """What results.json, report.csv and --task-agnostic say of it is what the rule says."""
+    out, results, _ = compared
+    assert evaluate.main(["--output-dir", str(out), "--task-agnostic", "demo_birds"]) == 0
+    *lines, mean, other = capsys.readouterr().out.splitlines()
+    table = {line.split()[0]: [float(cell) for cell in line.split()[1:]] for line in lines[1:]}
+    rows = {row["task"]: row for row in report_rows(results) if row["method"] == "packnet"}
+    expected, beyond = {}, {}
+    for number, stage in enumerate([results["base"], *results["tasks"]]):
+        task, beyond[stage["name"]], right = recognised[1][stage["name"]]
+        found = 100 * np.mean(task == number)
+        both = 100 * np.mean((task == number) & right)
+        none = 100 * np.mean(beyond[stage["name"]] > 0)
+        expected[stage["name"]] = [found, both, 100 * np.mean(right), none]
+        assert stage["task_found"] == found and stage["top1_class_incremental"] == both
+        row = rows[stage["name"]]
+        assert (row["task_found"], row["class_incremental"]) == (found, both)
+        line = f"task found {found:6.2f} %, its class too {both:6.2f} %"
+        assert line in (out / "log.txt").read_text()
+    for name, cells in expected.items():
+        assert table[name] == pytest.approx(cells, abs=0.006)
+    average = np.mean([cells[1] for cells in expected.values()])
+    assert results["continual"]["packnet"]["class_incremental"] == pytest.approx(average)
+    assert float(mean.split()[2]) == pytest.approx(average, abs=0.006)
+    apart = auroc(np.concatenate(list(beyond.values())), beyond["demo_birds"])
+    assert other == (f"demo_birds: {expected['demo_birds'][3]:.2f} % said to be none of them, "
+                     f"AUROC {apart:.3f}")
+
+
+def test_the_class_of_an_image_by_all_heads_of_a_baseline(compared, data):
+    """For finetune, the classifiers, LwF and joint training: the likeliest of all classes."""
+    _, results, seen = compared
+    names = ["demo_base", "demo_birds", "demo_cars", "demo_flowers"]
+    config = Config(**results["config"])
+    for method, last in (("finetune", "demo_flowers"), ("joint", ALL)):
+        net = networks.build(**config.network())
+        for name in names:
+            net.add_head(name, len(seen[method, last][f"heads.{name}.weight"]))
+        networks.assign(net, seen[method, last], "test")
+        net.eval()
+        for number, name in enumerate(names):
+            loader, _ = create_dataloader(name, data, "test", 4, image_size=48)
+            hits = []
+            for images, labels in loader:
+                rows = []
+                for task in names:
+                    net.select(task)
+                    rows.append(net(images).numpy())
+                start = sum(part.shape[1] for part in rows[:number])
+                hits.append(np.concatenate(rows, 1).argmax(1) == labels.numpy() + start)
+            found = results["baselines"][method]["class_incremental"][number]
+            assert found == pytest.approx(100 * np.concatenate(hits).mean())
+    assert results["baselines"]["individual"]["class_incremental"] == [None] * 4
+    assert results["continual"]["individual"]["class_incremental"] is None
+    mean = np.mean(results["baselines"]["lwf"]["class_incremental"])
+    assert results["continual"]["lwf"]["class_incremental"] == pytest.approx(mean)
+
+
+def test_a_prediction_names_the_task_or_none(compared, opened, recognised, data, capsys):
+    images = sorted((data / "demo_cars/test").rglob("*.jpg"))
+    assert evaluate.main(["--output-dir", str(compared[0]), "--predict", *map(str, images)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    tasks, beyond, _ = recognised[1]["demo_cars"]
+    assert len(lines) == len(images)
+    for number, (image, line) in enumerate(zip(images, lines)):
+        entry = opened[1]["tasks"][tasks[number]]
+        logits = evaluate.logits_of(opened[0], entry, [image], 1)
+        answer = (f"{entry['name']}, {entry['classes'][int(logits.argmax())]}, "
+                  f"{100 * softmax(logits).max():.2f} %")
+        if beyond[number] > 0:
+            answer = f"none of the tasks (nearest: {answer})"
+        assert line == f"{image}: {answer}"
+
+
+def test_portraits_are_made_later_where_the_data_are(compared, data, tmp_path, capsys):
+    """The file is then that of a run that made them, to the byte; what has one keeps it."""
+    out = compared[0]
+    whole = (out / "packnet.safetensors").read_bytes()
+    for tasks in ((), ("demo_cars",)):
+        folder = without_portraits(out, tmp_path, *tasks)
+        assert evaluate.main(["--output-dir", str(folder), "--portraits"]) == 0
+        assert (folder / "packnet.safetensors").read_bytes() == whole
+        assert capsys.readouterr().out.count("portrait made") == len(tasks or "four")
+    without_portraits(out, tmp_path, "demo_cars")
+    before = (tmp_path / "packnet.safetensors").read_bytes()
+    assert evaluate.main(["--output-dir", str(tmp_path), "--task-agnostic"]) == 0
+    said = capsys.readouterr()
+    assert "No portrait: demo_cars; whose images are not recognised." in said.err
+    assert "(no portrait)" in said.out and said.out.count("\n") == 6
+    (tmp_path / "state.safetensors").touch()
+    assert evaluate.main(["--output-dir", str(tmp_path), "--portraits"]) == 2
+    assert "was stopped before its end. Finish it first" in capsys.readouterr().err
+    (tmp_path / "state.safetensors").unlink()
+    shutil.copytree(data / "demo_base", tmp_path / "data/demo_base")
+    moved = ["--output-dir", str(tmp_path), "--data-root", str(tmp_path / "data")]
+    assert evaluate.main([*moved, "--portraits"]) == 0
+    assert "demo_cars      no data, no portrait" in capsys.readouterr().out
+    assert (tmp_path / "packnet.safetensors").read_bytes() == before
+    assert evaluate.main([*moved, "--task-agnostic", "nothing"]) == 2
+    assert "data/nothing does not exist" in capsys.readouterr().err
+
+
+def test_a_portrait_is_sealed(compared, tmp_path, capsys):
+    """By a seal of its own: a change breaks it for this task, and no other."""
+    packed, metadata = load_packed(compared[0] / "packnet.safetensors")
+    packed.portraits["demo_birds"]["directions"][3] ^= 1
+    save_packed(tmp_path / "packnet.safetensors", packed, metadata)
+    assert evaluate.main(["--output-dir", str(tmp_path), "--seals"]) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "BROKEN" in line] == ["demo_birds"]
+    assert last == "4 tasks: 1 not what they were: demo_birds"
+    seal = metadata["tasks"][1]["seal"]
+    assert f"BROKEN: is {seal} with another portrait" in lines[1]
+    for change in ({"portrait": None}, {"portrait": "0" * 64}):
+        packed, metadata = load_packed(compared[0] / "packnet.safetensors")
+        metadata["tasks"][2].update(change)
+        assert seals.broken(packed, metadata["tasks"]) == ["demo_cars"]
+    without_portraits(compared[0], tmp_path)
+    assert evaluate.main(["--output-dir", str(tmp_path), "--seals"]) == 0
 
 
 def test_another_tasks_preparation(image_root):
@@ -991,5 +1180,8 @@ def test_storage_is_what_is_on_the_disk(compared):
     # owners 0 to 4: three bits each
     assert storage["owner_maps"] == pytest.approx(3 * weights / 8, rel=0.001)
     assert storage["packed_file"] == pytest.approx(
-        trunk + heads + storage["owner_maps"], abs=20_000
+        trunk + heads + storage["owner_maps"] + storage["portraits"], abs=20_000
     )
+    packed, _ = load_packed(out / "packnet.safetensors")
+    sizes = [sum(array.nbytes for array in arrays.values()) for arrays in packed.portraits.values()]
+    assert sum(sizes) == storage["portraits"] and max(sizes) < 0.02 * storage["packed_file"]
