@@ -130,7 +130,10 @@ def carry_out(options: argparse.Namespace) -> int:
     network, config = network_of(metadata, options.arch, path), metadata["config"]
     start_jittor(options, metadata)
     packnet = unpack(packed, metadata, network, path)
-    portraits = {task: Portrait.from_arrays(arrays) for task, arrays in packed.portraits.items()}
+    try:
+        portraits = {task: Portrait.from_arrays(its) for task, its in packed.portraits.items()}
+    except KeyError as error:
+        raise other_content(path, error) from error
     if options.portraits:
         make_portraits(packnet, packed, metadata, options)
         return 0

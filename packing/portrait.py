@@ -26,17 +26,17 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Portrait:
-    """`centre` float16 [W]: the mean of all images. `directions` int8 [W, q]: in which they differ
-    most, each as long as int8 allows. `variances` float32 [q]: within the classes, along the
-    `basis` that the directions give. `rest` float32 []: the variance in every other direction.
-    `classes` float32 [C, q]: the mean of each class, from the centre, in that basis. `usual`
-    float64 [3]: of the distances of the task's own images, of those not fitted, mean, deviation,
-    and the limit of what is known."""
+    """`centre` float16 [W]: the mean of all images. `classes` int8 [C, W] times `scales` float32
+    [C]: from there to the mean of each class. `directions` int8 [W, q]: in which images differ most
+    within a class, each as long as int8 allows. `variances` float32 [q]: along the `basis` that
+    they give. `rest` float32 []: in every other direction. `usual` float64 [3]: of the distances of
+    the task's own images, of those not fitted, mean, deviation, and the limit of what is known."""
     centre: np.ndarray
+    classes: np.ndarray
+    scales: np.ndarray
     directions: np.ndarray
     variances: np.ndarray
     rest: np.ndarray
-    classes: np.ndarray
     usual: np.ndarray
 
     @classmethod
@@ -44,33 +44,39 @@ class Portrait:
         """`seen` float32 [N, W]: what is seen of a task's training images; `labels` int [N]."""
         fit = fitted(labels)
         numbers, label = np.unique(labels[fit], return_inverse=True)
-        centre = seen[fit].mean(0, dtype=np.float64).astype(np.float16)
-        x = seen[fit] - centre.astype(np.float64)
-        directions = main_directions(x)
-        turned = np.linalg.eigh(scatter(x @ directions, label))[1]  # each varies by itself
-        directions = directions @ turned
-        directions = np.rint(127 * directions / np.abs(directions).max(0)).astype(np.int8)
-        inside = x @ basis(directions)
-        means = np.stack([inside[label == number].mean(0) for number in range(len(numbers))])
-        variances = np.square(inside - means[label]).mean(0)
+        x = seen[fit].astype(np.float64)
+        centre = x.mean(0).astype(np.float16)
+        means = np.stack([x[label == number].mean(0) for number in range(len(numbers))])
+        classes, scales = to_int8(means - centre, axis=1)
+        apart = x - (centre + classes * scales[:, None])[label]
+        directions, _ = to_int8(main_directions(apart), axis=0)
+        inside = apart @ basis(directions)
+        variances = np.square(inside).mean(0)
         others = x.shape[1] - len(variances)
-        rest = outside(x, inside).mean() / others + LEAST if others else np.inf
+        rest = outside(apart, inside).mean() / others + LEAST if others else np.inf
         least = RIDGE * max(variances.mean(), rest if others else 0.0) + LEAST
-        portrait = cls(centre, directions, (variances + least).astype(np.float32),
-                       np.array(rest, np.float32), means.astype(np.float32), np.array([0., 1., 0.]))
+        portrait = cls(centre, classes, scales, directions, np.float32(variances + least),
+                       np.array(rest, np.float32), np.array([0.0, 1.0, 0.0]))
         distances = portrait.distance(seen[fit if fit.all() else ~fit])
         portrait.usual[:] = (distances.mean(), max(distances.std(), LEAST),
                              np.quantile(distances, KNOWN))
         return portrait
 
+    def means(self) -> np.ndarray:
+        """Of the classes, float64 [C, W]."""
+        return self.centre + self.classes * self.scales[:, None].astype(np.float64)
+
     def distance(self, seen: np.ndarray) -> np.ndarray:
         """The squared distance from the nearest class, by the task's own covariance: float32 [N, W]
         to float64 [N]."""
-        x = seen - self.centre.astype(np.float64)
-        inside = x @ basis(self.directions)
-        nearest = np.min([(np.square(inside - mean) / self.variances).sum(1)
-                          for mean in self.classes], axis=0)
-        return nearest + outside(x, inside) / self.rest
+        known = basis(self.directions)
+        nearest = np.full(len(seen), np.inf)
+        for mean in self.means():
+            apart = seen - mean
+            inside = apart @ known
+            far = (np.square(inside) / self.variances).sum(1) + outside(apart, inside) / self.rest
+            nearest = np.minimum(nearest, far)
+        return nearest
 
     def beyond(self, seen: np.ndarray) -> np.ndarray:
         """How far images are beyond the task's limit, in deviations of the task's own: float64 [N],
@@ -83,10 +89,6 @@ class Portrait:
         known = basis(self.directions)
         rest = 0.0 if np.isinf(self.rest) else float(self.rest)
         return known * (self.variances - rest) @ known.T + rest * np.eye(len(known))
-
-    def means(self) -> np.ndarray:
-        """Of the classes, float64 [C, W]."""
-        return self.centre + self.classes @ basis(self.directions).T
 
     def arrays(self) -> Arrays:
         """By name, as a packed file has them."""
@@ -132,7 +134,7 @@ def fitted(labels: np.ndarray) -> np.ndarray:
 
 def main_directions(x: np.ndarray) -> np.ndarray:
     """float64 [W, q], orthonormal: the first principal components of `x` float64 [N, W], whose mean
-    is 0. Found by turning a random subspace towards them."""
+    is 0. Found by turning random directions towards them."""
     count, width = x.shape
     q = min(DIRECTIONS, width, max(1, count // 4))
     directions = np.random.default_rng(0).normal(size=(width, q))
@@ -141,16 +143,16 @@ def main_directions(x: np.ndarray) -> np.ndarray:
     return directions
 
 
+def to_int8(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """`array` as int8, and the float32 scales along `axis` that give it back."""
+    largest = np.maximum(np.abs(array).max(axis, keepdims=True), LEAST)
+    numbers = np.rint(127 / largest * array).astype(np.int8)
+    return numbers, (largest / 127).squeeze(axis).astype(np.float32)
+
+
 def basis(directions: np.ndarray) -> np.ndarray:
     """float64 [W, q], orthonormal, of directions int8."""
     return np.linalg.qr(directions.astype(np.float64))[0]
-
-
-def scatter(inside: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """float64 [q, q]: of coordinates [N, q], about the mean of each label's."""
-    apart = np.concatenate([inside[label == number] - inside[label == number].mean(0)
-                            for number in range(label.max() + 1)])
-    return apart.T @ apart
 
 
 def outside(x: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -174,6 +174,7 @@ LIGHT = [
     "runs.addition",
     "runs.folder",
     "packing.which_task",
+    "packing.portrait",
     "toolchain.doctor",
 ]
 
