@@ -93,7 +93,8 @@ def lines(task: str, when: str, figures: dict, folder: str, last: bool) -> list[
             f"{figures['agreement']:.1f} % of {figures['images']} images, and keeps "
             f"{figures['variance_kept']:.1f} % of its features' variance"]
     if layers := figures.get("layers"):
-        least = min(layers, key=layers.get)
+        # By name where several keep as little: after a stop they come in another order.
+        least = min(sorted(layers), key=layers.get)
         said.append(f"{task}, {when}: of its layers {least} keeps least, {layers[least]:.1f} %")
     if last and figures["agreement"] < BOUND:
         said.append(f"{task}: WARNING, less than {BOUND:g} %. {HELP.format(folder=folder)} "

@@ -149,3 +149,14 @@ def test_the_measurement_moves_nothing(image_root, tmp_path, monkeypatch):
     assert with_it.keys() == without.keys() and all(
         np.array_equal(with_it[name], without[name]) for name in with_it
     )
+
+
+def test_what_is_said_does_not_hang_on_the_order_of_the_layers():
+    """A run that was stopped finds them in another; several can keep nothing."""
+    layers = {"features.0": 0.0, "classifier.3": 0.0, "classifier.0": 0.0, "features.3": 7.5}
+    said = []
+    for names in (list(layers), sorted(layers), sorted(layers, reverse=True)):
+        figures = dict(images=4, agreement=75.0, variance_kept=1.0,
+                       layers={name: layers[name] for name in names})
+        said.append(damage.lines("base", "after its prune", figures, "data/base", False))
+    assert said[0] == said[1] == said[2] and "classifier.0 keeps least, 0.0 %" in said[0][1]
