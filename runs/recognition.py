@@ -2,14 +2,14 @@
 
 What is made of that: packing/portrait.py.
 """
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 import toolchain
 from networks import MultiHead
 from packing import loops
+from packing.watching import watched
 from pruning import PackNet
 
 jt = toolchain.start()
@@ -26,39 +26,13 @@ def seen(packnet: PackNet, images: Images, title: str) -> tuple[np.ndarray, np.n
     """(float32 [N, WIDTH], labels int [N]) of images: a sketch of what all packed layers of the
     first task's view put out. Each number is a sum of many outputs with random signs."""
     first = packnet.tasks[0]
-    with packnet.task_view(first) as net, listening(packnet) as heard:
+    with packnet.task_view(first) as net, watched(packnet.layers) as outputs:
         def execute(batch: jt.Var) -> jt.Var:
-            heard.clear()
+            outputs.clear()  # they come in the order in which the layers compute
             net.trunk(batch)
-            return sketch(heard)
+            return sketch(list(outputs.values()))
 
         return loops.predict(execute, images(first), f"{title}, as {first} sees it")
-
-
-@contextlib.contextmanager
-def listening(packnet: PackNet) -> Iterator[list[jt.Var]]:
-    """Within this context every packed layer that is called leaves its output in the list."""
-    heard = []
-    layers = {id(layer): layer for layer in packnet.layers.values()}.values()
-    before = [vars(layer).get("execute") for layer in layers]
-
-    def listen(execute: Callable) -> Callable:
-        def heard_too(*arguments, **options):
-            out = execute(*arguments, **options)
-            if isinstance(out, jt.Var):
-                heard.append(out)
-            return out
-        return heard_too
-
-    try:
-        for layer in layers:
-            layer.execute = listen(layer.execute)
-        yield heard
-    finally:
-        for layer, execute in zip(layers, before):
-            vars(layer).pop("execute", None)
-            if execute:
-                layer.execute = execute
 
 
 def sketch(outputs: list[jt.Var]) -> jt.Var:

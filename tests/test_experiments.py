@@ -37,10 +37,11 @@ from methods.lwf import WEIGHT_DECAY, without_forgetting
 from methods.steps import Step
 from packing import loops
 from packing.portrait import Portrait, auroc, recognise
+from packing.watching import watched
 from reporting.continual import measures
 from reporting.published import OTHER_BASE
 from reporting.table import rows as report_rows
-from runs.recognition import listening, sketch
+from runs.recognition import sketch
 from settings.config import Config
 from settings.effort import Rates, effort, images_of, save_rates
 from settings.experiments import EXPERIMENTS, runs_of
@@ -975,9 +976,9 @@ def recognised(opened, data):
     def look(batches):
         rows = []
         for images, _ in batches:
-            with packnet.task_view("demo_base") as net, listening(packnet) as heard:
+            with packnet.task_view("demo_base") as net, watched(packnet.layers) as outputs:
                 net.trunk(images)
-                rows.append(sketch(heard).numpy())
+                rows.append(sketch(list(outputs.values())).numpy())
         return np.concatenate(rows)
 
     made = []
