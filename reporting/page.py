@@ -233,7 +233,7 @@ def base_table(page: Document, labels: dict[str, Runs]) -> None:
             cells = [spread([each[key] for each in figures])
                      for key in ("agreement", "variance_kept")]
             layers = figures[0].get("layers", {})
-            least = min(layers, key=layers.get, default="")
+            least = min(sorted(layers), key=layers.get, default="")
             cells.append(f"{least}: {layers[least]:.1f}" if layers else "-")
             rows.append([label, words, *cells] if len(labels) > 1 else [words, *cells])
     if not rows:
