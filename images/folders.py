@@ -68,11 +68,11 @@ def read_split(dataset_name: str, data_root: str | Path, split: str) -> Split:
 
 def unsorted(dataset_name: str, data_root: str | Path, split: str) -> str | None:
     """What read_split would say of a large data set that is not sorted into classes yet, as few are
-    who have it; None where it is, and of other data sets. A look at the top of its folders and at
-    one class: all of it are a million names."""
+    who have it; None where it is, or is not there, and of other data sets. A look at the top of its
+    folders and at one class: all of it are a million names."""
     about = data_set(dataset_name)
-    if about.large:
-        folder = about.folder_in(data_root)
+    folder = about.folder_in(data_root)
+    if about.large and folder.exists():
         try:
             for name in _folders_of(folder, about, split):
                 for entry in _class_folders(folder / name, about)[:1]:

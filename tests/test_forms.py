@@ -1180,6 +1180,9 @@ def config_of(data_root):
 def test_a_small_data_set_that_is_wrong_is_no_reason_to_go_on_without_it(tmp_path):
     write_files(tmp_path / "cubs_cropped", {"train/1.jpg": b"", "test/a/1.jpg": b""})
     assert unsorted("cubs", tmp_path, "train") is None and config_of(tmp_path).can_read("cubs")
+    nothing = tmp_path / "nothing"  # what is not there is no folder that is not sorted
+    assert unsorted("imagenet", nothing, "train") is unsorted("places", nothing, "test") is None
+    assert not config_of(nothing).can_read("imagenet")
 
 
 # ---- Keras's file, and parquet as Hugging Face's datasets writes it
