@@ -103,10 +103,14 @@ def test_held_out_images_are_in_one_part_only_prepared_as_test_images(image_root
 
 
 def test_the_test_split_is_used_once_a_task_is_frozen_and_not_before(data, tmp_path, monkeypatch):
-    seen, predict, freeze = [], loops.predict, training.finish
+    """And portraits are of training images; whose a test image is, is asked at the end."""
+    seen, portraits, predict, freeze = [], [], loops.predict, training.finish
 
     def watched(model, loader, title="test"):
-        seen.append((model.task, loader.num_images))
+        if title.endswith("as demo_base sees it"):
+            portraits.append((title.partition(",")[0], loader.num_images))
+        else:
+            seen.append((model.task, loader.num_images))
         return predict(model, loader, title)
 
     def finish(run, step):
@@ -124,6 +128,8 @@ def test_the_test_split_is_used_once_a_task_is_frozen_and_not_before(data, tmp_p
         else:
             classes = 10 if event[0] == "demo_base" else 8
             assert event[1] == (4 if freezing else 2) * classes
+    three = "demo_base", "demo_birds", "demo_cars"
+    assert portraits == list(zip(three * 2, (60, 48, 48, 40, 32, 32)))
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert all(
         "validation_top1" in record and "test_top1" not in record for record in results["history"]
