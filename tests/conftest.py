@@ -92,6 +92,22 @@ def executable(path: Path, text: str = "exit 1") -> Path:
     return path
 
 
+def same_with_any_number_of_threads(script: str) -> bool:
+    """Whether a script, which may import what the root has, prints the same with 1, 2 and 5."""
+
+    def printed(threads: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"],
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+
+    return printed(1) == printed(2) == printed(5)
+
+
 def write_images(folder: Path, classes: dict[str, int], size=(40, 32), seed: int = 0) -> None:
     """`classes`: {class name: number of JPEG files}, drawn at random."""
     rng = np.random.default_rng(seed)

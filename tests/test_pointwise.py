@@ -1,13 +1,9 @@
 """1x1 convolutions as matrix products against NumPy in float64. Which layers take them:
 test_conv.py."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from conftest import ROOT, jt
+from conftest import jt, same_with_any_number_of_threads
 
 from kernels import pointwise
 
@@ -57,8 +53,6 @@ def test_the_three_results_are_those_of_the_sum(n, channels, filters, height, wi
 
 
 BITS = """
-import sys
-sys.path.insert(0, {root!r})
 import hashlib, numpy as np, toolchain
 jt = toolchain.start("cpu")
 from kernels import pointwise
@@ -72,14 +66,4 @@ print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in found)).hexdigest())
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():
-    def bits(threads: int) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", BITS.format(root=str(ROOT))],
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split()[-1]
-
-    assert bits(1) == bits(2) == bits(5)
+    assert same_with_any_number_of_threads(BITS)
