@@ -8,10 +8,7 @@
 # arguments gets the first, unpacked along its rows, and the second as keywords: TypeError.
 # (Compiles Jittor: 2 minutes on two cores; needs g++.)
 source "$(dirname "$0")/common"
-install jittor==1.3.11.0 numpy==1.26.4
-export HOME="$work" nvcc_path="" use_mkl=0 log_silent=1
-python_config_path=$(python -c 'import sys; print(sys.base_prefix)')/bin/python3-config
-[[ ! -x "$python_config_path" ]] || export python_config_path
+install_jittor
 python - > seen.log 2> jittor.log <<'END' && code=0 || code=$?
 import sys
 
