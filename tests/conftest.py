@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +25,15 @@ jt = toolchain.start()
 # Jittor ends the process when a child of it is killed. The tests that kill processes on purpose
 # would not survive.
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+# The same examples in every run, and none that fails because the machine was busy.
+hypothesis.settings.register_profile(
+    "the same",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("the same")
 
 
 def prunable_weights(model) -> dict:

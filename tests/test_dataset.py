@@ -232,7 +232,7 @@ def test_imagenet_is_decoded_as_needed_and_cropped_as_the_rest(tmp_path, crop):
     assert create_dataloader("imagenet", tmp_path, "test", 1)[0].num_images == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 300),
     st.integers(1, 300),
@@ -261,7 +261,7 @@ def test_what_is_cropped_to_boxes_is_never_cropped_again(image_root, name, alike
     assert len(list((image_root / ".cache").iterdir())) == 1  # both crops come from the same cache
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 40), st.integers(0, 100))
 def test_what_reaches_the_network_is_mirrored_and_normalised(count, height, width, seed):
     rng = np.random.default_rng(seed)
@@ -654,7 +654,6 @@ def test_pillows_own_warnings_do_not_reach_the_screen(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.stdout == "(10000, 10000)\n" and done.stderr == ""
 

@@ -39,7 +39,7 @@ def program(body: str, **options) -> subprocess.Popen:
 
 def ended(body: str, **options) -> tuple[int, bytes, bytes]:
     process = program(body, **options)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate()
     return process.returncode, out, error
 
 
@@ -85,7 +85,7 @@ def test_a_reader_that_has_gone_ends_a_table_in_silence():
     process = program("for number in range(100_000): print(number)\nreturn 0")
     process.stdout.readline()
     process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait(timeout=60) == 141
+    assert process.stderr.read() == b"" and process.wait() == 141
 
 
 def test_output_that_cannot_be_written_is_no_success():
@@ -106,7 +106,7 @@ def test_a_copy_goes_on_when_its_reader_has_gone(tmp_path, which):
     process = program(body.replace("print(number)", f"print(number, file=sys.{which})"))
     getattr(process, which).readline()
     getattr(process, which).close()
-    assert process.wait(timeout=60) == 0 and (tmp_path / "done").exists()
+    assert process.wait() == 0 and (tmp_path / "done").exists()
 
 
 def test_a_copy_goes_on_on_a_full_disk(tmp_path):
@@ -139,7 +139,7 @@ def test_a_copy_goes_on_when_its_terminal_is_closed(tmp_path):
     assert b"ready" in os.read(ours, 100)
     os.close(ours)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == 0 and (tmp_path / "done").exists()
+    assert process.wait() == 0 and (tmp_path / "done").exists()
 
 
 def test_streams_that_are_closed_from_the_start(tmp_path):

@@ -712,7 +712,6 @@ def test_all_flags_that_an_experiment_sets_itself_are_named_in_their_order(hash_
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
         env=os.environ | {"PYTHONHASHSEED": hash_seed},
     )
     message = "error: --arch, --task-list, --seed: --experiment seed sets this itself\n"

@@ -24,9 +24,7 @@ from storage.pretrained import read_pretrained
 
 
 def cases(count):
-    return settings(
-        max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    return settings(max_examples=count, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

@@ -14,7 +14,7 @@ from packing.capacity import capacity_table
 from pruning import PackNet, PackNetPruning, cutoff, free_smallest, freeze
 
 nn = jt.nn
-LONG = settings(deadline=None, max_examples=60)
+LONG = settings(max_examples=60)
 
 
 def reference_prune(weight, owner, task, ratio):

@@ -23,8 +23,6 @@ from storage.pickles import read_objects
 from storage.pretrained import read_pretrained
 from storage.torch_file import write_torch_file
 
-rng = np.random.default_rng(0)
-
 
 def same(one, two):
     return one.keys() == two.keys() and all(
