@@ -56,9 +56,16 @@ def start(folder, arguments, before=""):
     )
 
 
-def finish(process, timeout=600):
+def finish(process, timeout=None):
     out, error = process.communicate(timeout=timeout)
     return process.returncode, out, error
+
+
+def until(process, there) -> None:
+    """Wait until `there()`, which a process that goes on brings about."""
+    while not there():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
 
 
 def ending(folder):
@@ -81,7 +88,12 @@ def undisturbed(data, tmp_path_factory):
     return ending(folder)
 
 
-KILL = "def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)\n"
+# A state after every step, on a slow disk too: so often is each kind of file written.
+KILL = """
+import runs.carry_out
+runs.carry_out.SAVING_SHARE = 1e9
+def kill(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
+"""
 # Where the process kills itself: each kind of step at its start, and inside the writing of files.
 PLACES = (
     {
@@ -267,11 +279,11 @@ def test_a_ctrl_c_whose_exception_got_lost_ends_the_run_after_the_step(
 
 
 def test_ctrl_c_is_one_line_and_130(data, tmp_path):
-    # as Jittor's own tidying up at times ends
-    process = start(tmp_path, command(data), "import atexit; atexit.register(os.abort)")
-    log = tmp_path / "out/log.txt"
-    while process.poll() is None and not (log.exists() and "train 2/2" in log.read_text()):
-        time.sleep(0.05)
+    # as Jittor's own tidying up at times ends; and the signal comes before the run is over
+    before = "import atexit, time, training; atexit.register(os.abort)\n"
+    before += "training.prune = lambda *a: time.sleep(600)"
+    process, log = start(tmp_path, command(data), before), tmp_path / "out/log.txt"
+    until(process, lambda: log.exists() and "train 2/2" in log.read_text())
     process.send_signal(signal.SIGINT)
     code, _, error = finish(process)
     assert code == 130 and "Traceback" not in error, error
@@ -282,8 +294,7 @@ def test_ctrl_c_is_one_line_and_130(data, tmp_path):
 def test_a_second_process_is_refused(data, tmp_path):
     waits = "import time, training; training.start = lambda *a: time.sleep(600)"
     first = start(tmp_path, command(data), waits)
-    while not (tmp_path / "out/results.json").exists():
-        time.sleep(0.05)
+    until(first, (tmp_path / "out/results.json").exists)
     try:
         code, _, error = finish(start(tmp_path, command(data, "--resume")))
         assert code == 2 and "another process is running there" in error, error
