@@ -205,7 +205,7 @@ KILLED = {
     for place in PLACES
     if "baseline" not in place and place != "keep_and_prune"
 }
-QUICK = ("before the first state", "third epoch", "half a checkpoint", "before the rename")
+QUICK = ("before the first state", "half a checkpoint")  # the others of test_resume.py's
 
 
 @pytest.mark.parametrize("runs", ["own"], indirect=True)
@@ -236,6 +236,7 @@ def test_a_killed_addition_goes_on_to_the_same_end(runs, home, place):
     ) == before
 
 
+@pytest.mark.parametrize("runs", ["shared"], indirect=True)
 def test_the_test_split_alone_is_measured(runs, home, tmp_path, monkeypatch):
     two, _, _ = runs
     monkeypatch.chdir(tmp_path)
@@ -246,6 +247,7 @@ def test_the_test_split_alone_is_measured(runs, home, tmp_path, monkeypatch):
     assert tasks["demo_birds"]["max_logit_change"] == 0.0 and tasks["demo_cars"]["stored"]
 
 
+@pytest.mark.parametrize("runs", ["own"], indirect=True)
 def test_a_full_network_makes_room_by_pruning_its_last_task(runs, home, capsys):
     two, _, _ = runs
     options = OPTIONS[two.partition("/")[0]]
@@ -290,6 +292,7 @@ def test_a_full_network_makes_room_by_pruning_its_last_task(runs, home, capsys):
     )
 
 
+@pytest.mark.parametrize("runs", ["shared"], indirect=True)
 def test_a_task_can_be_pruned_more_than_once(runs, home):
     two, _, _ = runs
     assert add(two, f"{two}-smaller", "--prune-last", "0.5") == 0
@@ -336,6 +339,7 @@ def test_an_addition_that_prunes_the_last_task_goes_on_from_every_step(
     assert results_of(one)["accuracy_matrix"] == results_of(two)["accuracy_matrix"]
 
 
+@pytest.mark.parametrize("runs", ["own"], indirect=True)
 def test_baselines_that_concern_the_new_task_start_from_the_packed_network(runs, home, capsys):
     two, _, whole = runs
     assert add(two, f"{two}-compared", "--baselines", "classifier", "individual") == 0

@@ -57,7 +57,11 @@ def results_of(output):
     "arch, more",
     [
         ("squeezenet1_1", ["--image-size", "40"]),
-        ("vgg16-slim", ["--image-size", "32", "--baselines", "lwf"]),
+        pytest.param(
+            "vgg16-slim",
+            ["--image-size", "32", "--baselines", "lwf"],
+            marks=pytest.mark.slow,  # test_main.py has it at 224 x 224
+        ),
     ],
 )
 def test_a_whole_run_of_another_network(data, tmp_path, arch, more, capsys):
@@ -87,7 +91,11 @@ def test_a_whole_run_of_another_network(data, tmp_path, arch, more, capsys):
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--train-bn", "--train-biases"]], ids=["shared norms", "own norms"]
+    "more",
+    [
+        pytest.param([], id="shared norms"),
+        pytest.param(["--train-bn", "--train-biases"], id="own norms", marks=pytest.mark.slow),
+    ],
 )
 def test_the_vision_transformer_on_the_demos_data(tmp_path, more):
     """Each task, exported, gives the same logits in plain PyTorch."""

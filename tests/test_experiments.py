@@ -52,6 +52,12 @@ from storage.packed import load_packed, save_packed
 nn = jt.nn
 FROM_SCRATCH = {*SEQUENCES} - {"six-tasks"}
 LONG = ("tiny-imagenet-10", "fashion-5", "fashion-2", "fashion-permuted-10", "sources-2")
+# Their network and their steps, apart from each other, are in the experiments before them.
+SLOW = ("release-densenet121", "baselines-resnet50", "baselines-densenet121")
+FEWER = {  # of an experiment's runs: enough for each kind of them and for a mean
+    "main-table": ("0.50-cubs-cars-flowers", "0.50-flowers-cars-cubs", "0.75-cars-flowers-cubs"),
+    "orders": ("cubs-cars-flowers", "cars-flowers-cubs"),
+}
 SHORT = """
     --num-epochs-base 1 --num-epochs-base-finetune 1 --num-epochs-per-task 1
     --num-epochs-finetune 1 --device cpu
@@ -489,7 +495,10 @@ def runs(data, tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in EXPERIMENTS],
+)
 def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, capsys):
     # seconds a run; the page's test has real ones
     monkeypatch.setattr("reporting.plots.draw", lambda results, folder: [])
@@ -500,10 +509,13 @@ def test_an_experiment_runs_from_its_command(name, data, runs, monkeypatch, caps
             for label in ("0", "0.1")
         }
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
+    if name in FEWER:
+        few = {label: EXPERIMENTS[name].runs[label] for label in FEWER[name]}
+        monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], runs=few))
     # the first of their tasks
     if name in SEQUENCES:
-        drawings.draw(data, train=4, test=2, names=[f"signs_{number:02}" for number in range(1, 6)])
-        tasks = 5 if name == "six-tasks" else 1 if name in LONG else 4
+        drawings.draw(data, train=4, test=2, names=["signs_01", "signs_02", "signs_03"])
+        tasks = 1 if name in LONG else 2
         few = {
             label: settings
             | {key: settings[key][:tasks] for key in ("task_list", "pruning_ratios")}

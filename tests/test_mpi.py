@@ -58,7 +58,11 @@ np.savez(f"{out}.{RANK}.npz", losses=np.array(losses), logits=logits, labels=lab
 
 
 ENVIRONMENT = dict(
-    os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1"
+    os.environ,
+    OMPI_ALLOW_RUN_AS_ROOT="1",
+    OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+    OMPI_MCA_mpi_yield_when_idle="1",  # other tests want the cores, too, while a process waits
+    OMP_NUM_THREADS="1",
 )
 ENVIRONMENT.pop("use_mpi", None)
 
