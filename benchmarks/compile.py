@@ -69,11 +69,11 @@ exit $code
 # What a call of the compiler is for, by a part of its command; the first that is there counts.
 KINDS = {
     "c++-header": "the headers, parsed beforehand",
-    "jit_utils_core": "Jittor's helper that compiles",
-    "mkl": "oneDNN's operators",
     "/jit/": "kernels",
-    "obj_files": "Jittor's core",
+    "mkl": "oneDNN's operators",
     "jittor_core": "Jittor's core",
+    "/default/": "Jittor's helper that compiles",
+    "obj_files": "Jittor's core",
 }
 
 

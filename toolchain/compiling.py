@@ -97,6 +97,8 @@ class CompileBar:
     def __init__(self, message: str, total: int) -> None:
         if "jittor_core" in message:
             what = "Jittor's core"
+        elif "jit_utils" in message:
+            what = "Jittor's helper"
         elif "mkl" in message:
             what = "oneDNN operators"
         else:

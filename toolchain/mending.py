@@ -30,8 +30,10 @@ Jittor is left as it is.
   in a log too: now on a terminal only, in one line that is gone afterwards.
 * The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests
   and an example of oneDNN's are not compiled, the core with -O1 instead of -O2, its data beside the
-  other files and not before them; and a kernel goes through Jittor's assembly tuner, a Python
-  program with an assembler run of its own, only where there is something to tune.
+  other files and not before them, the largest files first; the helper that compiles, which Jittor
+  compiles twice because only the helper itself can note what it was made of, has its files compiled
+  side by side, the first time without optimization; and a kernel goes through Jittor's assembly
+  tuner, a Python program with an assembler run of its own, only where there is something to tune.
 """
 import hashlib
 import importlib.machinery
@@ -68,10 +70,26 @@ SOURCES = {
          ""),
         ("    files.append(data_o_path)\n",
          "    files.append(os.path.join(cache_path, 'data.cc'))\n"),
-        ("""    if recompile and jit_utils.cc:
+        ("""    recompile = compile(cc_path, cc_flags+f" {opt_flags} ", files, """
+         """jit_utils.cache_path+'/jit_utils_core'+extension_suffix, True)
+    if recompile and jit_utils.cc:
         LOG.e("jit_utils updated, please rerun your command.")
         sys.exit(0)
-""", ""),
+""",
+         """    optimized = opt_flags if jit_utils.cc else "-O0"
+    compile(cc_path, cc_flags+f" {optimized} ", files, """
+         """jit_utils.cache_path+'/jit_utils_core'+extension_suffix)
+"""),
+        ("""        # recompile, generate cache key
+        compile(cc_path, cc_flags+f" {opt_flags} ", files, """
+         """jit_utils.cache_path+'/jit_utils_core'+extension_suffix, True)
+""",
+         """        compile(cc_path, cc_flags+f" {opt_flags} ", files, """
+         """jit_utils.cache_path+'/jit_utils_core'+extension_suffix)
+"""),
+        ("    for input, obj_file in zip(inputs, obj_files):\n",
+         "    for input, obj_file in sorted(zip(inputs, obj_files), "
+         "key=lambda pair: -os.path.getsize(pair[0])):\n"),
         ("            run_cmd(cmd)\n", "            run_cmd(cmd, print_error=False)\n"),
         (""""src/utils/log.cc",""", """os.environ['packnet_mended'] + '/src/utils/log.cc',"""),
         ("log_v=0 {sys.executable} -m", """log_v=0 '{sys.executable}' -m""")],
