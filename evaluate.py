@@ -28,7 +28,7 @@ import toolchain
 from images.datasets import dataset_folder
 from images.folders import DataError, read_split, unsorted
 from images.preprocess import Preparation, permute, preprocess
-from packing.portrait import Portrait, auroc, recognise
+from packing.portrait import Portrait, auroc, readable, recognise
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
 from runs.folder import check_free
@@ -130,10 +130,7 @@ def carry_out(options: argparse.Namespace) -> int:
     network, config = network_of(metadata, options.arch, path), metadata["config"]
     start_jittor(options, metadata)
     packnet = unpack(packed, metadata, network, path)
-    try:
-        portraits = {task: Portrait.from_arrays(its) for task, its in packed.portraits.items()}
-    except KeyError as error:
-        raise other_content(path, error) from error
+    portraits = readable(packed.portraits)
     if options.portraits:
         make_portraits(packnet, packed, metadata, options)
         return 0
@@ -362,11 +359,15 @@ def whose(packnet: "PackNet", portraits: dict[str, Portrait], tasks: list[str], 
     return task, np.full(len(task), -np.inf)
 
 
-def tell_who_has_none(portraits: dict[str, Portrait], tasks: list[str], folder: str) -> None:
+def tell_who_has_none(portraits: dict[str, Portrait], entries: dict[str, dict],
+                      folder: str) -> None:
     """Say which tasks have no portrait, and what comes of it."""
-    without = [task for task in tasks if task not in portraits]
+    without = [task for task in entries if task not in portraits]
     if not without:
         return
+    if others := [task for task in without if entries[task].get("portrait")]:
+        print(f"The portraits of {', '.join(others)} are of another version of this project, which "
+              "looks at other things: they are as good as none.", file=sys.stderr)
     way = (f"`python evaluate.py --output-dir {folder} --portraits` makes one where a task's "
            "training images are.")
     if portraits:
@@ -383,7 +384,7 @@ def predict_with_task(packnet: "PackNet", metadata: dict, portraits: dict[str, P
     class's probability; or that it is none of the tasks'."""
     entries = {entry["name"]: entry for entry in metadata["tasks"]}
     paths = options.predict
-    tell_who_has_none(portraits, list(entries), options.output_dir)
+    tell_who_has_none(portraits, entries, options.output_dir)
     tasks, beyond = whose(packnet, portraits, list(entries),
                           lambda like: batches(entries[like], paths, batch_size), "images")
     lines = {}
@@ -410,7 +411,7 @@ def find_tasks(packnet: "PackNet", metadata: dict, portraits: dict[str, Portrait
     root = options.data_root or metadata["config"]["data_root"]
     for other in options.task_agnostic:
         read_split(other, root, "test")  # what is wrong with it is said before anything is computed
-    tell_who_has_none(portraits, list(entries), options.output_dir)
+    tell_who_has_none(portraits, entries, options.output_dir)
     asked = list(portraits or entries)
     refused = f" {'none of them':>13}" if portraits else ""
     print(f"{'task':14} {'task found %':>13} {'top-1 %':>8} {'task known':>11}{refused}")
@@ -449,17 +450,18 @@ def shown(name: str, cells: list[float]) -> str:
 
 def make_portraits(packnet: "PackNet", packed: Packed, metadata: dict,
                    options: argparse.Namespace) -> None:
-    """Put the portraits that are missing, of tasks whose training images are there, into the packed
-    file; everything else in it stays. Raises ConfigError, DataError and OSError."""
+    """Put the portraits that are missing or of another version, of tasks whose training images are
+    there, into the packed file; everything else in it stays. Raises ConfigError, DataError and
+    OSError."""
     from runs.recognition import seen
     folder = Path(options.output_dir)
     if (folder / STATE).exists():
         raise ConfigError(f"--portraits: the run in {folder} was stopped before its end. Finish "
                           f"it first: `python main.py --resume --output-dir {folder}`")
     entries = {entry["name"]: entry for entry in metadata["tasks"]}
-    made = 0
+    there_are, made = readable(packed.portraits), 0
     for name, entry in entries.items():
-        if name in packed.portraits:
+        if name in there_are:
             print(f"{name:14} has a portrait")
         elif not there(entry, metadata, options):
             print(f"{name:14} no data, no portrait")

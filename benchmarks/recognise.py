@@ -116,7 +116,7 @@ def ways(network: Network) -> dict[str, tuple[Callable, int]]:
     found["features of the first view"] = partial(by_first_view, network, features, made), size(
         made)
     chosen = recognition.WIDTH, portrait.DIRECTIONS
-    for width, directions in ((256, 24), (512, 12), chosen, (1024, 32)):
+    for width, directions in ((256, 24), (512, 12), (512, 19), chosen, (1024, 32)):
         recognition.WIDTH, portrait.DIRECTIONS = width, directions
         rows = {(task, split): recognition.seen(network.packnet, partial(network.images, task,
                                                                          split), task)[0]
@@ -126,11 +126,24 @@ def ways(network: Network) -> dict[str, tuple[Callable, int]]:
             return rows[task, split]
 
         made = fit(sketches, own=False)
-        mark = ", as stored" if (width, directions) == chosen else ""
-        found[f"all layers, {width} x {directions}{mark}"] = (
-            partial(by_first_view, network, sketches, made), size(made))
+        way = partial(by_first_view, network, sketches, made)
+        found[f"all layers, {width} x {directions}"] = way, size(made)
+        if (width, directions) == chosen:
+            for own in (0.0, portrait.OWN, 0.5):
+                mark = ", as stored" if own == portrait.OWN else ""
+                found[f"all layers, {width} x {directions}, {own:g} own{mark}"] = (
+                    partial(with_own, own, way), size(made))
     recognition.WIDTH, portrait.DIRECTIONS = chosen
     return found
+
+
+def with_own(own: float, way: Callable, *asked) -> tuple:
+    """What `way` says where so much of a covariance is the task's own."""
+    stored, portrait.OWN = portrait.OWN, own
+    try:
+        return way(*asked)
+    finally:
+        portrait.OWN = stored
 
 
 def measured(network: Network, way: Callable) -> dict[str, float]:

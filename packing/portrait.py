@@ -3,12 +3,14 @@
 All tasks' images are looked at in the first task's view: it is there for every later task, never
 changes, and makes them comparable. What of it is looked at: runs/recognition.py. When a task is
 frozen, a Gaussian for each of its classes is fitted to what is seen of its training images, and
-stored as its *portrait*: where the classes are, and one covariance for all of them, of which a few
-directions are known and all others count as one. An image goes to the task of the class that is
-nearest by the mean covariance of all tasks. By the covariance of that task alone it is measured
-whether it is as near as the task's own images: where not, it is none of the tasks'.
+stored as its *portrait*: where the classes are, and one covariance for all of them, a few main
+directions and what each number varies beside them. An image goes to the task of the class in which
+it is likeliest, by the mean covariance of all tasks with a tenth of the task's own in it
+(regularised discriminant analysis: Friedman 1989). By the task's own covariance alone it is
+measured whether it is as near as the task's own images: where not, it is none of the tasks'.
 benchmarks/recognise.py has measured this beside other ways.
 """
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -16,8 +18,9 @@ import numpy as np
 IMAGES = 10_000  # that a portrait is made from, at most
 DIRECTIONS = 24  # that are known of a covariance
 TURNS = 6        # of the search for them
-RIDGE = 0.01     # of the mean variance is added to each: few images say little of a direction
+RIDGE = 0.001    # of the mean variance is added to each: few images say little of a direction
 LEAST = 1e-12    # variance, of what is always the same
+OWN = 0.1        # of the covariance by which an image goes to a task is that task's own
 FIT = 4          # of each class one image after so many is kept from the fit: what is usual?
 KNOWN = 0.95     # of these are within the task's limit
 
@@ -26,17 +29,16 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Portrait:
-    """`centre` float16 [W]: the mean of all images. `classes` int8 [C, W] times `scales` float32
-    [C]: from there to the mean of each class. `directions` int8 [W, q]: in which images differ most
-    within a class, each as long as int8 allows. `variances` float32 [q]: along the `basis` that
-    they give. `rest` float32 []: in every other direction. `usual` float64 [3]: of the distances of
-    the task's own images, of those not fitted, mean, deviation, and the limit of what is known."""
-    centre: np.ndarray
-    classes: np.ndarray
+    """`rows` int8 [2 + C, W] times `scales` float32 [2 + C]: the mean of all images; by how much
+    each number varies beside the directions (a deviation); from the mean of all to that of each
+    class. `directions` int8 [W, q]: in which images differ most within a class, each as long as
+    int8 allows. `variances` float32 [q]: along the `basis` that they give. `usual` float64 [3]: of
+    the distances of the task's own images, of those not fitted, mean, deviation, and the limit of
+    what is known. What is rounded first is known to what is fitted next."""
+    rows: np.ndarray
     scales: np.ndarray
     directions: np.ndarray
     variances: np.ndarray
-    rest: np.ndarray
     usual: np.ndarray
 
     @classmethod
@@ -45,38 +47,42 @@ class Portrait:
         fit = fitted(labels)
         numbers, label = np.unique(labels[fit], return_inverse=True)
         x = seen[fit].astype(np.float64)
-        centre = x.mean(0).astype(np.float16)
+        centre, scale = to_int8(x.mean(0)[None], axis=1)
         means = np.stack([x[label == number].mean(0) for number in range(len(numbers))])
-        classes, scales = to_int8(means - centre, axis=1)
-        apart = x - (centre + classes * scales[:, None])[label]
+        classes, scales = to_int8(means - centre * scale, axis=1)
+        apart = x - (centre * scale + classes * scales[:, None])[label]
         directions, _ = to_int8(main_directions(apart), axis=0)
-        inside = apart @ basis(directions)
-        variances = np.square(inside).mean(0)
-        others = x.shape[1] - len(variances)
-        rest = outside(apart, inside).mean() / others + LEAST if others else np.inf
-        least = RIDGE * max(variances.mean(), rest if others else 0.0) + LEAST
-        portrait = cls(centre, classes, scales, directions, np.float32(variances + least),
-                       np.array(rest, np.float32), np.array([0.0, 1.0, 0.0]))
+        known = basis(directions)
+        inside = apart @ known
+        least = RIDGE * np.square(apart).mean() + LEAST
+        beside = np.sqrt(np.square(apart - inside @ known.T).mean(0) + least)
+        deviations, unit = to_int8(beside[None], axis=1)
+        portrait = cls(np.concatenate([centre, np.maximum(deviations, 1), classes]),
+                       np.concatenate([scale, unit, scales]), directions,
+                       np.float32(np.square(inside).mean(0) + least), np.array([0.0, 1.0, 0.0]))
         distances = portrait.distance(seen[fit if fit.all() else ~fit])
         portrait.usual[:] = (distances.mean(), max(distances.std(), LEAST),
                              np.quantile(distances, KNOWN))
         return portrait
 
+    def decoded(self) -> np.ndarray:
+        """The rows, float64 [2 + C, W]."""
+        return self.rows * self.scales[:, None].astype(np.float64)
+
     def means(self) -> np.ndarray:
         """Of the classes, float64 [C, W]."""
-        return self.centre + self.classes * self.scales[:, None].astype(np.float64)
+        centre, _, *classes = self.decoded()
+        return centre + np.stack(classes)
+
+    def covariance(self) -> np.ndarray:
+        """float64 [W, W]."""
+        known = basis(self.directions)
+        return known * self.variances @ known.T + np.diag(np.square(self.decoded()[1]))
 
     def distance(self, seen: np.ndarray) -> np.ndarray:
         """The squared distance from the nearest class, by the task's own covariance: float32 [N, W]
         to float64 [N]."""
-        known = basis(self.directions)
-        nearest = np.full(len(seen), np.inf)
-        for mean in self.means():
-            apart = seen - mean
-            inside = apart @ known
-            far = (np.square(inside) / self.variances).sum(1) + outside(apart, inside) / self.rest
-            nearest = np.minimum(nearest, far)
-        return nearest
+        return nearest(seen, self.means(), whitening(self.covariance()))
 
     def beyond(self, seen: np.ndarray) -> np.ndarray:
         """How far images are beyond the task's limit, in deviations of the task's own: float64 [N],
@@ -84,36 +90,46 @@ class Portrait:
         _, deviation, limit = self.usual
         return (self.distance(seen) - limit) / deviation
 
-    def covariance(self) -> np.ndarray:
-        """float64 [W, W]."""
-        known = basis(self.directions)
-        rest = 0.0 if np.isinf(self.rest) else float(self.rest)
-        return known * (self.variances - rest) @ known.T + rest * np.eye(len(known))
-
     def arrays(self) -> Arrays:
         """By name, as a packed file has them."""
         return vars(self)
 
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Portrait":
-        """Raises KeyError where one is missing."""
-        return cls(*(arrays[field.name] for field in fields(cls)))
+
+def readable(stored: Mapping[str, Arrays]) -> dict[str, Portrait]:
+    """{task: portrait} of what a packed file has of each task, without those of another version of
+    this project, which had other parts."""
+    parts = {field.name for field in fields(Portrait)}
+    return {task: Portrait(**arrays) for task, arrays in stored.items() if set(arrays) == parts}
 
 
 def recognise(portraits: list[Portrait], seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(number of the task that each image looks most like, int [N]; how far it is beyond that
     task's limit, float64 [N]: it is none of the tasks' where that is above 0). `seen` float32 [N,
     W]."""
-    shared = np.mean([portrait.covariance() for portrait in portraits], axis=0)
-    white = np.linalg.cholesky(np.linalg.inv(shared))
+    own = [portrait.covariance() for portrait in portraits]
+    shared = np.mean(own, axis=0)
+    unlikely = []  # -2 times the logarithm of the likelihood, less what is the same for all
+    for portrait, covariance in zip(portraits, own):
+        white = whitening(OWN * covariance + (1 - OWN) * shared)
+        volume = -2 * np.log(np.diag(white)).sum()
+        unlikely.append(nearest(seen, portrait.means(), white) + volume)
+    task = np.argmin(unlikely, axis=0)
+    beyond = np.empty(len(task))
+    for number in np.unique(task):
+        beyond[task == number] = portraits[number].beyond(seen[task == number])
+    return task, beyond
+
+
+def whitening(covariance: np.ndarray) -> np.ndarray:
+    """What images are multiplied by to vary alike in all directions: float64 [W, W]."""
+    return np.linalg.cholesky(np.linalg.inv(covariance))
+
+
+def nearest(seen: np.ndarray, means: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """The squared distance of images [N, W] from the nearest of `means` [C, W] when both are made
+    white: float64 [N]."""
     images = seen @ white
-    far, beyond = [], []
-    for portrait in portraits:
-        means = portrait.means() @ white
-        far.append(np.min([np.square(images - mean).sum(1) for mean in means], axis=0))
-        beyond.append(portrait.beyond(seen))
-    task = np.argmin(far, axis=0)
-    return task, np.stack(beyond)[task, np.arange(len(task))]
+    return np.min([np.square(images - mean).sum(1) for mean in means @ white], axis=0)
 
 
 def auroc(known: np.ndarray, others: np.ndarray) -> float:
@@ -153,8 +169,3 @@ def to_int8(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 def basis(directions: np.ndarray) -> np.ndarray:
     """float64 [W, q], orthonormal, of directions int8."""
     return np.linalg.qr(directions.astype(np.float64))[0]
-
-
-def outside(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The squared length of `x` that its coordinates `inside` a basis do not have."""
-    return np.maximum(np.square(x).sum(1) - np.square(inside).sum(1), 0)

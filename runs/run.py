@@ -18,7 +18,7 @@ from methods import METHODS
 from methods.recovery import IMAGES, WITH_IMAGES
 from networks import MultiHead, assign, build
 from packing import loops
-from packing.portrait import Portrait
+from packing.portrait import Portrait, readable
 from packing.sgd import SGD
 from pruning import PackNet
 from reporting.continual import measures
@@ -143,9 +143,7 @@ class Run:
 
     def ask_whose(self) -> None:
         """How often each task's images are recognised as its own, with all tasks learnt."""
-        portraits = {task: Portrait.from_arrays(self.portraits[task])
-                     for task in self.packnet.tasks if task in self.portraits}
-        self.results.recognised(self.packnet, portraits, self.images)
+        self.results.recognised(self.packnet, readable(self.portraits), self.images)
 
     def ask_all_heads(self, method: str) -> None:
         """How often a baseline's network names the class of an image without being told the

@@ -1133,6 +1133,28 @@ def test_portraits_are_made_later_where_the_data_are(compared, data, tmp_path, c
     assert "data/nothing does not exist" in capsys.readouterr().err
 
 
+def test_a_portrait_of_another_version_is_as_good_as_none(compared, data, tmp_path, capsys):
+    out = compared[0]
+    packed, metadata = load_packed(out / "packnet.safetensors")
+    own = packed.portraits["demo_cars"]
+    packed.portraits["demo_cars"] = {"centre": own["rows"][0], "directions": own["directions"]}
+    metadata["tasks"][2]["portrait"] = seals.of_portrait(packed, "demo_cars")
+    save_packed(tmp_path / "packnet.safetensors", packed, metadata)
+    image = str(next((data / "demo_birds/test").rglob("*.jpg")))
+    assert evaluate.main(["--output-dir", str(tmp_path), "--predict", image]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(image) and said.err.splitlines() == [
+        "The portraits of demo_cars are of another version of this project, which looks at other "
+        "things: they are as good as none.",
+        "No portrait: demo_cars; whose images are not recognised. `python evaluate.py --output-dir "
+        f"{tmp_path} --portraits` makes one where a task's training images are.",
+    ]
+    assert evaluate.main(["--output-dir", str(tmp_path), "--seals"]) == 0
+    assert evaluate.main(["--output-dir", str(tmp_path), "--portraits"]) == 0
+    whole = (out / "packnet.safetensors").read_bytes()
+    assert (tmp_path / "packnet.safetensors").read_bytes() == whole
+
+
 def test_a_portrait_is_sealed(compared, tmp_path, capsys):
     """By a seal of its own: a change breaks it for this task, and no other."""
     packed, metadata = load_packed(compared[0] / "packnet.safetensors")
