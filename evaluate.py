@@ -213,7 +213,8 @@ def import_release(options: argparse.Namespace) -> None:
     folder = options.output_dir
     print(f"Written: {Path(folder) / CHECKPOINT}. `python evaluate.py --output-dir {folder}` "
           f"measures it; `python main.py --add-to {folder} --task-list my_birds --output-dir DIR` "
-          "goes on with it.")
+          "goes on with it. It knows no task by its images: `--portraits` adds that where a task's "
+          "data are.")
 
 
 def network_of(metadata: dict, arch: str | None, path: Path) -> dict:

@@ -398,6 +398,19 @@ def test_what_was_imported_is_measured_sealed_and_added_to(
     )
     assert before[:3] == after[:3]
 
+    # By what its images are recognised comes later, where a task's data are.
+    assert "`--portraits` adds that where a task's data are." in told
+    capsys.readouterr()
+    assert evaluate.main(["--output-dir", "theirs", "--portraits"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("portrait made") == 3 and "imagenet       no data, no portrait" in told
+    assert evaluate.main(["--output-dir", "theirs", "--seals"]) == 0
+    image = str(next((image_root / "cubs_cropped/test").rglob("*.jpg")))
+    capsys.readouterr()
+    assert evaluate.main(["--output-dir", "theirs", "--predict", image]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{image}: ") and told.err.startswith("No portrait: imagenet;")
+
 
 @pytest.mark.parametrize(
     "errors, top1, top5", [([0.0, 0.0], 100, 100), ([11.0], 89, None), ([None, 2.5], None, 97.5)]
