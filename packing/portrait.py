@@ -82,7 +82,7 @@ class Portrait:
     def distance(self, seen: np.ndarray) -> np.ndarray:
         """The squared distance from the nearest class, by the task's own covariance: float32 [N, W]
         to float64 [N]."""
-        return nearest(seen, self.means(), whitening(self.covariance()))
+        return nearest(seen, self.means(), np.linalg.cholesky(self.covariance()))
 
     def beyond(self, seen: np.ndarray) -> np.ndarray:
         """How far images are beyond the task's limit, in deviations of the task's own: float64 [N],
@@ -110,9 +110,9 @@ def recognise(portraits: list[Portrait], seen: np.ndarray) -> tuple[np.ndarray, 
     shared = np.mean(own, axis=0)
     unlikely = []  # -2 times the logarithm of the likelihood, less what is the same for all
     for portrait, covariance in zip(portraits, own):
-        white = whitening(OWN * covariance + (1 - OWN) * shared)
-        volume = -2 * np.log(np.diag(white)).sum()
-        unlikely.append(nearest(seen, portrait.means(), white) + volume)
+        root = np.linalg.cholesky(OWN * covariance + (1 - OWN) * shared)
+        volume = 2 * np.log(np.diag(root)).sum()
+        unlikely.append(nearest(seen, portrait.means(), root) + volume)
     task = np.argmin(unlikely, axis=0)
     beyond = np.empty(len(task))
     for number in np.unique(task):
@@ -120,16 +120,12 @@ def recognise(portraits: list[Portrait], seen: np.ndarray) -> tuple[np.ndarray, 
     return task, beyond
 
 
-def whitening(covariance: np.ndarray) -> np.ndarray:
-    """What images are multiplied by to vary alike in all directions: float64 [W, W]."""
-    return np.linalg.cholesky(np.linalg.inv(covariance))
-
-
-def nearest(seen: np.ndarray, means: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """The squared distance of images [N, W] from the nearest of `means` [C, W] when both are made
-    white: float64 [N]."""
-    images = seen @ white
-    return np.min([np.square(images - mean).sum(1) for mean in means @ white], axis=0)
+def nearest(seen: np.ndarray, means: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """The squared distance of images [N, W] from the nearest of `means` [C, W] by the covariance
+    whose Cholesky factor is `root` [W, W]: float64 [N]."""
+    white = np.linalg.solve(root, np.concatenate([means, seen]).T).T
+    images = white[len(means):]
+    return np.min([np.square(images - mean).sum(1) for mean in white[:len(means)]], axis=0)
 
 
 def auroc(known: np.ndarray, others: np.ndarray) -> float:
