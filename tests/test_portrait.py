@@ -135,16 +135,16 @@ def test_an_image_goes_to_the_likeliest_class():
     assert (beyond[90:] > 0).all() and 0 < (beyond[:90] > 0).sum() < 15
 
 
-def test_a_wider_task_gets_what_lies_between():
-    """Two tasks of equal means but for one number, one ten times as wide: what is far out in any
-    direction is the wide one's, the centre of the narrow one its own."""
+def test_a_wider_task_gets_what_lies_far_out():
+    """Of two tasks around one point, one ten times as wide: what is near is the narrow one's, up to
+    17, where the likelihoods are equal: 1/1 and 1/100 in a mean of 50.5, six numbers."""
     rng = np.random.default_rng(0)
-    labels = np.zeros(400, int)
-    narrow, wide = (Portrait.of(np.float32(rng.normal(size=(400, 6)) * width + at), labels)
-                    for width, at in ((1, 0.0), (10, 1.0)))
-    seen = np.eye(6, dtype=np.float32) * 40
-    assert recognise([narrow, wide], np.concatenate([seen, -seen]))[0].all()
-    assert not recognise([narrow, wide], np.zeros((1, 6), np.float32))[0].any()
+    labels = np.zeros(4000, int)
+    narrow, wide = (Portrait.of(np.float32(rng.normal(size=(4000, 6)) * width), labels)
+                    for width in (1, 10))
+    seen = np.eye(6, dtype=np.float32)
+    assert recognise([narrow, wide], np.concatenate([22 * seen, -22 * seen]))[0].all()
+    assert not recognise([narrow, wide], np.concatenate([13 * seen, -13 * seen]))[0].any()
 
 
 def test_a_portrait_is_the_same_after_it_was_stored():
