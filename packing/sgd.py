@@ -28,15 +28,20 @@ class SGD(nn.SGD):
         for group, i in reversed(large):
             alone = group | {name: [group[name][i]] for name in LISTS}
             group["grads"][i] = None
-            jt.sync(alone["grads"])
+            self._compute(alone["grads"])
             self._move([alone])
-            jt.sync(alone["params"] + alone["values"])
+            self._compute(alone["params"] + alone["values"])
         rest = []
         for group in self.param_groups:
             there = [i for i, gradient in enumerate(group["grads"]) if gradient is not None]
             rest.append(group | {name: [group[name][i] for i in there] for name in LISTS})
             del group["grads"]  # Jittor would keep them until the next step
         self._move(rest)
+
+    def _compute(self, values: list[jt.Var]) -> None:
+        """These and no more. By default Jittor computes all that was asked for before them, too:
+        the gradients of every other layer."""
+        jt.sync(values, device_sync=False, weak_sync=False)
 
     def _move(self, groups: list[dict]) -> None:
         """Jittor's step on the parameters of `groups`, whose gradients are known."""

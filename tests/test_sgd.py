@@ -46,3 +46,22 @@ def test_the_values_are_those_of_jittors_sgd(large, options, monkeypatch):
     assert all(map(np.array_equal, ours, theirs))
     assert all(map(np.array_equal, momentum, their_momentum)) and any(m.any() for m in momentum)
     assert any(kept) == (large == 10**9)  # no gradient stays where it is large
+
+
+def test_a_large_one_moves_before_the_layers_in_front_have_gradients(monkeypatch):
+    """Nothing else is computed for it: their gradients would be there when it needs the most."""
+    monkeypatch.setattr(sgd, "LARGE", 2000)
+    front, large = nn.Linear(30, 50), nn.Linear(50, 60)
+    optimizer = sgd.SGD([*front.parameters(), *large.parameters()], 0.1, momentum=0.9)
+    seen = []
+
+    def move(self, groups):
+        gradients = [group["grads"] for group in groups]
+        seen.append([gradient.location() for some in gradients for gradient in some])
+        return moved(self, groups)
+
+    moved = sgd.SGD._move
+    monkeypatch.setattr(sgd.SGD, "_move", move)
+    optimizer.step(nn.relu(large(nn.relu(front(jt.rand(4, 30))))).sum())
+    assert seen == [["cpu"], ["none"] * 3]
+    assert large.weight.location() == "cpu" and front.weight.location() == "none"
