@@ -11,6 +11,9 @@ import pytest
 from conftest import ROOT, jt
 from jittor import nn
 
+from trunks import zoo
+from trunks.layers import NormReLU
+
 if jt.flags.use_cuda:
     pytest.skip("on a GPU both are Jittor's", allow_module_level=True)
 
@@ -20,7 +23,7 @@ def test_relu_and_its_gradient():
     matters."""
     assert nn.relu.__self__.__module__ == "kernels.relu"
     values = np.array([-np.inf, -2, -0.0, 0, 1e-30, 3, np.inf], np.float32)
-    for relu in (nn.relu, nn.ReLU(), nn.Relu()):
+    for relu in (nn.relu, nn.ReLU(), nn.Relu(), NormReLU()):
         x, dy = jt.array(values), jt.array(np.arange(7, dtype=np.float32) + 1)
         y = relu(x)
         assert y.dtype == "float32" and np.array_equal(
@@ -42,6 +45,14 @@ def test_relus_gradient_goes_through_several_layers():
     down = (up @ w.T) * (h > 0)
     for grad, right in zip(grads, (down @ w.T, x.T @ down + h.T @ up)):
         np.testing.assert_allclose(grad.numpy(), right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network, kind", [("resnet18", NormReLU), ("densenet121", NormReLU), ("squeezenet1_1", nn.ReLU)]
+)
+def test_relu_behind_a_norm_is_compiled_into_its_kernel(network, kind):
+    layers = [layer for layer in zoo.make(network).modules() if isinstance(layer, nn.ReLU)]
+    assert layers and {type(layer) for layer in layers} == {kind}
 
 
 FAULTS = """

@@ -1,7 +1,7 @@
 """The image classifiers of Jittor's model zoo, as trunks for heads of ours. Names of layers are
 torchvision's."""
 import toolchain
-from trunks.layers import AdaptivePool, Dropout, Pool, put
+from trunks.layers import AdaptivePool, Dropout, NormReLU, Pool, put
 
 jt = toolchain.start()
 from jittor import models, nn
@@ -45,13 +45,16 @@ def make(name: str) -> nn.Module:
 
 
 def refitted(model: nn.Module) -> nn.Module:
-    """With layers of ours where Jittor's cannot take small images, or know nothing of several
-    processes."""
+    """With layers of ours where Jittor's cannot take small images, know nothing of several
+    processes, or are slower."""
+    norms = any(isinstance(layer, nn.BatchNorm) for layer in model.modules())
     for place, layer in model.named_modules():
         if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
             put(model, place, AdaptivePool(layer.output_size[0]))
         elif type(layer) is nn.Pool:
             layer.__class__ = Pool
+        elif type(layer) is nn.ReLU and norms and toolchain.device == "cpu":
+            layer.__class__ = NormReLU
         elif type(layer) is nn.Dropout:
             put(model, place, Dropout(layer.p))
     return model
