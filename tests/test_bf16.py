@@ -95,38 +95,54 @@ def test_a_linear_layer_rounds_its_factors_and_nothing_else():
     check([y, *jt.grad((y * jt.array(up)).sum(), [images, weight])], of)
 
 
-RUN = """
+BEGIN = """
+import sys
+sys.path.insert(0, {root!r})
+import main
+arguments = [*{arguments!r}, "--precision", "bf16", "--output-dir"]
+assert main.main([*arguments, "whole"]) == 0
+import training
+epoch, calls = training.train_epoch, []
+def stop_in_the_fourth(*given):
+    calls.append(given)
+    if len(calls) == 4:
+        raise KeyboardInterrupt
+    return epoch(*given)
+training.train_epoch = stop_in_the_fourth
+assert main.main([*arguments, "resumed"]) == 130
+"""
+GO_ON = """
 import sys
 sys.path.insert(0, {root!r})
 import evaluate, main
-arguments = {arguments!r}
-for name in ("one", "two"):
-    assert main.main([*arguments, "--output-dir", name, "--precision", "bf16"]) == 0
-assert evaluate.main(["--output-dir", "one"]) == 0
-assert main.main(["--output-dir", "one", "--resume", "--precision", "fp32"]) == 2
+assert main.main(["--output-dir", "resumed", "--resume"]) == 0
+assert evaluate.main(["--output-dir", "resumed"]) == 0
+assert main.main(["--output-dir", "resumed", "--resume", "--precision", "fp32"]) == 2
 """
 
 
 @has_bf16
-def test_a_run_in_bf16_is_the_same_again_and_says_in_which_precision_it_was(tmp_path):
+def test_a_resumed_run_in_bf16_is_the_same_and_says_in_which_precision_it_was(tmp_path):
+    """Stopped in the retraining of the second task, and gone on with by another process."""
     drawings.draw(tmp_path / "data", train=4, test=4)
     arguments = """--demo --num-epochs-base 1 --num-epochs-base-finetune 1 --num-epochs-per-task 1
         --num-epochs-finetune 1 --task-list demo_birds --pruning-ratios 0.5
         --data-root data""".split()
-    done = subprocess.run(
-        [sys.executable, "-c", RUN.format(root=str(ROOT), arguments=arguments)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    for code in (BEGIN, GO_ON):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(root=str(ROOT), arguments=arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
     assert "--precision was bf16 and is now fp32" in done.stderr
     assert "note:" not in done.stderr  # evaluate.py takes the run's precision by itself
-    one, two = (tmp_path / name / "packnet.safetensors" for name in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes()
-    metadata = load_metadata(one)
+    whole, resumed = (tmp_path / name / "packnet.safetensors" for name in ("whole", "resumed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+    metadata = load_metadata(resumed)
     assert [precision_of(task) for task in metadata["tasks"]] == ["bf16", "bf16"]
-    assert "convolutions in bf16" in (tmp_path / "one" / "log.txt").read_text()
+    assert "convolutions in bf16" in (tmp_path / "resumed" / "log.txt").read_text()
     rows = [line.split() for line in done.stdout.splitlines() if "demo_birds  " in line]
     assert rows[-1][1] == rows[-1][3]  # measured again, as recorded
 
@@ -192,6 +208,6 @@ def test_the_doctor_checks_it():
         text=True,
     )
     errors = [line for line in done.stdout.splitlines() if "largest error" in line]
-    assert done.returncode == 0 and len(errors) == 12, done.stdout
+    assert done.returncode == 0 and len(errors) == 15, done.stdout
     assert all(" right: " in line and "e-03 of the largest" in line for line in errors)
     assert doctor.LIMITS["bf16"] == 1e-2

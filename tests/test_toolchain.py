@@ -441,12 +441,12 @@ def test_the_doctor_says_why_a_gpu_is_not_used(capsys, monkeypatch):
 
 def test_the_check_computes_and_notices_a_wrong_result(capsys, monkeypatch):
     assert doctor.main(["--check", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.count(" right: largest error ") == 12
+    assert capsys.readouterr().out.count(" right: largest error ") == 15
     jt = toolchain.start()
     execute = jt.nn.Conv.execute
     monkeypatch.setattr(jt.nn.Conv, "execute", lambda layer, x: execute(layer, x) * 1.001)
     assert doctor.main(["--check", "--device", "cpu"]) == 1
-    assert capsys.readouterr().out.count(" WRONG: largest error ") == 9
+    assert capsys.readouterr().out.count(" WRONG: largest error ") == 12
 
 
 def test_precision_on_the_cpu_is_refused(capsys):

@@ -90,8 +90,9 @@ def diagnose() -> list[tuple[str, str, str]]:
 
 def check(jt: ModuleType) -> list[tuple[str, float]]:
     """(what, largest error relative to the largest value) of a linear layer, convolutions and the
-    two gradients of each on Jittor's device, against NumPy in float64. The wide convolution is one
-    that winograd.py takes over on the CPU, the depthwise one, on the CPU only, depthwise.py."""
+    two gradients of each on Jittor's device, against NumPy in float64. On the CPU the first
+    convolution is oneDNN's; the wide one winograd.py takes over, the one of 1x1 pointwise.py, and
+    the depthwise one, which is there on the CPU only, depthwise.py."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
@@ -111,22 +112,24 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
     a, b, c = (array.astype(np.float64) for array in (x, w, up))
     compared = compare("linear layer", jt.nn.Linear(53, 29, bias=False), w, x, up,
                        (a @ b.T, c @ b, c.T @ a))
-    layers = [("convolution", 3, 4, 10, 1), ("wide convolution", 160, 168, 16, 1)]
+    layers = [("convolution", 3, 3, 4, 10, 1), ("wide convolution", 3, 160, 168, 16, 1),
+              ("1x1 convolution", 1, 150, 70, 14, 1)]
     if toolchain.device == "cpu":
-        layers.append(("depthwise", 5, 5, 28, 5))
-    for title, channels, filters, side, groups in layers:
+        layers.append(("depthwise", 3, 5, 5, 28, 5))
+    for title, kernel, channels, filters, side, groups in layers:
         x = normal(2, channels, side, side + 1)
-        w = normal(filters, channels // groups, 3, 3)
+        w = normal(filters, channels // groups, kernel, kernel)
         up = normal(2, filters, side, side + 1)
-        layer = jt.nn.Conv(channels, filters, 3, padding=1, groups=groups, bias=False)
+        layer = jt.nn.Conv(channels, filters, kernel, padding=kernel // 2, groups=groups,
+                           bias=False)
         turned = w[..., ::-1, ::-1]
         if groups > 1:  # a filter for each channel
-            right = (np.einsum("bchwij,cij->bchw", windows(x), w[:, 0]),
-                     np.einsum("bchwij,cij->bchw", windows(up), turned[:, 0]),
-                     np.einsum("bchwij,bchw->cij", windows(x), up.astype(np.float64))[:, None])
+            right = (np.einsum("bchwij,cij->bchw", windows(x, 3), w[:, 0]),
+                     np.einsum("bchwij,cij->bchw", windows(up, 3), turned[:, 0]),
+                     np.einsum("bchwij,bchw->cij", windows(x, 3), up.astype(np.float64))[:, None])
         else:
             right = (correlate(x, w), correlate(up, turned.transpose(1, 0, 2, 3)),
-                     np.einsum("bchwij,bohw->ocij", windows(x), up.astype(np.float64)))
+                     np.einsum("bchwij,bohw->ocij", windows(x, kernel), up.astype(np.float64)))
         compared += compare(title, layer, w, x, up, right)
     # All at once: a gradient of a weight that is fetched by itself is no convolution's any more.
     jt.sync([value for _, value, _ in compared])
@@ -134,16 +137,18 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
             for what, value, right in compared]
 
 
-def windows(images: np.ndarray) -> np.ndarray:
-    """The 3x3 neighbours of every pixel, 0 beyond the border: [B, C, H, W] -> float64 [B, C, H, W,
-    3, 3]."""
-    padded = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+def windows(images: np.ndarray, kernel: int) -> np.ndarray:
+    """The neighbours that a kernel of kernel x kernel (odd) sees of every pixel, 0 beyond the
+    border: [B, C, H, W] -> float64 [B, C, H, W, kernel, kernel]."""
+    pad = (kernel // 2, kernel // 2)
+    padded = np.pad(images.astype(np.float64), ((0, 0), (0, 0), pad, pad))
+    return np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (2, 3))
 
 
 def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """[B, C, H, W] with [O, C, 3, 3], one pixel of padding: float64 [B, O, H, W]."""
-    return np.einsum("bchwij,ocij->bohw", windows(images), kernels.astype(np.float64))
+    """[B, C, H, W] with [O, C, k, k], k // 2 pixels of padding: float64 [B, O, H, W]."""
+    return np.einsum("bchwij,ocij->bohw", windows(images, kernels.shape[2]),
+                     kernels.astype(np.float64))
 
 
 @run_cli
