@@ -116,7 +116,7 @@ class Ours:
         for name, value in initial(learned, data.seed).items():
             self.net.state_dict()[name].assign(self.jt.array(value))
         self.packnet = PackNet(self.net, RATIO)
-        self.data, self.loops = data, loops
+        self.data, self.loops, self.loss_of = data, loops, loops.cross_entropy
         self.make = dict(sgd=self.jt.nn.SGD, adamw=self.jt.optim.AdamW)[optimizer]
         self.settings = dict(lr=RATES[optimizer], weight_decay=decay)
         if optimizer == "sgd":
@@ -135,8 +135,7 @@ class Ours:
         for epoch in epochs:
             batches = [(x, y) for x, y in self.data.batches(task, epoch)]
             loader = Batches(batches, self.jt.array)
-            self.loops.train_epoch(self.net, self.loops.cross_entropy, loader, optimizer,
-                                   f"task {task}")
+            self.loops.train_epoch(self.net, self.loss_of, loader, optimizer, f"task {task}")
 
     def logits(self, task: int, x: np.ndarray) -> np.ndarray:
         parts = [(self.jt.array(x[i:i + 500]), np.zeros(len(x[i:i + 500]), np.int32))
@@ -206,10 +205,13 @@ class Torch:
 
 
 class Authors(Torch):
+    precision = "fp32"
+
     def __init__(self, data: Data, optimizer: str, decay: float, norm: bool) -> None:
         super().__init__(data, optimizer, decay, norm)
         from torch_twin import Twin
-        self.twin = Twin(self.arch, {str(task): 2 for task in range(TASKS)})
+        self.twin = Twin(self.arch, {str(task): 2 for task in range(TASKS)},
+                         precision=self.precision)
         self.load(dict(self.twin.net.named_parameters()))
 
     def learn(self, task: int) -> None:

@@ -1,6 +1,7 @@
 """PackNet's training step and evaluation: ours against PyTorch with the authors' mask handling.
 
-    python benchmarks/step.py                # the paper's networks at batch 8, two hours
+    python benchmarks/step.py                # every row of docs/performance.md, batch 8 and 32
+    python benchmarks/step.py --arch vgg16 vgg16-bn resnet50 densenet121 --batch-size 8
     python benchmarks/step.py --arch vgg-slim --batch-size 32     # the demo's network, a minute
     python benchmarks/step.py --against torch-bf16 --arch mobilenet_v2 vit_b_16
     # what our convolutions bring, what the masks cost; what bfloat16 brings on this processor:
@@ -40,7 +41,7 @@ from system import processes
 from toolchain import PRECISIONS
 from toolchain.base import output
 
-PAPER = ("vgg16", "vgg16-bn", "resnet50", "densenet121")
+ARCHS = ("vgg16", "vgg16-bn", "resnet50", "densenet121", "mobilenet_v2", "vit_b_16")
 NAMES = {"torch": "PyTorch as it comes", "torch-best": "PyTorch at its best",
          "torch-bf16": "PyTorch at its best in bf16", "direct": "direct convolutions",
          "fp32": "float32", "plain": "nothing frozen"}
@@ -207,8 +208,8 @@ def memory_mb(device: str) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", nargs="+", default=PAPER)
-    parser.add_argument("--batch-size", nargs="+", type=int, default=[8])
+    parser.add_argument("--arch", nargs="+", default=ARCHS)
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--what", nargs="+", choices=("step", "fed", "evaluation", "matrix"),
                         default=("step", "evaluation"))
     parser.add_argument("--against", nargs="+", choices=NAMES,
@@ -236,6 +237,7 @@ def main() -> None:
     if theirs and not common.installed("torch"):
         raise SystemExit("error: PyTorch is not installed: pip install torch==2.13.0, or compare "
                          "with --against direct plain")
+    began = time.perf_counter()
     for arch in options.arch:
         for size in options.batch_size:
             for what in options.what:
@@ -247,6 +249,7 @@ def main() -> None:
                           common.Side(*where, other, environment=kept) as theirs):
                         pairs = [(ours(), theirs()) for _ in range(options.rounds)]
                     common.report(f"{arch}, batch {size}, {what}", *zip(*pairs), NAMES[other])
+    print(f"all of it: {(time.perf_counter() - began) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":
