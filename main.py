@@ -15,6 +15,7 @@ with exit code 2 and one message, before anything is written. What a run does: t
 import argparse
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import toolchain
@@ -30,8 +31,6 @@ from system.errors import UserError, complain, reason, run_cli
 from system.files import LOG, RESULTS, STATE
 from system.screen import screen_may_go
 
-# Of the command line, beside the settings.
-FLAGS = ("demo", "resume", "experiment", "experiments", "seeds", "dry_run")
 # Settings in which the runs of an experiment differ.
 SET_BY_EXPERIMENT = ("seed", "task_list", "pruning_ratios", "arch", "add_to", "prune_last")
 
@@ -62,7 +61,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]
              "writes nothing")
     add_settings(parser)
     flags = parser.parse_args(arguments)
-    return flags, {name: value for name, value in vars(flags).items() if name not in FLAGS}
+    settings = {field.name for field in fields(Config)}
+    return flags, {name: value for name, value in vars(flags).items() if name in settings}
 
 
 @run_cli
@@ -167,7 +167,7 @@ def run(given: dict, resume: bool, demo: bool) -> int:
     if config.add_to and not (Path(config.output_dir) / STATE).exists():
         earlier = opened(config)
     start_jittor(config, before)
-    return pack(config, earlier)
+    return run_to_its_end(config, earlier)
 
 
 def describe(given: dict) -> int:
@@ -233,7 +233,7 @@ def start_jittor(config: Config, before: dict | None) -> None:
                           "result would be neither run")
 
 
-def pack(config: Config, earlier: Earlier | None) -> int:
+def run_to_its_end(config: Config, earlier: Earlier | None) -> int:
     """PackNet, and the baselines that were asked for, from where the run was stopped to its end;
     `earlier`: the packed network that a new run adds to. Returns the exit code. Raises
     UserError."""

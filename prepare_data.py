@@ -62,6 +62,7 @@ from images.datasets import (
     CIFAR100,
     FASHION,
     MNIST,
+    OF_THE_PAPER,
     PUBLISHED,
     TINY_IMAGENET,
     another_split,
@@ -86,8 +87,6 @@ from system.progress import Progress
 # Differences of at most 4 levels: benchmarks/crops.py.
 JPEG = dict(format="JPEG", quality=100, subsampling=0)
 
-
-OF_THE_PAPER = ["cubs", "cars", "flowers"]
 READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
 READERS |= {name: read_tiny_imagenet(name) for name in TINY_IMAGENET}
 # And the data sets that are made of each.
@@ -232,10 +231,12 @@ def reader(path: Path) -> Callable[[Path], Iterator[Member]]:
 def prepare_large(name: str, archives: Archives, data_root: Path) -> str:
     """Sort the images of a large data set into its folders, byte for byte: those that lie in
     folders are linked, where they are on the same disk. Returns a line that says what is there."""
-    about, final = PUBLISHED[name], dataset_folder(name, data_root)
+    about = PUBLISHED[name]
+    final = dataset_folder(name, data_root)
     if final.exists():
         return there_already(name, final, about.counts)
-    place, partial = LARGE[name](archives), final.with_name(f".{final.name}.partial")
+    place = LARGE[name](archives)
+    partial = final.with_name(f".{final.name}.partial")
     with Progress(total=sum(about.counts[1:]), desc=f"Sorting {name}", unit="image") as bar:
         for path in archives.files:
             if not path.name.endswith(ENDINGS):
@@ -289,7 +290,8 @@ def prepare_arrays(archive: str, archives: Archives, data_root: Path) -> Iterato
         if found != counts or set(labels["train"]) != set(labels["test"]):
             raise ArchiveError(f"{name}: the archive holds {describe(found, counts)}")
     for name in names:
-        final, counts = dataset_folder(name, data_root), PUBLISHED[name].counts
+        final = dataset_folder(name, data_root)
+        counts = PUBLISHED[name].counts
         if name in made:
             yield there_already(name, final, counts)
             continue
@@ -387,7 +389,8 @@ def prepared(name: str, archives: Archives, data_root: Path) -> Iterator[str]:
 def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: int = 120) -> None:
     """A row or two of crops per data set, evenly over the classes, each whole and undistorted, on
     one picture."""
-    step, title = side + 6, 24
+    step = side + 6
+    title = 24
     rows = []
     for folder in folders:
         classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir())
@@ -396,7 +399,8 @@ def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: in
         rows.append((folder.name, [min(classes[row].iterdir()) for row in chosen]))
     heights = [title + -(-len(files) // columns) * step for _, files in rows]
     sheet = Image.new("RGB", (columns * step + 6, sum(heights) + 6), "white")
-    pen, top = ImageDraw.Draw(sheet), 6
+    pen = ImageDraw.Draw(sheet)
+    top = 6
     for (name, files), height in zip(rows, heights):
         pen.text((6, top + 4), name, fill="black")
         for number, file in enumerate(files):
@@ -448,7 +452,7 @@ def main(arguments: list[str] | None = None) -> int:
                              f"{' and '.join(INSTALLED)}: where a package has put them)")
     parser.add_argument("--data-root", type=Path, default=Path("data"),
                         help="where the folders go (default: data)")
-    parser.add_argument("--dataset", nargs="+", default=OF_THE_PAPER,
+    parser.add_argument("--dataset", nargs="+", default=list(OF_THE_PAPER),
                         choices=[*OF_THE_PAPER, *ARRAYS, "tiny-imagenet", *LARGE],
                         help="which (default: the three of the paper)")
     parser.add_argument("--contact-sheet", type=Path,

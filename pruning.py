@@ -3,7 +3,8 @@
 Mallya & Lazebnik, "PackNet: Adding Multiple Tasks to a Single Network by Iterative Pruning", CVPR
 2018, and the authors' release (github.com/arunmallya/packnet), whose rules this file follows:
 
-  1. All tasks share a trunk; each task has a linear head of its own, which is never pruned.
+  1. All tasks share a trunk; each task has a linear head of its own, which is
+     never pruned.                                                         networks.MultiHead
   2. Every convolution and linear weight of the trunk has an owner:
      0 = free, k = the k-th task.                                                   PackNet.owners
   3. Prune task k: in each layer, of the n weights that k owns, the round(ratio * n)
@@ -71,7 +72,9 @@ def free_smallest(weight: jt.Var, owner: jt.Var, task: int, ratio: float) -> int
     """
     owned = (owner.data == task).ravel()
     magnitudes = np.abs(weight.data).ravel()
-    limit = cutoff(magnitudes if owned.all() else magnitudes[owned], ratio)
+    if not owned.all():
+        magnitudes = magnitudes[owned]
+    limit = cutoff(magnitudes, ratio)
     if limit is None:
         return 0
     freed = (owner == task) & (weight.abs() <= jt.array(limit))
@@ -141,8 +144,9 @@ class PackNet:
         self.prune_ratio = prune_ratio
         self.free_weights = free_weights
         self.pruned_units = pruned_units
-        self.kinds = dict(train_biases=train_biases, train_bn=train_bn, packed_layers=packed_layers)
-        self.parameters = parameters_of(model, **self.kinds)
+        self.options = dict(train_biases=train_biases, train_bn=train_bn,
+                            packed_layers=packed_layers)  # what each parameter's kind follows from
+        self.parameters = parameters_of(model, **self.options)
         self.owners = {name: jt.zeros(parameter.var.shape, "uint8").stop_grad()
                        for name, parameter in self.parameters.items() if parameter.kind == OWNED}
         if not self.owners:
@@ -389,7 +393,7 @@ class PackNet:
         """Find the parameters once more: heads may have been added. Raises ValueError where
         anything but a head has come, gone, or become another."""
         self.reclaim()
-        found = parameters_of(self.model, **self.kinds)
+        found = parameters_of(self.model, **self.options)
         self.parameters = changes.accepted(self.parameters, found)
 
     def reclaim(self) -> None:

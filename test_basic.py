@@ -20,6 +20,7 @@ import toolchain
 from images.cache import collect
 from images.datasets import (
     NAME,
+    OF_THE_PAPER,
     another_split,
     data_set,
     folders_with_images,
@@ -30,7 +31,7 @@ from images.preprocess import look_uncropped, open_rgb, upright_size
 from system.errors import run_cli
 from system.processes import cores
 
-OF_THE_PAPER = ("cubs", "cars", "flowers", "imagenet")  # named even where they are absent
+NAMED = (*OF_THE_PAPER, "imagenet")  # even where they are absent
 
 
 class Absent(Exception):
@@ -132,7 +133,7 @@ def test_algorithm() -> None:
 def test_data() -> None:
     """Every data set that is present in data/; skipped where there is none."""
     root, present = Path(__file__).parent / "data", 0
-    for name in OF_THE_PAPER:
+    for name in NAMED:
         try:
             check_data(name, root)
             present += 1
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help="folder of the data sets (default: %(default)s)")
     root = parser.parse_args(arguments).data_root
     there = map(name_of_folder, folders_with_images(root)) if os.path.isdir(root) else ()
-    names = dict.fromkeys((*OF_THE_PAPER, *sorted(there)))
+    names = dict.fromkeys((*NAMED, *sorted(there)))
     checks = [("toolchain", check_toolchain), ("algorithm", check_algorithm)]
     checks += [(name, partial(check_data, name, root)) for name in names]
     wrong = 0

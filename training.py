@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from methods import METHODS, search
 from methods.method import Method
-from methods.recovery import IMAGES, WITH_IMAGES
+from methods.recovery import UNLABELLED, WITH_IMAGES
 from methods.steps import Phase, Step
 from networks import assign
 from packing.loops import Learnable, cross_entropy, measure_norms, train_epoch
@@ -51,7 +51,8 @@ def start(run: Run, step: Step) -> None:
 def epoch(run: Run, step: Step) -> None:
     """One epoch of what the method may move, and a test."""
     begin = time.monotonic()
-    method, phase = METHODS[step.method], step.phase
+    method = METHODS[step.method]
+    phase = step.phase
     task = ": ".join((*method.prefix, step.task))
     title = f"{task}, {phase.name} {step.epoch + 1}/{phase.epochs}"
     loss, train_top1 = train(run, method, step.task, phase, step.epoch, title)
@@ -74,8 +75,11 @@ def attempt(run: Run, step: Step) -> None:
     """
     run.take_best()
     run.net.mpi_param_broadcast()  # as in `prune`
-    method, task, packnet = METHODS[step.method], step.task, run.packnet
-    whole, ratios = contents(packnet), dict(packnet.ratios)
+    method = METHODS[step.method]
+    task = step.task
+    packnet = run.packnet
+    whole = contents(packnet)
+    ratios = dict(packnet.ratios)
     trials = run.results.stages[-1].tried
     of_base = run.prunes_base(task)
     before_prune = damage.outputs(run) if of_base else {}
@@ -114,14 +118,18 @@ def keep(run: Run, step: Step) -> None:
 def prune(run: Run, step: Step) -> None:
     """Free the smallest weights of the task; with ratio 0 it keeps them all."""
     run.take_best()
-    task, ratio, packnet = step.task, step.ratio, run.packnet
+    task = step.task
+    ratio = step.ratio
+    packnet = run.packnet
     before = run.results.about_to_prune(packnet, task)
     if ratio == "auto":
-        c, trials, ratios = run.config, run.results.stages[-1].tried, ratios_of(run, task)
-        ratio = search.chosen(trials, c.max_drop, ratios)
+        max_drop = run.config.max_drop
+        trials = run.results.stages[-1].tried
+        ratios = ratios_of(run, task)
+        ratio = search.chosen(trials, max_drop, ratios)
         trained = len([each for each in run.steps if each.method == step.method
                        and (each.kind, each.task) == ("epoch", task)])
-        for line in search.table(task, trials, c.max_drop, trained, ratios):
+        for line in search.table(task, trials, max_drop, trained, ratios):
             run.log(line)
     run.net.mpi_param_broadcast()  # under mpirun the same weights, to the bit, and so the same mask
     if ratio and run.prunes_base(task):
@@ -166,7 +174,7 @@ def renew_norms(run: Run, task: str) -> int:
     """Measure the batch norms anew. Returns how many there are."""
     run.end_optimizer()
     run.net.select(task)
-    loader = run.loaders[IMAGES]
+    loader = run.loaders[UNLABELLED]
     loader.epoch = run.seed(task, "norms")
     title = f"{task}, batch norms measured anew"
     return measure_norms(run.net, Learnable(loader, run.net, title, run.log), title)

@@ -19,7 +19,7 @@ Place = tuple[int, int, int, int]
 
 
 def plain(sizes: np.ndarray, size: int, rng: np.random.Generator) -> list[Place | None]:
-    """The first seed's: size x size, anywhere in the image."""
+    """The first Jittor implementation's: size x size, anywhere in the image."""
     return [(top, left, size, size) for top, left in rng.integers(0, sizes - size + 1)]
 
 

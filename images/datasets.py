@@ -49,6 +49,7 @@ class DataSet:
         return other if other.exists() and not path.exists() else path
 
 
+OF_THE_PAPER = ("cubs", "cars", "flowers")  # that it adds to ImageNet, in its order
 # In the order of its labels; one of the superclasses is called flowers, as Oxford's data set.
 CIFAR100_SUPERCLASSES = (
     "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables",

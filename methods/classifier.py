@@ -16,6 +16,8 @@ NEVER = 10**9  # epochs
 
 class Classifier(Baseline):
     name = "classifier"
+    title = "classifier only"
+    of_one_task = True
 
     def phases(self, c: "Config") -> list[Phase]:
         return [replace(phase, decay_every=NEVER, decay_at=()) for phase in super().phases(c)]

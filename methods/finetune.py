@@ -4,3 +4,4 @@ from methods.method import Baseline
 
 class Finetune(Baseline):
     name = "finetune"
+    title = "sequential fine-tuning"

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 class Individual(Baseline):
     name = "individual"
+    title = "individual networks"
     one_network = False
+    of_one_task = True
 
     def tested_on(self, tasks: list[str], task: str) -> list[str]:
         return [task]  # the networks of earlier tasks are what they were

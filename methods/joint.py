@@ -19,6 +19,7 @@ ALL = "all tasks"  # what it calls the one that it learns
 
 class Joint(Baseline):
     name = "joint"
+    title = "joint training"
 
     def tasks(self, c: "Config") -> list[str]:
         return [ALL]

@@ -7,12 +7,13 @@ serves for both, and its weight decay acts on everything, as there.
 """
 from typing import TYPE_CHECKING
 
-from methods.method import Baseline, Loss, everything
+from methods.method import Baseline, everything
 from methods.steps import Phase
 
 if TYPE_CHECKING:
     import jittor as jt
 
+    from packing.loops import Loss
     from runs.run import Run
     from settings.config import Config
 
@@ -22,10 +23,12 @@ TEMPERATURE = 2  # section 3.1 of the paper
 
 class LearningWithoutForgetting(Baseline):
     name = "lwf"
+    title = "Learning without Forgetting"
     teachers = 1
 
     def phases(self, c: "Config") -> list[Phase]:
-        warm_up, at = c.num_epochs_per_task // 4, tuple(c.lr_decay_at)
+        warm_up = c.num_epochs_per_task // 4
+        at = tuple(c.lr_decay_at)
         return [Phase("warm-up", warm_up, c.initial_lr, c.lr_decay_every, WEIGHT_DECAY, 0, at),
                 Phase("train", c.num_epochs_per_task - warm_up, c.initial_lr, c.lr_decay_every,
                       WEIGHT_DECAY, warm_up, at)]
@@ -36,7 +39,7 @@ class LearningWithoutForgetting(Baseline):
     def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
         return everything(run)
 
-    def loss(self, run: "Run", phase: Phase) -> Loss:
+    def loss(self, run: "Run", phase: Phase) -> "Loss":
         """The teacher is the run's network as it was before the task at hand."""
         old = [task for task in run.net.heads.keys() if task != run.net.task]
         teacher = run.network_of(run.kept["teacher"], old)
@@ -44,7 +47,7 @@ class LearningWithoutForgetting(Baseline):
         return without_forgetting(teacher, old, self.head_only(phase))
 
 
-def without_forgetting(teacher, old_tasks: list[str], head_only: bool = False) -> Loss:
+def without_forgetting(teacher, old_tasks: list[str], head_only: bool = False) -> "Loss":
     """The loss for the selected head.
 
     The cross-entropy on the new task, and for every old head the cross-entropy with the teacher's

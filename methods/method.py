@@ -2,7 +2,7 @@
 
 Nothing here starts Jittor: the plan of a run, and how long it will take, are known before.
 """
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,23 +13,25 @@ from methods.steps import Phase, Step
 if TYPE_CHECKING:
     import jittor as jt
 
+    from packing.loops import Loss
     from runs.run import Run
     from settings.config import Config
-
-# (network, images, labels) -> (loss, logits)
-Loss = Callable[["object", "jt.Var", "jt.Var"], tuple["jt.Var", "jt.Var"]]
 
 
 class Method:
     """A way to learn the tasks of a run.
 
-    `name`: on the command line and in results. `prefix`: what comes before a task in titles and in
-    the place that random states follow from. `teachers`: how many networks beside the one that
-    learns see every training image.
+    name             on the command line and in results
+    title            in tables
+    prefix           what comes before a task in titles, and in what random states follow from
+    teachers         how many networks beside the one that learns see every training image
+    makes_portraits  whether a learnt task gets a portrait (packing/portrait.py)
     """
     name = ""
+    title = ""
     prefix: tuple[str, ...] = ()
     teachers = 0
+    makes_portraits = False
 
     # ---- the plan
 
@@ -81,7 +83,7 @@ class Method:
     def set_training(self, run: "Run") -> None:
         """The network is in training mode; what is to be otherwise is changed here."""
 
-    def loss(self, run: "Run", phase: Phase) -> Loss | None:
+    def loss(self, run: "Run", phase: Phase) -> "Loss | None":
         """None: the cross-entropy of the selected head."""
         return None
 
@@ -106,6 +108,7 @@ class Baseline(Method):
     `lr_decay_every` epochs (the authors' release: 20, 1e-3, 10).
     """
     one_network = True  # for all tasks; else each has its own
+    of_one_task = False  # whether it is about each task alone, and can start from a packed network
 
     @property
     def prefix(self) -> tuple[str, ...]:

@@ -12,18 +12,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from methods.method import Loss, Method
-from methods.recovery import IMAGES, WITH_IMAGES, distilling, towards
+from methods.method import Method
+from methods.recovery import UNLABELLED, WITH_IMAGES, distilling, towards
 from methods.search import TRIALS
 from methods.steps import Phase, Step
 
 if TYPE_CHECKING:
+    from packing.loops import Loss
     from runs.run import Run
     from settings.config import Config
 
 
 class Packing(Method):
     name = "packnet"
+    title = "PackNet"
+    makes_portraits = True
 
     def steps(self, c: "Config", earlier: list[str]) -> Iterator[Step]:
         """Paper, section 3."""
@@ -97,9 +100,9 @@ class Packing(Method):
         if not phase.distils:
             return super().loader(run, task, phase)
         run.net.select(task)
-        return run.loaders[IMAGES]
+        return run.loaders[UNLABELLED]
 
-    def loss(self, run: "Run", phase: Phase) -> Loss | None:
+    def loss(self, run: "Run", phase: Phase) -> "Loss | None":
         if not phase.distils:
             return None
         base = run.config.base_task

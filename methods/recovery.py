@@ -13,15 +13,20 @@ logits of the base task; and the distances of the features, and of what each lay
 import math
 from typing import TYPE_CHECKING
 
-from methods.method import Loss
 from methods.steps import Phase
 
 if TYPE_CHECKING:
+    from packing.loops import Loss
     from settings.config import Config
 
+# With what is said of a base network that was brought back so instead of on its own data.
+RECOVERIES = {
+    "nothing": "",
+    "norms": "; its batch norms were measured anew",
+    "distil": "; it was distilled from the whole network instead",
+}
 WITH_IMAGES = ("norms", "distil")  # both end with the norms
-RECOVERIES = ("nothing", *WITH_IMAGES)
-IMAGES = ("recovery", "images")  # of a run's loaders, the one whose images have no labels
+UNLABELLED = ("recovery", "images")  # of a run's loaders, the one whose images have no labels
 TEMPERATURE = 2
 LAYERS = 10  # what the distance of the layers counts, of the features' 1
 TINY = 1e-12
@@ -33,7 +38,7 @@ def distilling(c: "Config") -> Phase:
     return Phase("recover", c.recover_epochs, c.recover_lr, once, distils=True)
 
 
-def towards(teacher, task: str) -> Loss:
+def towards(teacher, task: str) -> "Loss":
     """The loss for images whose labels are all 0. `teacher`: a networks.MultiHead in test mode, the
     whole network. Its second value, in place of logits, is float32 [B, 2]: (1, 0) where the class
     of the base task is the teacher's, else (0, 1); so that accuracy counts the agreement."""

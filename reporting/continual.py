@@ -31,22 +31,22 @@ def measures(results: dict) -> dict[str, dict[str, float | None]]:
     rows = histories(results)
     last = {method: history[-1] if history else {} for method, history in rows.items()}
     individual = last.get("individual", {})
+    incremental = class_incremental(results)
     return {method: dict(average_accuracy=mean(last[method].values()),
                          backward_transfer=backward_transfer(history),
                          gap_to_individual=gap(last[method], individual),
-                         class_incremental=mean(class_incremental(results, method).values()))
+                         class_incremental=mean(incremental[method].values()))
             for method, history in rows.items()}
 
 
-def class_incremental(results: dict, method: str) -> Row:
-    """By task, of those that were asked; none of a run of an earlier version."""
-    if method == "packnet":
-        stages = [results["base"], *results["tasks"]] if results["base"] else []
-        figures = {stage["name"]: stage.get("top1_class_incremental") for stage in stages}
-    else:
-        its = results["baselines"][method]
-        figures = dict(zip(its["tasks"], its.get("class_incremental", [])))
-    return {task: top1 for task, top1 in figures.items() if top1 is not None}
+def class_incremental(results: dict) -> dict[str, Row]:
+    """{method: by task, of those that were asked}; none of a run of an earlier version."""
+    stages = [results["base"], *results["tasks"]] if results["base"] else []
+    found = {"packnet": {stage["name"]: stage.get("top1_class_incremental") for stage in stages}}
+    for method, figures in results["baselines"].items():
+        found[method] = dict(zip(figures["tasks"], figures.get("class_incremental", [])))
+    return {method: {task: top1 for task, top1 in row.items() if top1 is not None}
+            for method, row in found.items()}
 
 
 def backward_transfer(rows: list[Row]) -> float | None:

@@ -101,16 +101,22 @@ def errors(runs: Runs, task: str, method: str = "packnet", key: str = "top1") ->
     `key`: top1, or top5, of which a task with five classes or fewer has none."""
     found = []
     for _, results in runs:
-        stages = {stage["name"]: stage for stage in (results["base"], *results["tasks"])}
-        of_method = results["baselines"].get(method, dict(tasks=[]))
-        figure = None
-        if method == "packnet" and task in stages:
-            figure = stages[task][f"{key}_final"]
-        elif task in of_method["tasks"]:
-            figure = of_method[f"{key}_by_stage"][-1][of_method["tasks"].index(task)]
-        tells = key == "top1" or task in stages and top5_tells(stages[task]["num_classes"])
+        classes = {stage["name"]: stage["num_classes"]
+                   for stage in (results["base"], *results["tasks"])}
+        figure = at_the_end(results, key).get(method, {}).get(task)
+        tells = key == "top1" or task in classes and top5_tells(classes[task])
         if figure is not None and tells:
             found.append(100 - figure)
+    return found
+
+
+def at_the_end(results: dict, key: str) -> dict[str, dict[str, float | None]]:
+    """{method: {task: accuracy in percent after the last task}}, of PackNet ("packnet") and every
+    baseline; None where it was not measured. `key`: top1 or top5."""
+    stages = [results["base"], *results["tasks"]]
+    found = {"packnet": {stage["name"]: stage[f"{key}_final"] for stage in stages}}
+    for method, figures in results["baselines"].items():
+        found[method] = dict(zip(figures["tasks"], figures[f"{key}_by_stage"][-1]))
     return found
 
 

@@ -3,9 +3,10 @@ missing."""
 import re
 import statistics
 
+from methods import BASELINES, METHODS
 from reporting.gather import Runs, errors, grouped, spread, tasks_of, together
 from reporting.markup import Document, plural
-from reporting.published import ABOUT, METHODS, PUBLISHED, About, fits
+from reporting.published import COLUMNS
 from settings.effort import Rates, hours, rounded
 from settings.experiments import EXPERIMENTS
 
@@ -16,7 +17,7 @@ ORDERS = ("task_list", "baselines")
 def beside(source: str, runs: Runs) -> list[tuple[str, Runs]]:
     """(what differs, runs): those that can stand beside a published column, apart where their
     settings are."""
-    return list(grouped([run for run in runs if fits(source, run[1])], ORDERS).items())
+    return list(grouped([run for run in runs if COLUMNS[source].fits(run[1])], ORDERS).items())
 
 
 def overview(page: Document, found: dict, rates: Rates | None) -> None:
@@ -39,7 +40,7 @@ def overview(page: Document, found: dict, rates: Rates | None) -> None:
             rows += finished(title, found[name], experiment.published)
         else:
             estimate = rates and hours(name, rates)
-            published = "; ".join(theirs(column, [*PUBLISHED[column][1]])
+            published = "; ".join(theirs(column, [*COLUMNS[column].errors])
                                   for column in experiment.published)
             command = f"Not run yet: python main.py --experiment {name}"
             time = f"≈ {rounded(estimate)}" if estimate else "-"
@@ -57,14 +58,16 @@ def finished(title: str, labels: dict[str, Runs], published: tuple[str, ...]) ->
     rows = []
     covered = set()
     for source in published:
+        column = COLUMNS[source]
+        method = column.method
         for apart, runs in beside(source, everything):
-            method = ABOUT.get(source, About()).method
-            tasks = [task for task in PUBLISHED[source][1] if errors(runs, task, method)]
+            tasks = [task for task in column.errors if errors(runs, task, method)]
             if tasks:
                 covered |= {folder for folder, _ in runs}
                 ours = means(runs, tasks, method)
-                mean = statistics.mean(PUBLISHED[source][1][task] for task in tasks)
-                names = [title, "" if method == "packnet" else METHODS[method], apart]
+                mean = statistics.mean(column.errors[task] for task in tasks)
+                baseline = METHODS[method].title if method in BASELINES else ""
+                names = [title, baseline, apart]
                 rows.append([", ".join(filter(None, names)), theirs(source, tasks), spread(ours),
                              f"{statistics.mean(ours) - mean:+.2f}", *machine(runs)])
     rest = {label: runs for label, runs in labels.items()
@@ -81,9 +84,9 @@ def finished(title: str, labels: dict[str, Runs], published: tuple[str, ...]) ->
 
 def theirs(source: str, tasks: list[str]) -> str:
     """The published mean over these tasks; (m) where one is quoted from memory."""
-    mean = statistics.mean(PUBLISHED[source][1][task] for task in tasks)
-    from_memory = {*tasks} & {*ABOUT.get(source, About()).memory}
-    memory = " (m)" if from_memory else ""
+    column = COLUMNS[source]
+    mean = statistics.mean(column.errors[task] for task in tasks)
+    memory = " (m)" if {*tasks} & {*column.memory} else ""
     return f"{mean:.2f}{memory} ({source}; {plural(len(tasks), 'task')})"
 
 

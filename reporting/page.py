@@ -4,14 +4,15 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from methods import METHODS
 from reporting import plots
 from reporting.gather import Runs, errors, find_runs, grouped, spread, tasks_of, together
 from reporting.markup import PAGES, Document, plural
 from reporting.overview import ORDERS, beside, overview
-from reporting.published import ABOUT, METHODS, PUBLISHED, TOP5, About, other_base, printed
-from reporting.summary import KEPT_EPOCH, ON_VALIDATION, judged
+from reporting.published import COLUMNS, Column, other_base
+from reporting.summary import ON_VALIDATION, judged
 from reporting.table import write_table
-from settings.config import ConfigError
+from settings.config import KEPT_EPOCH, ConfigError
 from settings.effort import load_rates
 from settings.experiments import EXPERIMENTS
 
@@ -72,30 +73,31 @@ def published_table(page: Document, everything: Runs, sources: Iterable[str]) ->
     for source in sources:
         pairs += [(source, apart, runs) for apart, runs in beside(source, everything)]
     names = [name for name in tasks_of(everything)
-             if any(name in PUBLISHED[source][1] for source, *_ in pairs)]
+             if any(name in COLUMNS[source].errors for source, *_ in pairs)]
     if not names:
         return
     head = ["top-1 error, %"]
     rows = [[name] for name in names]
     for source, apart, runs in pairs:
-        method = ABOUT.get(source, About()).method
-        head += [", ".join(filter(None, (f"ours, {METHODS[method]}", apart))), source, "difference"]
+        column = COLUMNS[source]
+        ours = ", ".join(filter(None, (f"ours, {METHODS[column.method].title}", apart)))
+        head += [ours, source, "difference"]
         for row, name in zip(rows, names):
-            row += three_cells(source, runs, name, method)
+            row += three_cells(column, runs, name)
     page.text("Beside the published figures (what each is of: at the end of the page):")
     page.table(head, rows)
 
 
-def three_cells(source: str, runs: Runs, name: str, method: str) -> list[str]:
+def three_cells(column: Column, runs: Runs, name: str) -> list[str]:
     """Of a task: our error, that of a published column, the difference."""
-    ours = errors(runs, name, method)
-    top5 = errors(runs, name, method, "top5")
-    theirs = PUBLISHED[source][1].get(name)
+    ours = errors(runs, name, column.method)
+    top5 = errors(runs, name, column.method, "top5")
+    theirs = column.errors.get(name)
     cell = spread(ours)
-    if name in TOP5.get(source, {}) and top5:
+    if name in column.top5 and top5:
         cell += f" ({spread(top5)})"
     difference = f"{statistics.mean(ours) - theirs:+.2f}" if ours and theirs else "-"
-    return [cell, printed(source, name), difference]
+    return [cell, column.printed(name), difference]
 
 
 def baselines_table(page: Document, runs: Runs, label: str) -> None:
@@ -104,7 +106,8 @@ def baselines_table(page: Document, runs: Runs, label: str) -> None:
     page.text(f"Baselines{label and f', {label}'}, top-1 error in % after all tasks:")
     rows = []
     for method in (*methods, "packnet"):
-        rows.append([METHODS[method], *(spread(errors(runs, name, method)) for name in names)])
+        cells = [spread(errors(runs, name, method)) for name in names]
+        rows.append([METHODS[method].title, *cells])
     page.table(["method", *names], rows)
 
 
@@ -124,7 +127,7 @@ def continual_table(page: Document, labels: dict) -> None:
     for label, runs in labels.items():
         for method in runs[0][1]["continual"]:
             figures = [results["continual"][method] for _, results in runs]
-            row = [METHODS[method]]
+            row = [METHODS[method].title]
             for key in MEASURES:
                 row.append(spread([run[key] for run in figures if run.get(key) is not None]))
             rows.append([label, *row] if len(labels) > 1 else row)
@@ -174,7 +177,7 @@ def experiment_section(page: Document, name: str, labels: dict) -> None:
     demo = experiment and name.startswith("demo-")
     if not experiment:
         title = f"Run {name}"
-        sources = PUBLISHED
+        sources = COLUMNS
     elif demo:
         title = f"{experiment.title} (on the demo data, slim network)"
         sources = ()
@@ -361,12 +364,12 @@ def published_section(page: Document) -> None:
               "held against the paper before it is relied on. The authors keep of each phase the "
               "epoch that is best on the test split.")
     rows = []
-    for source, (arch, figures) in PUBLISHED.items():
-        about = ABOUT.get(source, About(order=tuple(figures)))
-        order = "mean over orders" if about.order is None else " → ".join(about.order)
-        ratio = "-" if about.ratio is None else f"{about.ratio:g}"
-        figures = ", ".join(f"{task} {printed(source, task)}" for task in figures)
-        rows.append([source, arch, METHODS[about.method], order, ratio, figures])
+    for source, column in COLUMNS.items():
+        order = "mean over orders" if column.order is None else " → ".join(column.order)
+        ratio = "-" if column.ratio is None else f"{column.ratio:g}"
+        figures = ", ".join(f"{task} {column.printed(task)}" for task in column.errors)
+        method = METHODS[column.method].title
+        rows.append([source, column.arch, method, order, ratio, figures])
     page.table(["column", "network", "method", "order of the tasks", "base pruned by",
                 "top-1 error (top-5), %"], rows)
 

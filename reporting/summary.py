@@ -1,12 +1,8 @@
 """The table at the end of a log."""
-from reporting.published import METHODS, PUBLISHED, other_base
+from methods import METHODS
+from reporting.published import COLUMNS, other_base
+from settings.config import KEPT_EPOCH
 
-KEPT_EPOCH = {
-    "last": "Of each phase its last epoch is kept.",
-    "best": "Of each phase the epoch that is best on the validation part is kept.",
-    "best-on-test": "Of each phase the epoch that is best on the test split is kept, as by the "
-                    "authors: figures beside theirs, and too good for a test.",
-}
 ON_VALIDATION = "Before the prune, and right after it: on the validation part."
 
 
@@ -14,8 +10,9 @@ def summary(results: dict) -> list[str]:
     """The lines at the end of the log. Errors in percent."""
     tasks = [result for result in (results["base"], *results["tasks"])
              if result["top1_final"] is not None]
-    columns = {source: figures for source, (arch, figures) in PUBLISHED.items()
-               if arch == results["arch"] and any(task["name"] in figures for task in tasks)}
+    columns = {source: column.errors for source, column in COLUMNS.items()
+               if column.arch == results["arch"]
+               and any(task["name"] in column.errors for task in tasks)}
     kept = KEPT_EPOCH[results["config"]["keep"]]
     if not judged(results):
         kept += (" In brackets: of the last phase's epoch that is best on it, which the authors "
@@ -44,11 +41,11 @@ def summary(results: dict) -> list[str]:
     for method, figures in results["baselines"].items():
         errors = ", ".join(f"{name} {100 - top1:.2f}" for name, top1
                            in zip(figures["tasks"], figures["top1_by_stage"][-1]))
-        lines.append(f"{METHODS[method]}: {errors}")
+        lines.append(f"{METHODS[method].title}: {errors}")
     lines += ["", f"{'over the added tasks':28} {'average accuracy':>17} "
               f"{'backward transfer':>18} {'gap to individual':>18} {'class-incremental':>18}"]
     for method, figures in results["continual"].items():
-        line = f"{METHODS[method]:28}"
+        line = f"{METHODS[method].title:28}"
         for value, width in zip(figures.values(), (17, 18, 18, 18)):
             figure = "-" if value is None else f"{value:.2f}"
             line += f" {figure:>{width}}"

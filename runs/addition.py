@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from methods import BASELINES, METHODS
 from settings.archs import ARCHS, own, source_of
 from settings.config import Config, ConfigError, flag_of, names_of, shown
 from storage import seals
 from storage.checkpoint import WeightsError, load_metadata
 from storage.packed import Packed, load_packed, other_content
 from system.files import CHECKPOINT, STATE
-
-BASELINES_OF_ONE = ("classifier", "individual")  # those that concern the new task alone
 
 
 @dataclass
@@ -66,12 +65,13 @@ def completed(given: dict) -> dict:
         if task in names:
             raise ConfigError(f"--task-list: {task!r} is in {path} already, which holds "
                               f"{', '.join(names)}")
+    allowed = [name for name in BASELINES if METHODS[name].of_one_task]
     for method in given.get("baselines", []):
-        if method not in BASELINES_OF_ONE:
+        if method not in allowed:
             raise ConfigError(f"--baselines {method}: not from a packed network: it is about the "
                               "earlier tasks too, and needs their training data or the network "
                               "before its first prune. Allowed: "
-                              f"{', '.join(BASELINES_OF_ONE)}.")
+                              f"{', '.join(allowed)}.")
     return result
 
 

@@ -10,17 +10,18 @@ import toolchain
 from dataset import Loader
 from images.folders import unsorted
 from images.preprocess import Preparation, preparation_of
+from methods.recovery import RECOVERIES
 from packing.portrait import Portrait, recognise
 from pruning import PackNet
-from reporting.published import INSTEAD, OTHER_BASE
-from reporting.summary import KEPT_EPOCH, top5_tells
+from reporting.published import OTHER_BASE
+from reporting.summary import top5_tells
 from runs import damage
 from runs.addition import Earlier
 from runs.log import Log
 from runs.recognition import seen
 from runs.stage import Stage, precision_of
 from settings.archs import source_of
-from settings.config import Config
+from settings.config import KEPT_EPOCH, Config
 from storage import seals
 from storage.packed import Packed
 from system.errors import TrainingError
@@ -194,7 +195,8 @@ class Results:
         self.earlier = entries
         self.entries = list(entries)
         for number, entry in enumerate(entries, start=1):
-            task, stored = entry["name"], entry["top1"]
+            task = entry["name"]
+            stored = entry["top1"]
             later = len(entries) - number
             self.stages.append(Stage.of_entry(entry, later, not self.measured(task)))
             if self.measured(task):
@@ -223,7 +225,7 @@ class Results:
             said += " its own accuracy is not measured."
             if not base_retrained(self.config):
                 said += (f" The pruned base network is not re-trained on {task}"
-                         f"{INSTEAD[self.config.recover]}. {OTHER_BASE}")
+                         f"{RECOVERIES[self.config.recover]}. {OTHER_BASE}")
             self.log(said)
         self.stages.append(Stage(task, num_classes))
 

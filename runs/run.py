@@ -15,7 +15,7 @@ from images.datasets import another_split, data_set
 from images.folders import DataError, read_split, unused_validation
 from images.preprocess import Preparation, look_uncropped
 from methods import METHODS
-from methods.recovery import IMAGES, WITH_IMAGES
+from methods.recovery import UNLABELLED, WITH_IMAGES
 from networks import MultiHead, assign, build
 from packing import loops
 from packing.portrait import Portrait, readable
@@ -269,7 +269,8 @@ class Run:
                     raise ConfigError("--resume: the data have changed since the run stopped "
                                       f"({key}: images and classes were {saved['data'].get(key)}, "
                                       f"are {data.get(key)}), and the result would be neither run")
-            self.position, self.best = saved["position"], saved["best"]
+            self.position = saved["position"]
+            self.best = saved["best"]
             self.started = time.monotonic() - saved["seconds"]
             step = self.steps[self.position].plain() if self.position < len(self.steps) else None
             if step != saved["step"]:
@@ -317,7 +318,7 @@ def open_loaders(config: Config, earlier: list[dict]) -> Loaders:
             if split == "train":
                 known[name] = loader.preparation
     if config.recovery() in WITH_IMAGES:
-        loaders[IMAGES] = recovery_images(config, loaders)
+        loaders[UNLABELLED] = recovery_images(config, loaders)
     for entry in earlier:
         loader = loaders.get((entry["name"], "test"))
         if loader:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from images.crops import CROPS
-from images.datasets import NAME, dataset_folder
+from images.datasets import NAME, OF_THE_PAPER, dataset_folder
 from images.folders import unsorted
 from methods import BASELINES
 from methods.recovery import RECOVERIES
@@ -21,6 +21,13 @@ from system.errors import UserError
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 RATIO_WORDS = ("auto", "equal")
+# What --keep may be, and what a log says of it.
+KEPT_EPOCH = {
+    "last": "Of each phase its last epoch is kept.",
+    "best": "Of each phase the epoch that is best on the validation part is kept.",
+    "best-on-test": "Of each phase the epoch that is best on the test split is kept, as by the "
+                    "authors: figures beside theirs, and too good for a test.",
+}
 # The groups of --help.
 TASKS = "tasks"
 NETWORK = "network"
@@ -28,7 +35,7 @@ OPTIONS = "options of the authors' release, and one of our own (free-weights)"
 COMPARED = "what the paper's text compares"
 SCHEDULE = "schedule of an added task (defaults: the authors' release)"
 BASE = "schedule of the pretrained network"
-METHODS = "comparisons"
+COMPARISONS = "comparisons"
 MACHINE = "machine"
 
 
@@ -72,7 +79,7 @@ def ratio(text: str) -> float | str:
 class WhatIsPacked:
     """The part of Config that says which tasks go into which network."""
     task_list: list[str] = setting(
-        ["cubs", "cars", "flowers"],
+        list(OF_THE_PAPER),
         "data sets to add, in this order: cubs, cars, flowers, or any folder X of the data "
         "root with X/{train,test}/<class>/",
         group=TASKS, of_tasks=True)
@@ -215,7 +222,7 @@ class Config(WhatIsPacked):
         "last",
         "which epoch of each phase is kept: last; best, on the validation part; or "
         "best-on-test, the authors' protocol",
-        choices=("last", "best", "best-on-test"), group=SCHEDULE)
+        choices=tuple(KEPT_EPOCH), group=SCHEDULE)
     num_epochs_base: int = setting(
         0,
         "epochs of training the base network from scratch instead of loading pretrained "
@@ -242,7 +249,7 @@ class Config(WhatIsPacked):
         "what brings the pruned base network back where it is not re-trained on its own data: "
         "nothing; norms: the statistics of batch norm are measured anew; distil: it learns to "
         "give what the whole network gives, for images without labels, and norms after it",
-        choices=RECOVERIES, group=BASE, fixed_when_packed=True)
+        choices=tuple(RECOVERIES), group=BASE, fixed_when_packed=True)
     recover_images: str | None = setting(
         None,
         "folder of photographs to do that with, flat or nested, of any format (default: the "
@@ -263,7 +270,7 @@ class Config(WhatIsPacked):
     baselines: list[str] = setting(
         [],
         "what to compare with, each from the same base network (default: none)",
-        choices=BASELINES, group=METHODS, packed=False)
+        choices=BASELINES, group=COMPARISONS, packed=False)
     data_root: str = setting("data", "folder of the data sets", group=MACHINE, may_move=True)
     output_dir: str = setting(
         "checkpoints/packnet",

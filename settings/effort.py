@@ -89,7 +89,8 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
         match step.kind:
             case "epoch" | "attempt":
                 if step.phase.distils:
-                    images, teachers = unlabelled(c, train), 1
+                    images = unlabelled(c, train)
+                    teachers = 1
                 else:
                     images = sum(train.get(task, 0) for task in method.trained_on(tasks, step.task))
                     teachers = method.teachers
@@ -110,7 +111,7 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
             case "finish":
                 whole.forward += sum(test[task] for task in method.tested_on(tasks, step.task))
                 whole.forward += sum(test.values()) * method.asked(c, tasks, step.task)
-                if method.name == "packnet":  # the task's portrait
+                if method.makes_portraits:
                     whole.forward += min(IMAGES, train.get(step.task, 0))
     return whole
 

@@ -12,10 +12,12 @@ other options of main.py apply to every run. Weights: `--pretrained FILE`, else 
 import itertools
 from dataclasses import dataclass
 
+from images.datasets import OF_THE_PAPER
 from methods import BASELINES
 from settings import sequences
+from settings.sequences import DEMO_ARCHS, DEMO_TASKS, NOT_IN_THE_DEMO
 
-PAPERS_TASKS = ["cubs", "cars", "flowers"]
+PAPERS_TASKS = list(OF_THE_PAPER)
 
 
 @dataclass(frozen=True)
@@ -205,11 +207,6 @@ DEMO = FIRST_JITTOR | dict(
     num_epochs_per_task=24, initial_lr=0.02,
     num_epochs_finetune=8, finetune_lr=5e-3,
     lr_decay_every=16, baselines=["finetune"])
-# What stands for what where an experiment runs on the demo's data.
-DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flowers",
-              "places": "demo_cars", **sequences.DEMO_TASKS}
-DEMO_ARCHS = {"vgg16": "vgg-slim", "vgg16-bn": "vgg-bn-slim", "resnet50": "resnet-slim",
-              "densenet121": "densenet-slim", **sequences.DEMO_ARCHS}
 
 
 def runs_of(name: str, demo: bool = False, seeds: int | None = None) -> list[tuple[str, dict]]:
@@ -229,8 +226,7 @@ def runs_of(name: str, demo: bool = False, seeds: int | None = None) -> list[tup
 
 def _of_the_demo(settings: dict) -> dict:
     """The same experiment on the demo's data sets and networks, by the demo's schedule."""
-    kept = {name: value for name, value in settings.items()
-            if name not in sequences.NOT_IN_THE_DEMO}
+    kept = {name: value for name, value in settings.items() if name not in NOT_IN_THE_DEMO}
     kept["arch"] = DEMO_ARCHS[settings.get("arch", "vgg16")]
     kept["task_list"] = [DEMO_TASKS[task] for task in settings.get("task_list", PAPERS_TASKS)]
     kept["base_task"] = DEMO_TASKS.get(settings.get("base_task"), DEMO["base_task"])

@@ -1,16 +1,23 @@
 """The sequences of tasks on which PackNet was compared after its paper, as settings of a run; and
-what stands for their data in the demo. Those from scratch have no base network: their first task is
-the base task.
+what stands for the data and networks of every experiment in the demo. Those from scratch have no
+base network: their first task is the base task.
 """
-from images.datasets import CIFAR100, FASHION_HALVES, FASHION_PAIRS, MNIST, TINY_IMAGENET
+from images.datasets import (
+    CIFAR100,
+    FASHION_HALVES,
+    FASHION_PAIRS,
+    MNIST,
+    OF_THE_PAPER,
+    TINY_IMAGENET,
+)
 from methods import BASELINES
 
 PAIRS = tuple(name for name in MNIST if name != "mnist")
 PERMUTED_MNIST = tuple(f"mnist_permuted_{number:02}" for number in range(1, 11))
 PERMUTED_FASHION = tuple(f"fashion-mnist_permuted_{number:02}" for number in range(1, 11))
-SOURCES = ("fashion-mnist", "sklearn-digits")
+TWO_SOURCES = ("fashion-mnist", "sklearn-digits")
 SIX_TASKS = dict(
-    task_list=["cubs", "cars", "flowers", "wikiart", "sketch"],
+    task_list=[*OF_THE_PAPER, "wikiart", "sketch"],
     pruning_ratios=[0.75] * 4 + [0.0],
     baselines=["individual"],
 )
@@ -90,7 +97,7 @@ FASHION = dict(
 )
 FASHION_5 = _from_scratch(FASHION_PAIRS, 0.75, [0.75] * 4, **FASHION)
 FASHION_2 = _from_scratch(FASHION_HALVES, 0.75, [0.75], **FASHION)
-SOURCES_2 = _from_scratch(SOURCES, 0.75, [0.75], **FASHION)
+SOURCES_2 = _from_scratch(TWO_SOURCES, 0.75, [0.75], **FASHION)
 
 # De Lange et al.'s comparison (TPAMI 2021), by their code: 70 epochs, 10 after the prune at a tenth
 # of the rate, batch 200, a fifth of the training images for validation, by which an epoch is kept.
@@ -115,10 +122,14 @@ TINY_IMAGENET_10 = {
 
 # What stands for what where an experiment runs on the demo's data, and what of its settings is then
 # the demo's.
-DEMO_TASKS = _signs(CIFAR100) | _signs(PAIRS) | _signs(("wikiart", "sketch"))
+DEMO_TASKS = {"cubs": "demo_birds", "cars": "demo_cars", "flowers": "demo_flowers",
+              "places": "demo_cars"}
+DEMO_TASKS |= _signs(CIFAR100) | _signs(PAIRS) | _signs(("wikiart", "sketch"))
 DEMO_TASKS |= _signs(TINY_IMAGENET)
-DEMO_TASKS |= _signs(FASHION_PAIRS) | _signs(FASHION_HALVES) | _signs(SOURCES)
+DEMO_TASKS |= _signs(FASHION_PAIRS) | _signs(FASHION_HALVES) | _signs(TWO_SOURCES)
 DEMO_TASKS |= {name: f"signs_01_permuted_{name[-2:]}" for name in PERMUTED_MNIST + PERMUTED_FASHION}
-DEMO_ARCHS = {"vgg16-bn-cifar": "vgg-bn-slim", "mlp": "mlp", "vgg-slim-28": "vgg-slim"}
+DEMO_ARCHS = {"vgg16": "vgg-slim", "vgg16-bn": "vgg-bn-slim", "resnet50": "resnet-slim",
+              "densenet121": "densenet-slim"}
+DEMO_ARCHS |= {"vgg16-bn-cifar": "vgg-bn-slim", "mlp": "mlp", "vgg-slim-28": "vgg-slim"}
 DEMO_ARCHS |= dict.fromkeys(("vgg9-small", "vgg9-base", "vgg9-wide", "vgg22-deep"), "vgg-slim")
 NOT_IN_THE_DEMO = ("lr_decay_at", *_schedule((0, 0.0), (0, 0.0), 0))

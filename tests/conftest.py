@@ -138,8 +138,8 @@ def write_images(folder: Path, classes: dict[str, int], size=(40, 32), seed: int
 
 @pytest.fixture
 def image_root(tmp_path):
-    """A data root in the seed's layout: three tasks of three classes, 4 train and 2 test images
-    each."""
+    """A data root in the first Jittor implementation's layout: three tasks of three classes, 4
+    train and 2 test images each."""
     for number, folder in enumerate(("cubs_cropped", "stanford_cars_cropped", "flowers")):
         for split, count in (("train", 4), ("test", 2)):
             write_images(

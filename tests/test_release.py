@@ -19,6 +19,7 @@ import evaluate
 import main
 import storage.release
 from dataset import create_dataloader
+from reporting.published import Column
 from runs.addition import completed
 from runs.imported import write_imported
 from settings.config import Config
@@ -330,8 +331,8 @@ def test_what_was_imported_is_measured_sealed_and_added_to(
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "reporting.published.PUBLISHED",
-            {"authors' release, VGG-16": ("vgg16-slim", {"cubs": 22.56, "imagenet": 29.19})},
+            "reporting.published.COLUMNS",
+            {"authors' release, VGG-16": Column("vgg16-slim", dict(cubs=22.56, imagenet=29.19))},
         )
         assert (
             evaluate.main(

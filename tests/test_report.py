@@ -11,7 +11,7 @@ import pytest
 import report
 from reporting import gather, plots
 from reporting.markup import Document
-from reporting.published import ABOUT, PUBLISHED, TOP5, fits
+from reporting.published import COLUMNS
 from reporting.summary import ON_VALIDATION, summary
 from settings import effort
 from settings.config import Config
@@ -55,7 +55,9 @@ def save(folder, tops, base=None, baselines=None, **settings):
         pruning_ratios=settings.pop("pruning_ratios", [0.75] * len(tops)),
         **settings,
     ).asdict()
-    names = ["imagenet"] * (base is not None) + list(tops)
+    names = list(tops)
+    if base is not None:
+        names.insert(0, "imagenet")
     baselines = {
         method: dict(
             tasks=names,
@@ -257,7 +259,8 @@ def test_a_page_never_takes_the_place_of_a_file_that_is_none_of_ours(tmp_path, c
 
 
 def test_every_published_column_is_of_something_that_an_experiment_runs():
-    assert ABOUT.keys() <= PUBLISHED.keys() and TOP5.keys() <= PUBLISHED.keys()
+    for column in COLUMNS.values():
+        assert column.top5.keys() <= column.errors.keys() >= {*column.memory}
     for name, experiment in EXPERIMENTS.items():
         for source in experiment.published:
             results = [
@@ -268,7 +271,7 @@ def test_every_published_column_is_of_something_that_an_experiment_runs():
                 )
                 for _, settings in runs_of(name)
             ]
-            assert any(fits(source, its) for its in results), (name, source)
+            assert any(COLUMNS[source].fits(its) for its in results), (name, source)
 
 
 @pytest.mark.parametrize(
@@ -288,13 +291,9 @@ def test_every_published_column_is_of_something_that_an_experiment_runs():
 )
 def test_only_the_same_stands_beside_a_published_column(settings, beside):
     config = Config(**dict(initial_pruning_ratio=0.5) | settings)
-    assert (
-        fits(
-            "authors' release, VGG-16", dict(arch=config.arch, config=config.asdict(), baselines={})
-        )
-        == beside
-    )
-    assert not fits("LwF, VGG-16", dict(arch=config.arch, config=config.asdict(), baselines={}))
+    results = dict(arch=config.arch, config=config.asdict(), baselines={})
+    assert COLUMNS["authors' release, VGG-16"].fits(results) == beside
+    assert not COLUMNS["LwF, VGG-16"].fits(results)
 
 
 def main_table(runs):
@@ -531,7 +530,7 @@ def test_the_error_before_a_prune_is_said_to_be_on_the_validation_part(tmp_path)
         figure = plots.error_as_tasks_are_added(results)
         named = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         plots.plt.close(figure)
-        assert named[-1] == "before its prune" + " (validation)" * bool(validation)
+        assert named[-1] == "before its prune" + (" (validation)" if validation else "")
 
 
 # ---- hours

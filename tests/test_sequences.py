@@ -669,16 +669,16 @@ def test_momentum_in_two_groups_survives_a_stop(packed_run, tmp_path, monkeypatc
 
 
 def test_published_figures_stand_beside_the_twenty_tasks():
-    from reporting.published import PUBLISHED
+    from reporting.published import COLUMNS
 
     for name in ("cifar100-20", "six-tasks"):
         experiment = EXPERIMENTS[name]
         ((_, settings),) = runs_of(name)
         for source in experiment.published:
-            arch, errors = PUBLISHED[source]
-            assert arch == settings["arch"] and errors.keys() <= {
+            column = COLUMNS[source]
+            assert column.arch == settings["arch"] and column.errors.keys() <= {
                 settings.get("base_task", "imagenet"),
                 *settings["task_list"],
             }
-    errors = PUBLISHED["PackNet by CPG's authors, VGG-16 BN"][1].values()
+    errors = COLUMNS["PackNet by CPG's authors, VGG-16 BN"].errors.values()
     assert len(errors) == 20 and np.mean(list(errors)) == pytest.approx(100 - 67.5, abs=0.05)

@@ -40,7 +40,8 @@ def test_first_document_settings():
 
     self = Config()
     assert self.initial_lr == 0.001 and self.batch_size == 32 and self.num_epochs_finetune == 10
-    assert self.num_epochs_per_task == 20  # the seed's log and the authors; its README says 50
+    # As in the first implementation's log, and the authors'; its README says 50.
+    assert self.num_epochs_per_task == 20
     assert self.task_list == ["cubs", "cars", "flowers"] and self.pruning_ratios == [
         0.75,
         0.75,
