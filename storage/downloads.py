@@ -48,12 +48,11 @@ def cached(network: str) -> Path | None:
     if len(found) == 1 and found[0].is_file():
         return found[0]
     repository = _hugging_faces() / f"models--timm--{network}.tv_in1k"
-    files = [
-        file
-        for name in ("model.safetensors", "pytorch_model.bin")
-        for file in repository.glob(f"snapshots/*/{name}")
-    ]
-    return next((file for file in files if file.is_file()), None)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        for file in repository.glob(f"snapshots/*/{name}"):
+            if file.is_file():
+                return file
+    return None
 
 
 def _hugging_faces() -> Path:

@@ -194,17 +194,14 @@ def _difference(
         differences.insert(0, f"it holds no {last} of a network with this trunk")
     more = len(differences) - SHOWN
     text = "; ".join(differences[:SHOWN]) + (f"; {more} more differences" if more > 0 else "")
-    theirs, ours = (
-        likeness({name: array.shape for name, array in tensors.items()}),
-        likeness(wanted.trunk | _last_shape(wanted)),
-    )
-    looks = (
-        f" It looks like {theirs}"
-        + (f", and the network is {ours}." if ours and ours != theirs else ".")
-        if theirs
-        else ""
-    )
-    in_file, here = _some([*others, *tensors]), _some([*missing, *wanted.trunk])
+    theirs = likeness({name: array.shape for name, array in tensors.items()})
+    ours = likeness(wanted.trunk | _last_shape(wanted))
+    looks = ""
+    if theirs:
+        other = f", and the network is {ours}" if ours and ours != theirs else ""
+        looks = f" It looks like {theirs}{other}."
+    in_file = _some([*others, *tensors])
+    here = _some([*missing, *wanted.trunk])
     names = f"In the file are {in_file}; the network has {here}."
     return f"does not fit the network: {text}.{looks} {names}"
 

@@ -84,19 +84,14 @@ def _as_text(start: bytes) -> str | None:
     try:
         return start.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        return (
-            start[: error.start].decode("utf-8-sig").strip()
-            if error.start > len(start) - 4
-            else None
-        )
+        if error.start <= len(start) - 4:
+            return None
+        return start[: error.start].decode("utf-8-sig").strip()  # its last letter was cut in two
 
 
 def _kind_of_text(text: str) -> str | None:
-    if (
-        text[:200]
-        .lower()
-        .startswith(("<!doctype html", "<html", "<head", "<?xml", "<script", "<!--"))
-    ):
+    pages = ("<!doctype html", "<html", "<head", "<?xml", "<script", "<!--")
+    if text[:200].lower().startswith(pages):
         what = "a web page was saved in their place (a login, a warning, an error)"
         return f"an HTML page, not weights: {what}. {AGAIN}"
     if text.startswith("{") and '"weight_map"' in text:
@@ -118,7 +113,7 @@ def _kind_of_zip(f: BinaryIO) -> str | None:
             names = archive.namelist()
     except zipfile.BadZipFile:
         return None  # the reader says that it is truncated
-    parts = {part for name in names for part in name.split("/")[-1:]}
+    parts = {name.rpartition("/")[2] for name in names}
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return f"a TorchScript file, which holds code beside its weights. {IN_PYTORCH}"
     if "data.pkl" in parts:

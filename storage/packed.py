@@ -48,20 +48,12 @@ class Packed:
 
     def tensors(self) -> Tensors:
         """All of it under one name each."""
-        return (
-            self.parameters
-            | {f"owner.{name}": owner for name, owner in self.owners.items()}
-            | {
-                f"private.{task}.{name}": value
-                for task, values in self.private.items()
-                for name, value in values.items()
-            }
-            | {
-                f"portrait.{task}.{name}": array
-                for task, arrays in self.portraits.items()
-                for name, array in arrays.items()
-            }
-        )
+        found = self.parameters | under("owner.", self.owners)
+        for task, values in self.private.items():
+            found |= under(f"private.{task}.", values)
+        for task, arrays in self.portraits.items():
+            found |= under(f"portrait.{task}.", arrays)
+        return found
 
     @classmethod
     def of(cls, tensors: Tensors, tasks: list[str], **about) -> "Packed":
@@ -75,8 +67,13 @@ class Packed:
         return cls(tensors, owners, private, tasks, portraits=portraits, **about)
 
 
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    """The same with the prefix before their names."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
 def take(tensors: Tensors, prefix: str) -> Tensors:
-    """Take what is named `prefix`... out of `tensors`; without the prefix."""
+    """The reverse: take what is named `prefix`... out of `tensors`; without the prefix."""
     return {
         name[len(prefix) :]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
     }
@@ -89,20 +86,19 @@ def save_packed(path: str | Path, packed: Packed, metadata: dict) -> dict[str, i
     tasks = metadata["tasks"]
     owners = {name: pack_owners(owner, len(tasks)) for name, owner in packed.owners.items()}
     save_checkpoint(path, dataclasses.replace(packed, owners=owners).tensors(), metadata)
-    heads = sum(
-        array.nbytes for name, array in packed.parameters.items() if name.startswith("heads.")
-    )
-    shared = sum(
-        array.nbytes for name, array in packed.parameters.items() if name.startswith("trunk.")
-    )
+    parameters = dict(packed.parameters)
+    heads = bytes_of(take(parameters, "heads."))
+    shared = bytes_of(take(parameters, "trunk."))
     return dict(
         packed_file=Path(path).stat().st_size,
-        owner_maps=sum(array.nbytes for array in owners.values()),
-        portraits=sum(
-            array.nbytes for arrays in packed.portraits.values() for array in arrays.values()
-        ),
+        owner_maps=bytes_of(owners),
+        portraits=sum(map(bytes_of, packed.portraits.values())),
         separate_networks=len(tasks) * shared + heads,
     )
+
+
+def bytes_of(tensors: Tensors) -> int:
+    return sum(array.nbytes for array in tensors.values())
 
 
 def load_packed(path: str | Path, verify: bool = True) -> tuple[Packed, dict]:

@@ -25,10 +25,7 @@ from typing import BinaryIO
 import numpy as np
 
 from storage.checkpoint import WeightsError
-
-# A number of 16 bits, the upper half of a float32, which NumPy does not know: so that it is not
-# taken for an integer.
-BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+from storage.numbers import OF_TORCH
 
 
 def read_objects(path: str | Path):
@@ -201,20 +198,7 @@ def _other_tensor(*arguments) -> None:
     raise other_numbers(kinds[0] if kinds else "a type of PyTorch's")
 
 
-_TYPES = dict(
-    Float="<f4",
-    Double="<f8",
-    Half="<f2",
-    BFloat16=BFLOAT16,
-    Long="<i8",
-    Int="<i4",
-    Short="<i2",
-    Char="<i1",
-    Byte="<u1",
-    Bool="|b1",
-    Untyped="<u1",
-)
-_TORCH_TYPES = {f"{name}Storage": np.dtype(code) for name, code in _TYPES.items()}
+_TORCH_TYPES = OF_TORCH | {"UntypedStorage": np.dtype("|u1")}
 _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch", "Size"): tuple,

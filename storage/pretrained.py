@@ -16,8 +16,9 @@ import numpy as np
 
 from storage.checkpoint import CHECKPOINT_FORMAT, Tensors, WeightsError
 from storage.kinds import check_kind
+from storage.numbers import BFLOAT16, OF_SAFETENSORS
 from storage.packed import load_packed
-from storage.pickles import BFLOAT16, Thing, other_numbers, reading, unpickled
+from storage.pickles import Thing, other_numbers, reading, unpickled
 from storage.seals import view
 
 # Where a checkpoint keeps its weights; the first that is there counts. An average (EMA) is taken
@@ -37,24 +38,8 @@ WRAPPERS = (
     "params_ema",
 )
 DEEPEST = 4  # a wrapper in a wrapper in a wrapper: as deep as is looked
-ROOM = (
-    1 << 28
-)  # bytes of numbers that a file may give beyond four times its own size: tensors may be expanded
-SAFETENSORS_TYPES = dict(
-    F64="<f8",
-    F32="<f4",
-    F16="<f2",
-    BF16=BFLOAT16,
-    I64="<i8",
-    I32="<i4",
-    I16="<i2",
-    I8="<i1",
-    U8="<u1",
-    U16="<u2",
-    U32="<u4",
-    U64="<u8",
-    BOOL="|b1",
-)
+# Bytes of numbers that a file may give beyond four times its own size: tensors may be expanded.
+ROOM = 1 << 28
 
 
 def read_pretrained(path: str | Path) -> Tensors:
@@ -116,11 +101,10 @@ def _safetensors(f: BinaryIO) -> Tensors:
 
     tensors = {}
     for name, entry in deserialize(f.read()):
-        if entry["dtype"] not in SAFETENSORS_TYPES:
+        dtype = OF_SAFETENSORS.get(entry["dtype"])
+        if dtype is None:
             raise other_numbers(entry["dtype"])
-        tensors[name] = np.frombuffer(entry["data"], SAFETENSORS_TYPES[entry["dtype"]]).reshape(
-            entry["shape"]
-        )
+        tensors[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
     return tensors
 
 
@@ -195,9 +179,8 @@ def _of_module(module: Thing) -> Tensors:
         unsaved = module.attributes.get("_non_persistent_buffers_set", ())
         for kind in ("_parameters", "_buffers"):
             for name, value in _items(module, kind):
-                value = (
-                    value.arguments[0] if isinstance(value, Thing) and value.arguments else value
-                )  # torch 0.2's Parameter
+                if isinstance(value, Thing) and value.arguments:  # torch 0.2's Parameter
+                    value = value.arguments[0]
                 if _array(value) is not None and not (kind == "_buffers" and _holds(unsaved, name)):
                     tensors[prefix + name] = _array(value)
         waiting += [
@@ -252,13 +235,8 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _folder(path: Path) -> str:
-    files = sorted(
-        file.name
-        for file in path.iterdir()
-        if file.suffix in (".safetensors", ".bin", ".pth", ".pt", ".pkl")
-    )
-    return (
-        f"is a folder. Name the file in it: {', '.join(files[:3])}"
-        if files
-        else "is a folder without a file of weights in it"
-    )
+    endings = (".safetensors", ".bin", ".pth", ".pt", ".pkl")
+    files = sorted(file.name for file in path.iterdir() if file.suffix in endings)
+    if not files:
+        return "is a folder without a file of weights in it"
+    return f"is a folder. Name the file in it: {', '.join(files[:3])}"

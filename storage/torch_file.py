@@ -8,18 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from storage.checkpoint import Tensors, writing
+from storage.numbers import TORCHS_NAMES
 
-STORAGES = {
-    "<f4": "FloatStorage",
-    "<f8": "DoubleStorage",
-    "<f2": "HalfStorage",
-    "<i8": "LongStorage",
-    "<i4": "IntStorage",
-    "<i2": "ShortStorage",
-    "|i1": "CharStorage",
-    "|u1": "ByteStorage",
-    "|b1": "BoolStorage",
-}
 # Opcodes of pickle's protocol 2.
 PROTO, STOP, MARK, TUPLE, REDUCE, SETITEMS = b"\x80\x02", b".", b"(", b"t", b"R", b"u"
 EMPTY_TUPLE, BINPERSID, NEWFALSE = b")", b"Q", b"\x89"
@@ -45,7 +35,7 @@ def _pickle(tensors: Tensors) -> bytes:
     the parts data/0, data/1, ..."""
     entries = b""
     for key, (name, array) in enumerate(tensors.items()):
-        kind = _global("torch", STORAGES[array.dtype.newbyteorder("<").str])
+        kind = _global("torch", TORCHS_NAMES[array.dtype.newbyteorder("<")])
         reference = _tuple(
             _text("storage"), kind, _text(str(key)), _text("cpu"), _number(array.size)
         )
