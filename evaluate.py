@@ -127,7 +127,8 @@ def carry_out(options: argparse.Namespace) -> int:
     if options.export:
         check_task("--export", options.export[0], packed)
         check_export(*options.export)
-    network, config = network_of(metadata, options.arch, path), metadata["config"]
+    network = network_of(metadata, options.arch, path)
+    config = metadata["config"]
     start_jittor(options, metadata)
     packnet = unpack(packed, metadata, network, path)
     portraits = readable(packed.portraits)
@@ -221,7 +222,8 @@ def network_of(metadata: dict, arch: str | None, path: Path) -> dict:
     """What networks.build needs for the network of a packed file. The code of a network of the
     user's own is only ever that which `arch`, from the command line, names. Raises ConfigError and
     WeightsError."""
-    size, source = metadata["image_size"], metadata.get("network")
+    size = metadata["image_size"]
+    source = metadata.get("network")
     if not source:
         if metadata["arch"] not in ARCHS:
             raise other_content(path, ValueError(f"unknown network {metadata['arch']}"))
@@ -425,8 +427,11 @@ def find_tasks(packnet: "PackNet", metadata: dict, portraits: dict[str, Portrait
         task, beyond = whose(packnet, portraits, asked, partial(like_another, entry, entries,
                                                                 metadata, options), name)
         logits, labels = packnet.predict(name, test_loader(entry, metadata, options))
-        found, right = task == asked.index(name), logits.argmax(1) == labels
-        shares = [found, found & right, right, *([beyond > 0] if portraits else [])]
+        found = task == asked.index(name)
+        right = logits.argmax(1) == labels
+        shares = [found, found & right, right]
+        if portraits:
+            shares.append(beyond > 0)
         rows.append([100 * float(share.mean()) for share in shares])
         known.append(beyond)
         print(shown(name, rows[-1]))
@@ -481,7 +486,8 @@ def make_portraits(packnet: "PackNet", packed: Packed, metadata: dict,
 
 def check_export(task: str, out: str) -> None:
     """Raise ConfigError for a file that --export cannot write, before anything is computed."""
-    where, ending = f"--export {task} {out}", Path(out).suffix
+    where = f"--export {task} {out}"
+    ending = Path(out).suffix
     if Path(out).exists():
         raise ConfigError(f"{where}: the file is there already, and never overwritten. "
                           "Choose another, or move this one away.")

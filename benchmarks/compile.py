@@ -8,6 +8,7 @@ Jittor itself does. Needs Python 3.11 or 3.12: Jittor without our changes runs o
 --where, which runs on any, has each call of the compiler write down when it began and ended.
 """
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -92,12 +93,13 @@ def where() -> None:
         kind = next((kind for part, kind in KINDS.items() if part in command), "others")
         jobs.setdefault(kind, []).append((float(start) - began, float(end) - began))
     for kind, times in jobs.items():
-        first, last = min(start for start, _ in times), max(end for _, end in times)
+        first = min(start for start, _ in times)
+        last = max(end for _, end in times)
         common.record(what=kind, calls=len(times), began=first, ended=last,
                       seconds=sum(end - start for start, end in times))
     idle = ended - began
     until = 0.0
-    for start, end in sorted(span for spans in jobs.values() for span in spans):
+    for start, end in sorted(itertools.chain(*jobs.values())):
         idle -= max(0.0, end - max(start, until))
         until = max(until, end)
     common.record(what="all", seconds=ended - began, without_compiler=idle)

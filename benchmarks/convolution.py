@@ -68,8 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     for network in options.layers:
         for shape in LAYERS[network]:
-            kind = f"{shape.kernel}x{shape.kernel}{', depthwise' * shape.depthwise}"
-            name = f"{kind}, {shape.channels} -> {shape.filters} at {shape.side}"
+            name = f"{shape.kernel}x{shape.kernel}"
+            if shape.depthwise:
+                name += ", depthwise"
+            name += f", {shape.channels} -> {shape.filters} at {shape.side}"
             if shape.stride > 1:
                 name += f", stride {shape.stride}"
             common.report(f"{network}, batch {options.batch_size}, {name}",

@@ -154,7 +154,9 @@ def _rates_of(run: Run, arch: str, batches: list[int], precisions: tuple[str, ..
     o = run.options
     for precision in precisions:
         for side in o.sides:
-            what = ("step", "evaluation", *("fed", "matrix") * (side == "ours"))
+            what = ["step", "evaluation"]
+            if side == "ours":
+                what += ["fed", "matrix"]
             run.python("benchmarks/step.py", "--alone", side, "--device", o.device, "--precision",
                        precision, "--arch", arch, "--batch-size", *batches, "--what", *what,
                        "--seconds", o.seconds, "--matrix", o.matrix)
@@ -313,7 +315,7 @@ def table(out: Path, title: str) -> str:  # noqa: C901 (one section after anothe
              *((*row[:3], "yes" if row[3] else "no") for row in reached))
     failed = [command for phase in found.values() for command in phase["commands"]
               if command["exit"] not in FINE]
-    lines += ["", f"{len(failed)} commands failed{':' * bool(failed)}"]
+    lines += ["", f"{len(failed)} commands failed" + (":" if failed else "")]
     lines += [f"* {command['exit']}: `python {' '.join(command['command'])}`" for command in failed]
     return "\n".join(lines) + "\n"
 
@@ -341,11 +343,13 @@ def main() -> None:
     o.out = (o.out or common.ROOT / "benchmarks/results" / card.replace(" ", "-").lower()).resolve()
     o.out.mkdir(parents=True, exist_ok=True)
     o.precisions = ("fp32", "tf32", "fp16") if o.device == "cuda" else ("fp32",)
-    o.networks, o.batches, o.seconds, o.matrix, o.images = (SLIM, [2, 4], 0.1, 256, 8) if o.small \
-        else (NETWORKS, [32, 128], 2.0, 8192, 400)
+    if o.small:
+        o.networks, o.batches, o.seconds, o.matrix, o.images = SLIM, [2, 4], 0.1, 256, 8
+    else:
+        o.networks, o.batches, o.seconds, o.matrix, o.images = NETWORKS, [32, 128], 2.0, 8192, 400
     o.sides = list(SIDES) if common.installed("torch") else ["ours"]
     title = (f"{card}, {os.cpu_count()} CPU cores, Python {platform.python_version()}, "
-             f"{chosen.why}{', slim networks' * o.small} (`benchmarks/gpu.py`).")
+             f"{chosen.why}{', slim networks' if o.small else ''} (`benchmarks/gpu.py`).")
     left = (o.minutes or (60 if o.small else 15)) * 60
     scale = 1 if not o.small else 10  # a CPU compiles and computes as long as it takes
     print(f"{title}\nInto {o.out}:")

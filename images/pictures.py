@@ -111,13 +111,13 @@ def _pictures_of_parquet(archives: Archives, boxes: bool) -> Sources:
     for split, paths in parquet_splits(archives).items():
         for path in paths:
             rows = read_rows(path)
+            edges = [None] * len(rows.members)
             if boxes:
                 labels, edges = _with_boxes(rows)
             elif "label" in rows.names:
-                labels, edges = rows.labels("label"), [None] * len(rows.members)
+                labels = rows.labels("label")
             else:  # the official classes of Flowers have no names, either
                 labels = [f"{label + 1:03}" for label in rows.columns["label"]]
-                edges = [None] * len(rows.members)
             pictures = []
             for member, label, box in zip(rows.members, labels, edges):
                 pictures.append(Picture(member, split, label, box))

@@ -462,14 +462,10 @@ def test_a_network_that_cannot_be_packed_ends_with_code_2(
     data, tmp_path, body, message, dry, capsys
 ):
     arch = write(tmp_path / "net.py", body)
-    assert (
-        main.main(
-            options(
-                data, tmp_path / "out", "--arch", arch, "--image-size", "24", *["--dry-run"] * dry
-            )
-        )
-        == 2
-    )
+    arguments = options(data, tmp_path / "out", "--arch", arch, "--image-size", "24")
+    if dry:
+        arguments.append("--dry-run")
+    assert main.main(arguments) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

@@ -38,11 +38,12 @@ def fake_toolkit(folder: Path, version="12.4", runtime=True, cudnn=True) -> str:
         folder / "bin/nvcc",
         f'[ "$1" = --version ] && echo "Cuda compilation tools, release {version}, V{version}.1"',
     )
-    for name in (
-        ["libcudart.so"] * runtime + ["libcudnn_ops_infer.so"] * cudnn + ["libcublas.so.12"]
-    ):
-        (folder / "lib64").mkdir(exist_ok=True)
-        (folder / "lib64" / name).touch()
+    (folder / "lib64").mkdir()
+    (folder / "lib64/libcublas.so.12").touch()
+    if runtime:
+        (folder / "lib64/libcudart.so").touch()
+    if cudnn:
+        (folder / "lib64/libcudnn_ops_infer.so").touch()
     (folder / "include").mkdir()
     (folder / "include/cuda_runtime.h").touch()
     return str(nvcc)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, executable, write_images
 
-from settings.config import Config
+from settings.config import Config, flag_of
 
 if not shutil.which("mpirun") or not shutil.which("mpicc"):
     pytest.skip(
@@ -198,13 +198,22 @@ processes.leave(main.main())
 """
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refused(
-    tmp_path, image_root, finished
-):
-    """One has a run to go on with, or a finished one, and the other would start."""
+@pytest.fixture
+def two_boxes(tmp_path):
+    """A script for mpirun, whose processes start main.py in `tmp_path`/box0 and box1: as if on two
+    machines that share no folder."""
+    for number in range(2):
+        (tmp_path / f"box{number}").mkdir()
     script = tmp_path / "box.py"
     script.write_text(BOX.format(root=str(ROOT)))
+    return script
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refused(
+    tmp_path, image_root, two_boxes, finished
+):
+    """One has a run to go on with, or a finished one, and the other would start."""
     settings = dict(
         data_root=str(image_root),
         output_dir="run",
@@ -216,19 +225,14 @@ def test_boxes_without_a_shared_folder_that_would_do_different_things_are_refuse
         batch_size=4,
         device="cpu",
     )
-    (tmp_path / "box0/run").mkdir(parents=True), (tmp_path / "box1").mkdir()
+    (tmp_path / "box0/run").mkdir()
     (tmp_path / "box0/run/results.json").write_text(
         json.dumps(dict(config=Config(**settings).asdict(), finished=finished))
     )
-    flags = [
-        word
-        for name, value in settings.items()
-        for word in (
-            "--" + name.replace("_", "-"),
-            *(value if isinstance(value, list) else [value]),
-        )
-    ]
-    done = mpirun(2, script, "--resume", *flags, cwd=tmp_path)
+    flags = []
+    for name, value in settings.items():
+        flags += [flag_of(name), *(value if isinstance(value, list) else [value])]
+    done = mpirun(2, two_boxes, "--resume", *flags, cwd=tmp_path)
     assert (
         done.returncode == 2 and "the processes of mpirun find different runs in it" in done.stderr
     ), done.stderr[-2000:]
@@ -250,17 +254,14 @@ def build():
     [(NET, False), (NET.replace("stride=4", "stride=2"), True), (None, True)],
     ids=["the same", "another", "none"],
 )
-def test_boxes_must_have_the_same_network_file(tmp_path, image_root, theirs, refused):
+def test_boxes_must_have_the_same_network_file(tmp_path, image_root, two_boxes, theirs, refused):
     """Parameters of the same shapes would train without a word."""
-    script = tmp_path / "box.py"
-    script.write_text(BOX.format(root=str(ROOT)))
     for number, text in enumerate((NET, theirs)):
-        (tmp_path / f"box{number}").mkdir()
         if text:
             (tmp_path / f"box{number}/net.py").write_text(text)
     done = mpirun(
         2,
-        script,
+        two_boxes,
         "--data-root",
         image_root,
         *"""
@@ -301,16 +302,15 @@ def second_box(tmp_path):
         pytest.skip("no network namespaces (root and iproute2 are needed)")
     (tmp_path / "run").mkdir(), (tmp_path / "theirs").mkdir()
     try:
-        for command in (
-            f"netns add {second}",
-            f"link add {first} type veth peer name {second}",
-            *(f"link set {box} netns {box}" for box in (first, second)),
-            *(
-                f"-n {box} addr add 10.77.0.{i}/24 dev {box}"
-                for i, box in ((1, first), (2, second))
-            ),
-            *(f"-n {box} link set {link} up" for box in (first, second) for link in ("lo", box)),
-        ):
+        commands = [f"netns add {second}", f"link add {first} type veth peer name {second}"]
+        for number, box in ((1, first), (2, second)):
+            commands += [
+                f"link set {box} netns {box}",
+                f"-n {box} addr add 10.77.0.{number}/24 dev {box}",
+                f"-n {box} link set lo up",
+                f"-n {box} link set {box} up",
+            ]
+        for command in commands:
             subprocess.run(["ip", *command.split()], check=True, capture_output=True)
         agent = executable(
             tmp_path / "agent",

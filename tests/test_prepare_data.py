@@ -345,9 +345,10 @@ def make_mnist(folder, train=2, test=1, compressed=True):
         images = rng.integers(0, 256, (len(labels), 28, 28), np.uint8)
         for kind, array, magic in (("images-idx3", images, 0x803), ("labels-idx1", labels, 0x801)):
             content = np.array([magic, *array.shape], ">i4").tobytes() + array.tobytes()
-            (folder / f"{start}-{kind}-ubyte{'.gz' * compressed}").write_bytes(
-                gzip.compress(content) if compressed else content
-            )
+            if compressed:
+                (folder / f"{start}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / f"{start}-{kind}-ubyte").write_bytes(content)
         made[split] = images, labels
     return made
 
