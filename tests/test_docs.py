@@ -30,6 +30,11 @@ ALL = [page for pair in PAIRS for page in pair]
 ALL += ["data/README.md", "checkpoints/README.md"]
 
 
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
+
+
 def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf8")
 
@@ -72,6 +77,9 @@ def figures(text: str) -> Counter:
     """The numbers of the prose, tables and comments, as often as they stand there."""
     text = re.sub(r"\]\([^)]*\)|https?://\S+|`[^`\n]*`", " ", text)
     text = text.replace("1.34 亿", "134 M")
+    for number, month in enumerate(MONTHS, start=1):  # a Chinese date has the number
+        text = re.sub(rf"\b{month} (?=20\d\d\b)", f"{number} ", text)
+    text = text.replace("十一月", "11 月")
     return Counter(re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
