@@ -34,7 +34,8 @@ class Portrait:
     class. `directions` int8 [W, q]: in which images differ most within a class, each as long as
     int8 allows. `variances` float32 [q]: along the `basis` that they give. `usual` float64 [3]: of
     the distances of the task's own images, of those not fitted, mean, deviation, and the limit of
-    what is known. What is rounded first is known to what is fitted next."""
+    what is known, in float32's digits: those behind hang on how many threads BLAS has. What is
+    rounded first is known to what is fitted next."""
     rows: np.ndarray
     scales: np.ndarray
     directions: np.ndarray
@@ -61,8 +62,8 @@ class Portrait:
                        np.concatenate([scale, unit, scales]), directions,
                        np.float32(np.square(inside).mean(0) + least), np.array([0.0, 1.0, 0.0]))
         distances = portrait.distance(seen[fit if fit.all() else ~fit])
-        portrait.usual[:] = (distances.mean(), max(distances.std(), LEAST),
-                             np.quantile(distances, KNOWN))
+        portrait.usual[:] = np.float32([distances.mean(), max(distances.std(), LEAST),
+                                        np.quantile(distances, KNOWN)])
         return portrait
 
     def decoded(self) -> np.ndarray:

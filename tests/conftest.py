@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+# `pytest -n 2`: the processes share the cores. Before NumPy, whose BLAS reads it once.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
+# isort: split
 import hypothesis
 import numpy as np
 import pytest
@@ -14,10 +19,6 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-# `pytest -n 2`: the processes share the cores
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 import toolchain
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import jt, write_images
+from conftest import jt, same_with_any_number_of_threads, write_images
 from test_networks import batches, random_network
 
 from dataset import create_dataloader
@@ -145,6 +145,22 @@ def test_a_wider_task_gets_what_lies_far_out():
     seen = np.eye(6, dtype=np.float32)
     assert recognise([narrow, wide], np.concatenate([22 * seen, -22 * seen]))[0].all()
     assert not recognise([narrow, wide], np.concatenate([13 * seen, -13 * seen]))[0].any()
+
+
+BITS = """
+import hashlib
+import numpy as np
+from packing.portrait import Portrait
+rng, labels = np.random.default_rng(0), np.arange(64) % 8
+seen = rng.normal(size=(64, 30)) @ rng.normal(size=(30, 1024))
+arrays = Portrait.of(seen.astype(np.float32), labels).arrays()
+print(hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest())
+"""
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    """Of NumPy's BLAS: a run goes on to the same file with fewer cores."""
+    assert same_with_any_number_of_threads(BITS)
 
 
 def test_a_portrait_is_the_same_after_it_was_stored():
