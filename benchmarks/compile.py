@@ -72,9 +72,8 @@ KINDS = {
     "c++-header": "the headers, parsed beforehand",
     "/jit/": "kernels",
     "mkl": "oneDNN's operators",
-    "jittor_core": "Jittor's core",
-    "/default/": "Jittor's helper that compiles",
-    "obj_files": "Jittor's core",
+    "jittor_core": "Jittor's core and the helper that compiles",
+    "obj_files": "Jittor's core and the helper that compiles",
 }
 
 
