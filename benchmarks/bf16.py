@@ -12,7 +12,6 @@ end.
 """
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,8 +85,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # whatever else is printed must not be taken for the answer
+        answers = common.answers_alone()
         data = peers.Data(options.data, options.images, options.seeds)
         result = measured(options.side, options.precision, data)
         print(json.dumps(result), file=answers, flush=True)

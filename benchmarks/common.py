@@ -101,13 +101,20 @@ class Side:
         self.process.wait()
 
 
+def answers_alone():
+    """The standard output as a text file, for answers alone: whatever else is printed goes to the
+    terminal from now on, and must not be taken for one."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
 def serve(make: Callable[[], Callable[[], object]],
           time: Callable[[Callable], float] = seconds) -> None:
     """The other end of a Side: `make` what is to be timed; then, for every line that comes in, time
     it again and again for at least SHORTEST seconds and answer with the median. `time`: how one
     turn is timed; a turn that has to prepare something first returns its seconds itself."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed must not be taken for an answer
+    answers = answers_alone()
     turn = make()
     print("ready", file=answers, flush=True)
     for _ in sys.stdin:

@@ -26,7 +26,6 @@ network.
 """
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -426,8 +425,7 @@ def main() -> None:
     parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # whatever else is printed must not be taken for the answer
+        answers = common.answers_alone()
         data = Data(options.data, options.images, options.seeds)
         try:
             result = measured(options.side, data, options.setting)
