@@ -1,16 +1,18 @@
 """Kernels for the CPU that are faster than Jittor's own, and the one place that puts them in.
 
-    conv        which way each convolution goes: one of these three, or directly
-    winograd    3x3 convolutions                        benchmarks/convolution.py
-    pointwise   1x1 convolutions                        benchmarks/convolution.py
-    depthwise   a filter for each channel               benchmarks/convolution.py
-    relu        a gradient that g++ can vectorise       benchmarks/step.py
-    pooling     the maximum over windows, on all cores  benchmarks/step.py
-    memory      freed memory is kept for the next       benchmarks/step.py
-    bf16        factors rounded to bfloat16             benchmarks/step.py --precision bf16
+    conv           which way each convolution goes: one of these three, or directly
+    winograd       3x3 convolutions                        benchmarks/convolution.py
+    pointwise      1x1 convolutions                        benchmarks/convolution.py
+    depthwise      a filter for each channel               benchmarks/convolution.py
+    relu           a gradient that g++ can vectorise       benchmarks/step.py
+    pooling        the maximum over windows, on all cores  benchmarks/step.py
+    memory         freed memory is kept for the next       benchmarks/step.py
+    bf16           factors rounded to bfloat16             benchmarks/step.py --precision bf16
+    channels_last  images in that layout; networks that have them so: trunks/channels_last.py
+    onednn         convolutions by oneDNN, for the last two
 
 None of them starts Jittor: each is handed the module. The same input gives the same bits, whatever
-the number of threads but for bf16.
+the number of threads but for what goes through onednn.
 """
 import ctypes
 from types import ModuleType

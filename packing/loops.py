@@ -203,7 +203,7 @@ def starved_norm(model: nn.Module, images: jt.Var, part: tuple[int, int] = (0, 1
 
     def watch(name: str, layer: nn.BatchNorm) -> None:
         def execute(x: jt.Var) -> jt.Var:
-            if x.numel() == x.shape[1]:
+            if x.numel() == layer.num_features:
                 starved.append(name)
             return type(layer).execute(layer, x)
         layer.execute = execute

@@ -10,8 +10,9 @@ from jittor import nn
 
 @contextlib.contextmanager
 def watched(layers: dict[str, nn.Module]) -> Iterator[dict[str, jt.Var]]:
-    """Within this context: what each layer has given last, by its name in `layers`. One that gives
-    several Vars, as attention and recurrent layers do, is passed over."""
+    """Within this context: what each layer has given last, by its name in `layers`; an image as
+    [N, C, H, W], whatever the layer's own layout. One that gives several Vars, as attention and
+    recurrent layers do, is passed over."""
     seen: dict[str, jt.Var] = {}
 
     def watch(name: str, layer: nn.Module) -> None:
@@ -20,7 +21,8 @@ def watched(layers: dict[str, nn.Module]) -> Iterator[dict[str, jt.Var]]:
         def execute(*inputs, **options):
             output = plain(*inputs, **options)
             if isinstance(output, jt.Var):
-                seen[name] = output
+                last = getattr(layer, "channels_last", False)
+                seen[name] = output.transpose(0, 3, 1, 2) if last else output
             return output
 
         layer.execute = execute

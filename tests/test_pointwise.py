@@ -61,6 +61,14 @@ shapes = (9, 70, 15, 15), (300, 70, 1, 1), (9, 300, 15, 15)
 x, w, dy = (jt.array(rng.standard_normal(shape).astype(np.float32)) for shape in shapes)
 y = pointwise.convolution(jt)(x, w)
 found = [y, *jt.grad((y * dy).sum(), [x, w])]
+if toolchain.kernels.conv.has_avx512(toolchain.cpu.onednn()):  # the same with channels last
+    from jittor import nn
+    from kernels import channels_last
+    layer = nn.Conv(70, 300, 1, bias=False)
+    layer.weight.assign(w)
+    x, dy = (jt.array(v.numpy().transpose(0, 2, 3, 1).copy()) for v in (x, dy))
+    y = channels_last.convolution(jt, toolchain.cpu.onednn())(x, layer)
+    found += [y, *jt.grad((y * dy).sum(), [x, layer.weight]), *channels_last.moments(jt)(dy)]
 print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in found)).hexdigest())
 """
 

@@ -15,12 +15,13 @@ from types import ModuleType
 import numpy as np
 
 import toolchain
+from kernels import channels_last
 from system import INSTALL
 from system.errors import run_cli
 from system.processes import cores
 from toolchain import backends, cuda, gpu
 from toolchain.base import ToolchainError, cache_folder, compiler, gcc_version, jittor_home, output
-from toolchain.cpu import check_compiler, check_paths, cpu_name, python_config
+from toolchain.cpu import check_compiler, check_paths, cpu_name, onednn, python_config
 
 TRIED = range(12, 17)  # GCC
 # The largest error of --check, of the largest value, by precision.
@@ -91,8 +92,9 @@ def diagnose() -> list[tuple[str, str, str]]:
 def check(jt: ModuleType) -> list[tuple[str, float]]:
     """(what, largest error relative to the largest value) of a linear layer, convolutions and the
     two gradients of each on Jittor's device, against NumPy in float64. On the CPU the first
-    convolution is oneDNN's; the wide one winograd.py takes over, the one of 1x1 pointwise.py, and
-    the depthwise one, which is there on the CPU only, depthwise.py."""
+    convolution is oneDNN's; the wide one winograd.py takes over, the one of 1x1 pointwise.py; on
+    the CPU only there are the depthwise one, depthwise.py's, and, where images may have their
+    channels last, those of channels_last.py ("NHWC")."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
@@ -116,12 +118,20 @@ def check(jt: ModuleType) -> list[tuple[str, float]]:
               ("1x1 convolution", 1, 150, 70, 14, 1)]
     if toolchain.device == "cpu":
         layers.append(("depthwise", 3, 5, 5, 28, 5))
+    if toolchain.convolution == "winograd" and channels_last.worth_it(onednn()):
+        convolve = channels_last.convolution(jt, onednn())
+        layers += [("NHWC 3x3", 3, 20, 24, 14, 1), ("NHWC 1x1", 1, 150, 70, 14, 1)]
+
+    class ChannelsLast(jt.nn.Conv):
+        def execute(self, x):
+            return convolve(x.transpose(0, 2, 3, 1), self).transpose(0, 3, 1, 2)
+
     for title, kernel, channels, filters, side, groups in layers:
         x = normal(2, channels, side, side + 1)
         w = normal(filters, channels // groups, kernel, kernel)
         up = normal(2, filters, side, side + 1)
-        layer = jt.nn.Conv(channels, filters, kernel, padding=kernel // 2, groups=groups,
-                           bias=False)
+        kind = ChannelsLast if title.startswith("NHWC") else jt.nn.Conv
+        layer = kind(channels, filters, kernel, padding=kernel // 2, groups=groups, bias=False)
         turned = w[..., ::-1, ::-1]
         if groups > 1:  # a filter for each channel
             right = (np.einsum("bchwij,cij->bchw", windows(x, 3), w[:, 0]),

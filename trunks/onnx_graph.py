@@ -12,6 +12,7 @@ import numpy as np
 
 import toolchain
 from settings.config import ConfigError
+from trunks.channels_last import plain_images
 from trunks.layers import AdaptivePool, PooledConv
 
 jt = toolchain.start()
@@ -463,7 +464,7 @@ def onnx_model(
     )
     graph = Graph(names)
     try:
-        with tracing(), jt.no_grad():
+        with tracing(), plain_images(net), jt.no_grad():
             logits = net(Traced(graph, "images", images))
     except Exception as error:  # a network of the user's own can do anything with what it is given
         what = " ".join(str(error).split())[:200]

@@ -1,6 +1,7 @@
 """The image classifiers of Jittor's model zoo, as trunks for heads of ours. Names of layers are
 torchvision's."""
 import toolchain
+from trunks import channels_last
 from trunks.layers import AdaptivePool, Dropout, NormReLU, Pool, put
 
 jt = toolchain.start()
@@ -57,6 +58,8 @@ def refitted(model: nn.Module) -> nn.Module:
             layer.__class__ = NormReLU
         elif type(layer) is nn.Dropout:
             put(model, place, Dropout(layer.p))
+    if channels_last.wanted(model):
+        channels_last.rearrange(model)
     return model
 
 

@@ -1,21 +1,22 @@
-// Convolutions and matrix products by oneDNN, float32 in and out, whose factors are rounded to
-// bfloat16 and whose sums are float32.
+// Convolutions and matrix products by oneDNN, float32 in and out, with float32 sums. What calls it
+// puts the constants BF16 (whether factors are rounded to bfloat16) and CHANNELS_LAST (how images
+// lie in memory: [n, h, w, channels], or [n, channels, h, w]) before it.
 //
-// oneDNN chooses the layouts: what is given is brought into them and rounded on the way, and what
-// comes out is brought back. It keeps its compiled primitives itself. How it shares the work out
-// may depend on the number of threads, and with it the last bits of a weight's gradient.
-//
-// How fast depends on the processor's rate of bf16 products (benchmarks/step.py --precision bf16
-// --against fp32): AMX and recent AMD processors have a multiple of float32's; on an Intel Xeon of
-// 2023 without AMX it is half of it (93 against 188 GFLOP/s on a core), and all is slower.
+// oneDNN chooses the layouts: what is given is brought into them (and rounded on the way), and what
+// comes out is brought back; but for images that have their channels last, which its kernels take
+// and give as they are. It keeps its compiled primitives itself. How it shares the work out may
+// depend on the number of threads, and with it the last bits of a weight's gradient.
 #include "oneapi/dnnl/dnnl.hpp"
 
-namespace bf16 {
+namespace onednn {
 namespace {
 using namespace dnnl;
 using Dims = memory::dims;
 using Type = memory::data_type;
 using Tag = memory::format_tag;
+
+constexpr Type FACTORS = BF16 ? Type::bf16 : Type::f32;
+constexpr Tag IMAGES = CHANNELS_LAST ? Tag::nhwc : Tag::nchw;
 
 inline engine& cpu() {
     static engine only(engine::kind::cpu, 0);
@@ -33,6 +34,10 @@ inline memory array(const float* values, const Dims& shape, Tag layout) {
 }
 
 inline memory::desc any(const Dims& shape, Type type) { return {shape, type, Tag::any}; }
+
+inline memory::desc images(const Dims& shape, Type type) {
+    return {shape, type, CHANNELS_LAST ? Tag::nhwc : Tag::any};
+}
 
 // The same in another layout, or type.
 inline memory arranged(memory given, const memory::desc& wanted) {
@@ -65,35 +70,35 @@ struct Convolution {
     }
 
     convolution_forward::primitive_desc forward_of(Type out) const {
-        return {{prop_kind::forward_training, algorithm::convolution_direct, any(x, Type::bf16),
-                 any(w, Type::bf16), any(y, out), stride, dilation, padding, padding}, cpu()};
+        return {{prop_kind::forward_training, algorithm::convolution_direct, images(x, FACTORS),
+                 any(w, FACTORS), images(y, out), stride, dilation, padding, padding}, cpu()};
     }
 
     void forward(const float* px, const float* pw, float* py) const {
         const auto way = forward_of(Type::f32);
         run(convolution_forward(way),
-            {{DNNL_ARG_SRC, arranged(array(px, x, Tag::nchw), way.src_desc())},
+            {{DNNL_ARG_SRC, arranged(array(px, x, IMAGES), way.src_desc())},
              {DNNL_ARG_WEIGHTS, arranged(array(pw, w, filters), way.weights_desc())}},
-            DNNL_ARG_DST, way.dst_desc(), array(py, y, Tag::nchw));
+            DNNL_ARG_DST, way.dst_desc(), array(py, y, IMAGES));
     }
 
     void input_gradient(const float* pdy, const float* pw, float* pdx) const {
         const convolution_backward_data::primitive_desc way(
-            {algorithm::convolution_direct, any(x, Type::f32), any(w, Type::bf16), any(y, Type::bf16),
-             stride, dilation, padding, padding}, cpu(), forward_of(Type::bf16));
+            {algorithm::convolution_direct, images(x, Type::f32), any(w, FACTORS),
+             images(y, FACTORS), stride, dilation, padding, padding}, cpu(), forward_of(FACTORS));
         run(convolution_backward_data(way),
-            {{DNNL_ARG_DIFF_DST, arranged(array(pdy, y, Tag::nchw), way.diff_dst_desc())},
+            {{DNNL_ARG_DIFF_DST, arranged(array(pdy, y, IMAGES), way.diff_dst_desc())},
              {DNNL_ARG_WEIGHTS, arranged(array(pw, w, filters), way.weights_desc())}},
-            DNNL_ARG_DIFF_SRC, way.diff_src_desc(), array(pdx, x, Tag::nchw));
+            DNNL_ARG_DIFF_SRC, way.diff_src_desc(), array(pdx, x, IMAGES));
     }
 
     void weight_gradient(const float* px, const float* pdy, float* pdw) const {
         const convolution_backward_weights::primitive_desc way(
-            {algorithm::convolution_direct, any(x, Type::bf16), any(w, Type::f32), any(y, Type::bf16),
-             stride, dilation, padding, padding}, cpu(), forward_of(Type::bf16));
+            {algorithm::convolution_direct, images(x, FACTORS), any(w, Type::f32),
+             images(y, FACTORS), stride, dilation, padding, padding}, cpu(), forward_of(FACTORS));
         run(convolution_backward_weights(way),
-            {{DNNL_ARG_SRC, arranged(array(px, x, Tag::nchw), way.src_desc())},
-             {DNNL_ARG_DIFF_DST, arranged(array(pdy, y, Tag::nchw), way.diff_dst_desc())}},
+            {{DNNL_ARG_SRC, arranged(array(px, x, IMAGES), way.src_desc())},
+             {DNNL_ARG_DIFF_DST, arranged(array(pdy, y, IMAGES), way.diff_dst_desc())}},
             DNNL_ARG_DIFF_WEIGHTS, way.diff_weights_desc(), array(pdw, w, filters));
     }
 };
@@ -101,7 +106,7 @@ struct Convolution {
 // c [m, n] = a [m, k] b [k, n], row-major; turned: a is [k, m], b is [n, k].
 inline void product(const float* a, bool a_turned, const float* b, bool b_turned, float* c,
                     int64_t m, int64_t n, int64_t k) {
-    const matmul::primitive_desc way({any({m, k}, Type::bf16), any({k, n}, Type::bf16),
+    const matmul::primitive_desc way({any({m, k}, FACTORS), any({k, n}, FACTORS),
                                       any({m, n}, Type::f32)}, cpu());
     run(matmul(way),
         {{DNNL_ARG_SRC, arranged(array(a, {m, k}, a_turned ? Tag::ba : Tag::ab), way.src_desc())},
@@ -110,4 +115,4 @@ inline void product(const float* a, bool a_turned, const float* b, bool b_turned
         DNNL_ARG_DST, way.dst_desc(), array(c, {m, n}, Tag::ab));
 }
 }  // namespace
-}  // namespace bf16
+}  // namespace onednn

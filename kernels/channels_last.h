@@ -1,0 +1,73 @@
+// What batches of images that have their channels last need beside oneDNN's convolutions; a batch is
+// a matrix [pixels, channels]. 1x1 convolutions are one matrix product, by oneDNN's sgemm, which
+// channels_last.py declares before it; batch norms need sums over the pixels.
+#include <omp.h>
+#include <algorithm>
+#include <memory>
+
+namespace channels_last {
+namespace {
+constexpr int64_t PIXELS = 784;             // of the result at a time
+constexpr int64_t OUT = 128, IN = 256;      // of the weights' gradient at a time
+constexpr int64_t LEAST = 2048, PARTS = 8;  // parts of so many pixels, summed up by themselves
+constexpr int64_t ROWS = 512;               // pixels whose sums are float32
+
+// y [P, K] = x [P, C] times w [K, C] turned; the gradient: w is [C, K], and is not.
+inline void convolve(const float* x, const float* w, float* y, int64_t P, int64_t C, int64_t K,
+                     bool gradient) {
+    const int64_t columns = P < 16 * PIXELS ? 256 : K;  // few blocks: more work for many cores
+#pragma omp parallel for collapse(2)
+    for (int64_t p = 0; p < P; p += PIXELS)
+        for (int64_t k = 0; k < K; k += columns)
+            dnnl_sgemm('N', gradient ? 'N' : 'T', std::min(PIXELS, P - p), std::min(columns, K - k),
+                       C, 1, x + p * C, C, gradient ? w + k : w + k * C, gradient ? K : C, 0,
+                       y + p * K + k, K);
+}
+
+// dw [K, C]: dy [P, K] turned, times x [P, C].
+inline void weight_gradient(const float* x, const float* dy, float* dw, int64_t P, int64_t C,
+                            int64_t K) {
+    const int64_t parts = std::max<int64_t>(1, std::min(PARTS, P / LEAST)), size = K * C;
+    const std::unique_ptr<float[]> sums(new float[parts * size]);
+#pragma omp parallel
+    {
+#pragma omp for collapse(3)
+        for (int64_t part = 0; part < parts; part++)
+            for (int64_t k = 0; k < K; k += OUT)
+                for (int64_t c = 0; c < C; c += IN) {
+                    const int64_t first = P * part / parts, end = P * (part + 1) / parts;
+                    dnnl_sgemm('T', 'N', std::min(OUT, K - k), std::min(IN, C - c), end - first, 1,
+                               dy + first * K + k, K, x + first * C + c, C, 0,
+                               sums.get() + part * size + k * C + c, C);
+                }
+#pragma omp for
+        for (int64_t e = 0; e < size; e++) {
+            float sum = 0;
+            for (int64_t part = 0; part < parts; part++) sum += sums[part * size + e];
+            dw[e] = sum;
+        }
+    }
+}
+
+// sums [2, C]: of a [P, C], and of its products with b [P, C], over the pixels.
+inline void sum_up(const float* a, const float* b, float* sums, int64_t P, int64_t C) {
+    const int64_t blocks = (P + ROWS - 1) / ROWS;
+    const std::unique_ptr<float[]> parts(new float[blocks * 2 * C]());
+#pragma omp parallel for
+    for (int64_t block = 0; block < blocks; block++) {
+        float *sum = parts.get() + block * 2 * C, *of_products = sum + C;
+        for (int64_t p = block * ROWS; p < std::min(P, (block + 1) * ROWS); p++)
+#pragma GCC ivdep
+            for (int64_t c = 0; c < C; c++) {
+                sum[c] += a[p * C + c];
+                of_products[c] += a[p * C + c] * b[p * C + c];
+            }
+    }
+    for (int64_t e = 0; e < 2 * C; e++) {
+        double sum = 0;
+        for (int64_t block = 0; block < blocks; block++) sum += parts[block * 2 * C + e];
+        sums[e] = sum;
+    }
+}
+}  // namespace
+}  // namespace channels_last

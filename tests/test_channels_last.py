@@ -1,0 +1,201 @@
+"""Layers and networks whose images have their channels last: kernels against NumPy in float64,
+networks against themselves on plain images; what looks at a layer from outside sees plain ones."""
+
+import numpy as np
+import pytest
+from conftest import jt
+from jittor import models, nn
+
+import toolchain
+from kernels import channels_last as kernels
+from packing.loops import starved_norm
+from packing.watching import watched
+from toolchain import cpu
+from trunks import channels_last, zoo
+from trunks.layers import Pool
+
+if toolchain.convolution != "winograd" or not kernels.worth_it(cpu.onednn()):
+    pytest.skip("images stay plain here", allow_module_level=True)
+
+
+def normal(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def close(found, exact, bound=3e-6):
+    assert list(found.shape) == list(exact.shape)
+    assert np.abs(found.numpy() - exact).max() < bound * np.abs(exact).max()
+
+
+def sums(x, w, dy, stride, padding, groups):
+    """(y, dx, dw) as float64, tap by tap; x [N, H, W, C], w [K, C / groups, kh, kw]."""
+    x, w, dy = (array.astype(np.float64) for array in (x, w, dy))
+    (height, width, channels), (high, wide, filters) = x.shape[1:], dy.shape[1:]
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    y, dpadded, dw = np.zeros_like(dy), np.zeros_like(padded), np.zeros_like(w)
+    for group in range(groups):
+        of_x = np.s_[group * channels // groups : (group + 1) * channels // groups]
+        of_y = np.s_[group * filters // groups : (group + 1) * filters // groups]
+        for i, j in np.ndindex(w.shape[2:]):
+            seen = np.s_[:, i : i + stride * high : stride, j : j + stride * wide : stride, of_x]
+            tap = w[of_y, :, i, j]
+            y[..., of_y] += padded[seen] @ tap.T
+            dpadded[seen] += dy[..., of_y] @ tap
+            dw[of_y, :, i, j] = np.einsum("bhwk,bhwc->kc", dy[..., of_y], padded[seen])
+    inside = np.s_[:, padding : padding + height, padding : padding + width]
+    return y, dpadded[inside], dw
+
+
+@pytest.mark.parametrize(
+    "channels, filters, kernel, stride, padding, groups, side",
+    [
+        (5, 7, 3, 1, 1, 1, 9),
+        (16, 32, 3, 2, 1, 1, 10),
+        (3, 8, 7, 2, 3, 1, 17),
+        (33, 20, 1, 1, 0, 1, 13),
+        (300, 270, 1, 1, 0, 1, 30),
+        (12, 24, 1, 2, 0, 1, 9),
+        (18, 18, 3, 2, 1, 18, 11),
+        (8, 12, 3, 1, 1, 4, 8),
+    ],
+    ids=["3x3", "stride", "7x7", "1x1", "blocks", "1x1, stride", "depthwise", "groups"],
+)
+def test_a_convolution(channels, filters, kernel, stride, padding, groups, side):
+    layer = nn.Conv(channels, filters, kernel, stride, padding, groups=groups, bias=False)
+    x, w = normal(3, side, side + 1, channels), normal(*layer.weight.shape)
+    layer.weight.assign(jt.array(w))
+    images = jt.array(x)
+    y = kernels.convolution(jt, cpu.onednn())(images, layer)
+    dy = normal(*y.shape)
+    found = [y, *jt.grad((y * jt.array(dy)).sum(), [images, layer.weight])]
+    for value, exact in zip(found, sums(x, w, dy, stride, padding, groups)):
+        close(value, exact)
+
+
+def test_the_moments_of_channels_and_their_scaling():
+    """More pixels than are summed up in float32 at a time; a mean far from 0."""
+    x, up = normal(2, 30, 29, 20) + 10, normal(2, 20)
+    images = jt.array(x)
+    found = kernels.moments(jt)(images)
+    x, count = x.astype(np.float64), 2 * 30 * 29
+    for value, exact in zip(found, (x.mean((0, 1, 2)), (x * x).mean((0, 1, 2)))):
+        close(value, exact, 1e-6)
+    gradient = jt.grad(sum((a * jt.array(b)).sum() for a, b in zip(found, up)), images)
+    close(gradient, (up[0] + 2 * x * up[1]) / count)
+
+    w, b, dy = normal(20), normal(20) + 1, normal(2, 30, 29, 20)
+    given = [images, jt.array(w), jt.array(b)]
+    y = kernels.scaling(jt)(*given)
+    close(y, x * w + b)
+    exact = dy * w, (dy * x).sum((0, 1, 2)), dy.astype(np.float64).sum((0, 1, 2))
+    for value, right in zip(jt.grad((y * jt.array(dy)).sum(), given), exact):
+        close(value, right)
+
+
+def dense():
+    return models.densenet.DenseNet(4, (2, 2), 8, num_classes=5)
+
+
+def inverted():
+    blocks = [[1, 8, 1, 1], [2, 8, 2, 2]]
+    return models.mobilenet.MobileNetV2(5, inverted_residual_setting=blocks)
+
+
+NETWORKS = pytest.mark.parametrize("make", [dense, inverted])
+
+
+def refitted(make):
+    """A network of the zoo, with norms that are something; and what it is given."""
+    net = zoo.refitted(make())
+    assert type(net) in channels_last.NETWORKS.values()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm):
+            for number, value in enumerate((layer.weight, layer.bias, layer.running_mean)):
+                value.assign(jt.array(0.3 * normal(*value.shape) + (number == 0)))
+    return net
+
+
+def results(net, x, train):
+    """(logits, gradients of the parameters and of the images, the norms' statistics)."""
+    statistics = {name: value for name, value in net.state_dict().items() if "running" in name}
+    before = {name: value.copy() for name, value in statistics.items()}
+    for layer in net.modules():
+        layer.is_train = train and not isinstance(layer, nn.Dropout)
+    images = jt.array(x)
+    logits = net(images)
+    learnt = [value for name, value in net.state_dict().items() if name not in statistics]
+    gradients = jt.grad((logits * jt.array(normal(*logits.shape))).sum(), [*learnt, images])
+    found = [logits, *gradients, *statistics.values()]
+    found = [value.numpy().copy() for value in found]
+    for name, value in statistics.items():
+        value.assign(before[name])
+    return found
+
+
+@NETWORKS
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("side", [32, 45])
+def test_a_network_computes_what_it_does_on_plain_images(make, train, side):
+    net, x = refitted(make), normal(3, 3, side, side)
+    found = results(net, x, train)
+    with channels_last.plain_images(net):
+        assert not any(getattr(layer, "channels_last", False) for layer in net.modules())
+        right = results(net, x, train)
+    assert type(net) in channels_last.NETWORKS.values()
+    largest = [np.abs(value).max() for value in right]
+    for value, exact, most in zip(found, right, largest):
+        assert value.shape == exact.shape
+        # a gradient that is 0 but for rounding, as of a weight in front of a norm's mean
+        assert np.abs(value - exact).max() < 2e-4 * max(most, 1e-2 * max(largest))
+
+
+@NETWORKS
+def test_a_layer_is_seen_with_a_plain_image(make):
+    net, x = refitted(make), jt.array(normal(2, 3, 32, 32))
+    net.eval()
+    layers = {name: layer for name, layer in net.named_modules()
+              if isinstance(layer, (nn.Conv, nn.BatchNorm, nn.Linear))}
+
+    def seen():
+        with jt.no_grad(), watched(layers) as outputs:
+            net(x)
+        return {name: output.numpy() for name, output in outputs.items()}
+
+    found = seen()
+    with channels_last.plain_images(net):
+        right = seen()
+    assert list(found) == list(right) and len(right) == len(layers)
+    for name, exact in right.items():
+        assert found[name].shape == exact.shape
+        np.testing.assert_allclose(found[name], exact, atol=1e-5 * np.abs(exact).max())
+
+
+def test_a_norm_that_sees_one_value_is_found_where_channels_are_last():
+    net = refitted(dense)
+    net.train()
+    first = "features.denseblock2.denselayer1.norm1"  # of those that see one pixel of 8 x 8
+    assert starved_norm(net, jt.array(normal(1, 3, 16, 16))) is None
+    assert starved_norm(net, jt.array(normal(1, 3, 8, 8))) == first
+
+
+@pytest.mark.parametrize("kernel, stride, padding, side",
+                         [(2, 2, 0, 6), (2, 2, 0, 7), (3, 2, 1, 8)], ids=str)
+def test_the_mean_of_windows(kernel, stride, padding, side):
+    x = jt.array(normal(2, side, side + 1, 5))
+    pool = Pool(kernel, stride, padding, op="mean")
+    right = pool(channels_last.plain(x)).numpy().transpose(0, 2, 3, 1)
+    pool.__class__ = channels_last.MeanPool
+    close(pool(x), right, 1e-6)
+
+
+def test_images_stay_plain_in_other_networks_and_convolutions(monkeypatch):
+    wanted = {"resnet18": False, "squeezenet1_1": False, "densenet121": True, "mobilenet_v2": True}
+    for name, last in wanted.items():
+        layers = zoo.make(name).modules()
+        assert any(getattr(layer, "channels_last", False) for layer in layers) == last, name
+    monkeypatch.setattr(toolchain, "convolution", "direct")
+    assert not channels_last.wanted(dense())
+    monkeypatch.setattr(toolchain, "convolution", "winograd")
+    assert channels_last.wanted(dense())
+    monkeypatch.setattr(kernels, "worth_it", lambda onednn: False)
+    assert not channels_last.wanted(dense())

@@ -1,0 +1,140 @@
+"""DenseNets and MobileNet-V2 of the zoo with images that keep their channels last, [N, H, W, C],
+from layer to layer: on the CPU their convolutions are faster so (kernels/channels_last.py). Inputs,
+weights, and what comes out of the trunk are as ever.
+
+Each class is one of Jittor's, or of ours, that a layer becomes where it stands. Who looks at a
+layer's output from outside gets a plain image (packing/watching.py).
+"""
+import contextlib
+from collections.abc import Iterator
+
+import toolchain
+from trunks.layers import Pool
+
+jt = toolchain.start()
+from jittor import models, nn
+
+from kernels import channels_last
+from toolchain import cpu
+
+AXES = [0, 1, 2]  # all but the channels
+
+
+def last(x: jt.Var) -> jt.Var:
+    """A plain image [N, C, H, W] with its channels last."""
+    return x.transpose(0, 2, 3, 1)
+
+
+def plain(x: jt.Var) -> jt.Var:
+    """The other way round."""
+    return x.transpose(0, 3, 1, 2)
+
+
+class ChannelsLast:
+    """A layer whose images have their channels last."""
+    channels_last = True  # for who looks at its output from outside
+
+
+if toolchain.convolution == "winograd":
+    convolve = channels_last.convolution(jt, cpu.onednn())
+    moments = channels_last.moments(jt)
+    scaled = channels_last.scaling(jt)
+
+
+def wanted(model: nn.Module) -> bool:
+    """Whether `model` is one of these, and they are faster so here."""
+    return (type(model) in NETWORKS and toolchain.convolution == "winograd"
+            and channels_last.worth_it(cpu.onednn()))
+
+
+def rearrange(model: nn.Module) -> None:
+    """From now on the images of `model`, one of NETWORKS, have their channels last."""
+    model.__class__ = NETWORKS[type(model)]
+    stem = model.stem()
+    for layer in model.modules():
+        if type(layer) in LAYERS and not any(layer is other for other in stem):
+            layer.__class__ = LAYERS[type(layer)]
+
+
+@contextlib.contextmanager
+def plain_images(net: nn.Module) -> Iterator[None]:
+    """Within it `net`, and each layer of it, is as Jittor has it: to be read layer by layer."""
+    theirs = {ours: theirs for theirs, ours in (NETWORKS | LAYERS).items()}
+    kinds = {layer: type(layer) for layer in net.modules() if type(layer) in theirs}
+    for layer, kind in kinds.items():
+        layer.__class__ = theirs[kind]
+    try:
+        yield
+    finally:
+        for layer, kind in kinds.items():
+            layer.__class__ = kind
+
+
+class Conv(ChannelsLast, nn.Conv):
+    def execute(self, x: jt.Var) -> jt.Var:
+        y = convolve(x, self)
+        return y if self.bias is None else y + self.bias.broadcast(y.shape, AXES)
+
+
+class BatchNorm(ChannelsLast, nn.BatchNorm):
+    """nn.BatchNorm of Jittor's, formula by formula."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        mean, variance = self.running_mean, self.running_var
+        if self.is_train:
+            mean, squares = moments(x)
+            if self.sync and jt.in_mpi:
+                mean, squares = (of.mpi_all_reduce("mean") for of in (mean, squares))
+            variance = (squares - mean * mean).maximum(0.0)
+            for kept, now in ((self.running_mean, mean), (self.running_var, variance)):
+                kept.update(kept + (now - kept) * self.momentum)
+        w = self.weight / jt.sqrt(variance + self.eps)
+        b = self.bias - mean * w
+        if self.is_train:
+            return scaled(x, w, b)
+        # compiled into one kernel with the ReLU behind it; w and b rarely learn here
+        return x * w.broadcast(x.shape, AXES) + b.broadcast(x.shape, AXES)
+
+
+class MeanPool(ChannelsLast, Pool):
+    def execute(self, x: jt.Var) -> jt.Var:
+        n, height, width, channels = x.shape
+        rows, columns = self.kernel_size
+        apart = self.stride == self.kernel_size and self.padding == (0, 0)
+        if not apart or height % rows or width % columns:
+            return last(super().execute(plain(x)))
+        cells = (n, height // rows, rows, width // columns, columns, channels)
+        return x.reshape(cells).mean([2, 4])
+
+
+class DenseLayer(ChannelsLast, models.densenet._DenseLayer):
+    def execute(self, x: jt.Var) -> jt.Var:
+        return jt.concat([x, nn.Sequential.execute(self, x)], dim=3)
+
+
+class DenseNet(models.densenet.DenseNet):
+    """Its stem, up to the largest maxima, sees plain images."""
+
+    def stem(self) -> list[nn.Module]:
+        return [self.features.layers[name] for name in ("conv0", "norm0", "relu0", "pool0")]
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        for layer in self.stem():
+            x = layer(x)
+        x = last(x)
+        for layer in list(self.features.layers.values())[4:]:
+            x = layer(x)
+        return self.classifier(nn.relu(x).mean([1, 2]))
+
+
+class MobileNetV2(models.mobilenet.MobileNetV2):
+    def stem(self) -> list[nn.Module]:
+        return []
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.classifier(self.features(last(x)).mean([1, 2]))
+
+
+NETWORKS = {models.densenet.DenseNet: DenseNet, models.mobilenet.MobileNetV2: MobileNetV2}
+LAYERS = {nn.Conv: Conv, nn.BatchNorm: BatchNorm, Pool: MeanPool,
+          models.densenet._DenseLayer: DenseLayer}
