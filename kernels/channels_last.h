@@ -1,8 +1,10 @@
-// What batches of images that have their channels last need beside oneDNN's convolutions; a batch is
-// a matrix [pixels, channels]. 1x1 convolutions are one matrix product, by oneDNN's sgemm, which
-// channels_last.py declares before it; batch norms need sums over the pixels.
+// What batches of images that have their channels last need beside oneDNN's convolutions; a batch
+// is a matrix [pixels, channels]. 1x1 convolutions are one matrix product, by oneDNN's sgemm, which
+// channels_last.py declares before it; batch norms need sums over the pixels, dense blocks both of
+// two images in one.
 #include <omp.h>
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
 namespace channels_last {
@@ -67,6 +69,23 @@ inline void sum_up(const float* a, const float* b, float* sums, int64_t P, int64
         double sum = 0;
         for (int64_t block = 0; block < blocks; block++) sum += parts[block * 2 * C + e];
         sums[e] = sum;
+    }
+}
+
+// both [P, A + B]: a [P, A] and b [P, B], side by side; and taken apart again.
+inline void join(const float* a, const float* b, float* both, int64_t P, int64_t A, int64_t B) {
+#pragma omp parallel for
+    for (int64_t p = 0; p < P; p++) {
+        memcpy(both + p * (A + B), a + p * A, A * sizeof(float));
+        memcpy(both + p * (A + B) + A, b + p * B, B * sizeof(float));
+    }
+}
+
+inline void part(const float* both, float* a, float* b, int64_t P, int64_t A, int64_t B) {
+#pragma omp parallel for
+    for (int64_t p = 0; p < P; p++) {
+        memcpy(a + p * A, both + p * (A + B), A * sizeof(float));
+        memcpy(b + p * B, both + p * (A + B) + A, B * sizeof(float));
     }
 }
 }  // namespace

@@ -28,6 +28,12 @@ WEIGHTS = f"""
 SUMS = f"""
     channels_last::sum_up(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3);
 """
+JOIN = f"""
+    channels_last::join(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3, in1_shape3);
+"""
+PART = f"""
+    channels_last::part(in0_p, out0_p, out1_p, {PIXELS}, out0_shape3, out1_shape3);
+"""
 
 
 def worth_it(onednn: ctypes.CDLL) -> bool:
@@ -36,11 +42,14 @@ def worth_it(onednn: ctypes.CDLL) -> bool:
 
 
 def code(jt: ModuleType) -> Callable:
-    """jt.code, float32 out, of a kernel that calls channels_last.h."""
+    """jt.code, float32 out, of a kernel that calls channels_last.h. For a list of shapes it gives
+    as many Vars."""
     header = SGEMM + Path(__file__).with_name("channels_last.h").read_text()
 
     def made(shape, given, source: str):
-        return jt.code(shape, "float32", given, cpu_header=header, cpu_src=source)
+        several = isinstance(shape[0], list)
+        dtype = ["float32"] * len(shape) if several else "float32"
+        return jt.code(shape, dtype, given, cpu_header=header, cpu_src=source)
 
     return made
 
@@ -103,3 +112,19 @@ def scaling(jt: ModuleType) -> Callable:
             return dy * self.w.broadcast(dy.shape, [0, 1, 2]), sums[1], sums[0]
 
     return Scaling.apply
+
+
+def joining(jt: ModuleType) -> Callable:
+    """A function of (a float32 [N, H, W, A], b float32 [N, H, W, B]) that gives both in one,
+    float32 [N, H, W, A + B]."""
+    made = code(jt)
+
+    class Joining(jt.Function):
+        def execute(self, a, b):
+            self.shapes = list(a.shape), list(b.shape)
+            return made([*a.shape[:3], a.shape[3] + b.shape[3]], [a, b], JOIN)
+
+        def grad(self, dy):
+            return made(list(self.shapes), [dy], PART)
+
+    return Joining.apply

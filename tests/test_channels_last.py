@@ -92,6 +92,15 @@ def test_the_moments_of_channels_and_their_scaling():
         close(value, right)
 
 
+def test_two_images_in_one():
+    a, b, dy = normal(2, 5, 4, 3), normal(2, 5, 4, 6), normal(2, 5, 4, 9)
+    given = [jt.array(a), jt.array(b)]
+    both = kernels.joining(jt)(*given)
+    assert (both.numpy() == np.concatenate([a, b], 3)).all()
+    found = jt.grad((both * jt.array(dy)).sum(), given)
+    assert (found[0].numpy() == dy[..., :3]).all() and (found[1].numpy() == dy[..., 3:]).all()
+
+
 def dense():
     return models.densenet.DenseNet(4, (2, 2), 8, num_classes=5)
 

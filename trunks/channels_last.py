@@ -39,6 +39,7 @@ if toolchain.convolution == "winograd":
     convolve = channels_last.convolution(jt, cpu.onednn())
     moments = channels_last.moments(jt)
     scaled = channels_last.scaling(jt)
+    joined = channels_last.joining(jt)
 
 
 def wanted(model: nn.Module) -> bool:
@@ -109,7 +110,7 @@ class MeanPool(ChannelsLast, Pool):
 
 class DenseLayer(ChannelsLast, models.densenet._DenseLayer):
     def execute(self, x: jt.Var) -> jt.Var:
-        return jt.concat([x, nn.Sequential.execute(self, x)], dim=3)
+        return joined(x, nn.Sequential.execute(self, x))
 
 
 class DenseNet(models.densenet.DenseNet):
