@@ -4,6 +4,8 @@ layer.
     python benchmarks/convolution.py [--batch-size 8] [--rounds 5] [--layers vgg16 resnet50 ...]
     # oneDNN as on a processor without AVX-512:
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolution.py
+    # with images that have their channels last, against plain ones the way that is fastest there:
+    python benchmarks/convolution.py --channels-last --layers mobilenet_v2 densenet121 resnet50
 
 Forward and both gradients, both sides in one run and within Jittor, as a network calls them;
 nothing else should be running. The rules by which kernels/conv.py chooses come from its figures.
@@ -17,8 +19,9 @@ import common
 import numpy as np
 
 import toolchain
-from kernels import depthwise, pointwise, winograd
+from kernels import channels_last, conv, depthwise, pointwise, winograd
 from system import processes
+from toolchain import cpu
 
 jt = toolchain.start("cpu", convolutions="direct")
 from jittor import nn
@@ -26,6 +29,7 @@ from jittor import nn
 wide = winograd.convolution(jt)
 narrow = pointwise.convolution(jt)
 single = depthwise.convolution(jt)
+last = channels_last.convolution(jt, cpu.onednn())
 
 
 class Shape(NamedTuple):
@@ -65,7 +69,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
+    parser.add_argument("--channels-last", action="store_true")
     options = parser.parse_args()
+    other = "plain images" if options.channels_last else "direct"
     for network in options.layers:
         for shape in LAYERS[network]:
             name = f"{shape.kernel}x{shape.kernel}"
@@ -75,35 +81,41 @@ def main() -> None:
             if shape.stride > 1:
                 name += f", stride {shape.stride}"
             common.report(f"{network}, batch {options.batch_size}, {name}",
-                          *compare(shape, options.batch_size, options.rounds), "direct")
+                          *compare(shape, options), other)
 
 
-def compare(shape: Shape, batch_size: int, rounds: int) -> tuple[list[float], list[float]]:
+def compare(shape: Shape, options: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Seconds of both sides, in turn, on one layer."""
     padding = shape.kernel // 2
     layer = nn.Conv(shape.channels, shape.filters, shape.kernel, shape.stride, padding,
                     groups=shape.channels if shape.depthwise else 1, bias=False)
     w = layer.weight
     rng = np.random.default_rng(0)
-    images = (batch_size, shape.channels, shape.side, shape.side)
+    images = (options.batch_size, shape.channels, shape.side, shape.side)
     x = jt.array(rng.standard_normal(images, np.float32))
     dy = jt.array(rng.standard_normal(layer(x).shape, np.float32))
 
-    def ours() -> jt.Var:
+    def ours(x: jt.Var) -> jt.Var:
         if shape.depthwise:
             return single(x, w, layer.stride, layer.padding)
         return wide(x, w, None, padding) if shape.kernel == 3 else narrow(x, w)
 
-    def direct() -> jt.Var:
-        return layer(x)
+    def fastest(x: jt.Var) -> jt.Var:
+        direct = conv.way(layer, x, conv.has_avx512(cpu.onednn())) == "direct"
+        return layer(x) if direct else ours(x)
 
-    def run(convolve: Callable[[], jt.Var]) -> None:
-        y = convolve()
+    def run(convolve: Callable[[jt.Var], jt.Var], x: jt.Var, dy: jt.Var) -> None:
+        y = convolve(x)
         jt.sync([y, *jt.grad((y * dy).sum(), [x, w])], True)
 
-    run(ours)  # compiles
-    run(direct)
-    return common.alternate(partial(run, ours), partial(run, direct), rounds)
+    turns = [partial(run, ours, x, dy), partial(run, layer, x, dy)]
+    if options.channels_last:
+        images, up = (jt.array(var.numpy().transpose(0, 2, 3, 1).copy()) for var in (x, dy))
+        turns = [partial(run, lambda x: last(x, layer), images, up),
+                 partial(run, fastest, x, dy)]
+    for turn in turns:
+        turn()  # compiles
+    return common.alternate(*turns, options.rounds)
 
 
 if __name__ == "__main__":
