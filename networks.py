@@ -251,9 +251,9 @@ def build(arch: str, last: str | None = None, image_size: int = 224) -> MultiHea
     return MultiHead(trunk, layer.weight.shape[1], shape.last, shape, make_head)
 
 
-def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "") -> None:
+def load_pretrained(net: MultiHead, path: str | Path, head: str | None, last: str = "") -> None:
     """Load a whole classifier of the trunk's architecture; its layer `last` (default: net.last)
-    becomes the head of task `head`.
+    becomes the head of task `head`, or with None is left out.
 
     `path`: any file of weights that storage/pretrained.py reads, with torchvision's or timm's
     names. Raises WeightsError with what differs if names or shapes do.
@@ -262,9 +262,10 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str, last: str = "")
     wanted = Wanted(trunk, last or net.last, net.num_features, net.make_head is PooledConv,
                     getattr(net.shape, "renamed", ()), getattr(net.shape, "without", ()))
     tensors, layer = fitted(read_pretrained(path), wanted, path)
-    net.add_head(head, len(layer["weight"]))
     tensors = {f"trunk.{name}": array for name, array in tensors.items()}
-    tensors |= {f"heads.{head}.{name}": array for name, array in layer.items()}
+    if head is not None:
+        net.add_head(head, len(layer["weight"]))
+        tensors |= {f"heads.{head}.{name}": array for name, array in layer.items()}
     assign(net, tensors, path)
 
 

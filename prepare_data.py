@@ -12,10 +12,12 @@ files packed as .tar or .zip, or unpacked (images/archives.py); docs/data.md lis
 * Stanford Cars, in whichever form is complete: cropped to its box.
 * Oxford Flowers 102: the official JPEG files byte for byte; train is the official train and valid
   together.
-* CIFAR-100, MNIST, what has MNIST's form, and scikit-learn's digits: arrays of pixels
+* CIFAR-100, MNIST, what has MNIST's form, scikit-learn's digits and SVHN: arrays of pixels
   (images/arrays.py), as PNG; of CIFAR-100, MNIST and Fashion-MNIST several data sets each.
 
 * Tiny ImageNet (--dataset tiny-imagenet): ten data sets of 20 classes, the files as they are.
+* MIT Indoor 67, FGVC Aircraft, the actions of VOC 2012 and the letters of Chars74K
+  (images/recogseq.py): the files as they are, but each acting person cropped to the box.
 * ImageNet and Places365 (--dataset imagenet places): sorted into a folder for each class, the files
   as they are.
 
@@ -39,7 +41,7 @@ from system import processes  # first: it says in one sentence which package is 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from images import parquet, tfrecords
+from images import parquet, recogseq, tfrecords
 from images.archives import (
     ENDINGS,
     ArchiveError,
@@ -57,6 +59,7 @@ from images.arrays import (
     read_kmnist,
     read_mnist,
     read_sklearn_digits,
+    read_svhn,
 )
 from images.datasets import (
     CIFAR100,
@@ -89,6 +92,7 @@ JPEG = dict(format="JPEG", quality=100, subsampling=0)
 
 READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
 READERS |= {name: read_tiny_imagenet(name) for name in TINY_IMAGENET}
+READERS |= recogseq.READERS
 # And the data sets that are made of each.
 ARRAYS = {
     "cifar100": (read_cifar100, CIFAR100),
@@ -97,10 +101,12 @@ ARRAYS = {
     "kmnist": (read_kmnist, ["kmnist"]),
     **{f"emnist-{kind}": (read_emnist(kind), [f"emnist-{kind}"]) for kind in EMNIST},
     "sklearn-digits": (read_sklearn_digits, ["sklearn-digits"]),
+    "svhn": (read_svhn, ["svhn"]),
 }
 
 
 LARGE = {"imagenet": imagenet_sorter, "places": places_sorter}
+Counts = tuple[int, int, int]  # of classes, training images, test images
 
 
 def folder_name(class_name: str) -> str:
@@ -158,13 +164,14 @@ def is_made(target: Path) -> bool:
     return target.is_file() and target.stat().st_size > 0
 
 
-def prepare(name: str, archives: Archives, data_root: Path, counts: tuple[int, int, int]) -> str:
+def prepare(name: str, archives: Archives, data_root: Path) -> str:
     """Make one data set, or what is missing of it. Returns a line that says what is there."""
+    official = PUBLISHED[name].counts
     final = dataset_folder(name, data_root)
     if final.exists():
-        return there_already(name, final, counts)
+        return there_already(name, final, official)
     sources = READERS[name](archives)
-    check_lists(name, sources, counts)
+    counts = check_lists(name, sources, official)
     partial = final.with_name(f".{final.name}.partial")
     bar = Progress(total=sum(counts[1:]), desc=f"Making {final.name}", unit="image")
     with bar, ThreadPoolExecutor(cores()) as pool:
@@ -173,44 +180,56 @@ def prepare(name: str, archives: Archives, data_root: Path, counts: tuple[int, i
     return completed(name, partial, final, counts)
 
 
-def check_lists(name: str, sources: Sources, counts: tuple[int, int, int]) -> None:
-    """Raise ArchiveError unless the lists name as many classes and images as are official."""
+def check_lists(name: str, sources: Sources, official: Counts | None) -> Counts:
+    """How many classes and images the lists name. Raises ArchiveError unless these are the official
+    ones, where there are such, both splits have the same classes, and no image is made twice."""
     labels, images = dict(train=set(), test=set()), dict(train=0, test=0)
-    for _, pictures in sources:
+    made = set()
+    for path, pictures in sources:
         for picture in pictures:
             labels[picture.split].add(picture.label)
             images[picture.split] += 1
+            place = picture.split, picture.label, picture.file
+            if place in made:
+                raise ArchiveError(f"{name}: the lists of {path} name {picture.member} twice, or "
+                                   f"two images of {picture.label} would both be {picture.file}")
+            made.add(place)
     found = len(labels["train"]), images["train"], images["test"]
-    if found != counts or labels["train"] != labels["test"]:
-        raise ArchiveError(f"{name}: the archive's lists give {describe(found, counts)}")
+    if official not in (None, found):
+        raise ArchiveError(f"{name}: the archive's lists give {describe(found, official)}")
+    if other := labels["train"] ^ labels["test"]:
+        raise ArchiveError(f"{name}: by the archive's lists only one of training and test images "
+                           f"has the class {min(other)}")
+    return found
 
 
 def make_all(path: Path, pictures: list[Picture], partial: Path, pool: ThreadPoolExecutor,
              bar: Progress) -> None:
     """Make the pictures of one container that are not made yet. Of a damaged one none is left."""
     targets = {}
+    missing: dict[str, list[tuple[Picture, Path]]] = {}  # by member
     for picture in pictures:
         folder = partial / picture.split / folder_name(picture.label)
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{PurePosixPath(picture.member).stem}.jpg"
-        targets[picture.member] = picture, target
+        targets[picture] = folder / picture.file
+        if not is_made(targets[picture]):
+            missing.setdefault(picture.member, []).append((picture, targets[picture]))
     checked = partial / f".{path.name}.checked"  # that it was read to its end
-    missing = {member for member, (_, target) in targets.items() if not is_made(target)}
-    bar.update(len(pictures) - len(missing))
+    bar.update(len(pictures) - sum(map(len, missing.values())))
     running = set()
     try:
         for member, content in reader(path)(path) if missing or not checked.exists() else ():
             key = next((end for end in (member, *_ends(member)) if end in missing), None)
             if key is None:
                 continue
-            missing.discard(key)
-            picture, target = targets[key]
-            running.add(pool.submit(make, picture, content(), path, target))
+            photograph = content()
+            for picture, target in missing.pop(key):
+                running.add(pool.submit(make, picture, photograph, path, target))
             if len(running) >= 8 * cores():  # so that the reader does not run away with the memory
                 _finish(running, bar, all_of_them=False)
     except DamagedArchive:
         _finish(running, bar, all_of_them=True)
-        for _, target in targets.values():
+        for target in targets.values():
             target.unlink(missing_ok=True)
         raise
     _finish(running, bar, all_of_them=True)
@@ -317,22 +336,22 @@ def make_png(pixels: np.ndarray, target: Path) -> None:
         store(buffer.getvalue(), target)
 
 
-def there_already(name: str, final: Path, counts: tuple[int, int, int]) -> str:
+def there_already(name: str, final: Path, official: Counts | None) -> str:
     made = counted(final, PUBLISHED[name].test_folder)
-    return f"{name}: {final} is there already, left as it is: {describe(made, counts)}"
+    return f"{name}: {final} is there already, left as it is: {describe(made, official)}"
 
 
-def completed(name: str, partial: Path, final: Path, counts: tuple[int, int, int]) -> str:
-    """Give a data set its name, if it is whole."""
+def completed(name: str, partial: Path, final: Path, counts: Counts) -> str:
+    """Give a data set its name, if it is whole: `counts` of what it must hold."""
     made = counted(partial, PUBLISHED[name].test_folder)
     if made != counts:
-        raise ArchiveError(f"{partial}: holds {describe(made, counts)}. Remove the folder and "
-                           "start again.")
+        raise ArchiveError(f"{partial}: holds {describe(made, None)}, not "
+                           f"{describe(counts, None)}. Remove the folder and start again.")
     for checked in partial.glob(".*.checked"):
         checked.unlink()
     os.sync()  # the images before the name that says they are all there
     partial.rename(final)
-    return f"{name}: {describe(made, counts)}"
+    return f"{name}: {describe(made, PUBLISHED[name].counts)}"
 
 
 def _ends(member: str) -> list[str]:
@@ -364,8 +383,10 @@ def counted(folder: Path, test: str = "test") -> tuple[int, int, int]:
     return len(classes), images["train"], images[test]
 
 
-def describe(found: tuple[int, int, int], official: tuple[int, int, int]) -> str:
+def describe(found: Counts, official: Counts | None) -> str:
     text = f"{found[0]} classes, {found[1]:,} train and {found[2]:,} test images"
+    if official is None:
+        return text
     if found == official:
         return f"{text}, as published"
     text += f", but official are {official[0]}, {official[1]:,} and {official[2]:,}"
@@ -383,7 +404,7 @@ def prepared(name: str, archives: Archives, data_root: Path) -> Iterator[str]:
     elif name in LARGE:
         yield prepare_large(name, archives, data_root)
     else:
-        yield prepare(name, archives, data_root, PUBLISHED[name].counts)
+        yield prepare(name, archives, data_root)
 
 
 def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: int = 120) -> None:
@@ -453,7 +474,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-root", type=Path, default=Path("data"),
                         help="where the folders go (default: data)")
     parser.add_argument("--dataset", nargs="+", default=list(OF_THE_PAPER),
-                        choices=[*OF_THE_PAPER, *ARRAYS, "tiny-imagenet", *LARGE],
+                        choices=[*OF_THE_PAPER, *ARRAYS, "tiny-imagenet", *recogseq.READERS,
+                                 *LARGE],
                         help="which (default: the three of the paper)")
     parser.add_argument("--contact-sheet", type=Path,
                         help="also draw some crops of each data set to this PNG file")

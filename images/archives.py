@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from images.folders import is_of_the_data
+from system.progress import Progress
 
 TAR_ENDINGS = (".tgz", ".tar.gz", ".tar")
 ENDINGS = (*TAR_ENDINGS, ".zip")
@@ -67,7 +68,7 @@ def small_files(path: Path, wanted: Iterable[str], whole: bool = False) -> dict[
     there. `whole`: it is read to its end, and so checked, even after the last of them."""
     wanted = set(wanted)
     found = {}
-    for name, content in members(path):
+    for name, content in Progress(members(path), f"Looking into {path.name}", unit="file"):
         for end in wanted - found.keys():
             if _ends_with(name, end):
                 found[end] = content()

@@ -1,5 +1,5 @@
 """Data sets that are published as arrays of pixels: CIFAR-100; MNIST's four IDX files, whose form
-Fashion-MNIST, KMNIST and EMNIST have too; scikit-learn's digits, a table.
+Fashion-MNIST, KMNIST and EMNIST have too; scikit-learn's digits, a table; SVHN, MATLAB's arrays.
 
 Three give several data sets, one for each task of a sequence: CIFAR-100 its 20 superclasses, MNIST
 its pairs of digits, Fashion-MNIST its pairs and halves of classes; and the last two as a whole, of
@@ -20,6 +20,7 @@ from PIL import Image
 from images.archives import ArchiveError, Archives, DamagedArchive, Found, Missing, small_files
 from images.datasets import CIFAR100, FASHION, MNIST, PUBLISHED
 from images.parquet import members, parquet_splits, read_rows
+from images.pictures import load_mat
 from system.progress import Progress
 
 # By data set and split: pixels uint8 [N, H, W(, 3)], class names [N].
@@ -341,6 +342,24 @@ def read_sklearn_digits(archives: Archives) -> Arrays:
     train = PUBLISHED["sklearn-digits"].train
     return {"sklearn-digits": {"train": (pixels[:train], labels[:train]),
                                "test": (pixels[train:], labels[train:])}}
+
+
+def read_svhn(archives: Archives) -> Arrays:
+    """The house numbers' digits, cropped to 32 x 32: train_32x32.mat and test_32x32.mat, whose
+    label of a 0 is 10. Raises ArchiveError."""
+    splits = {}
+    for split in ("train", "test"):
+        found = archives.file(f"{split}_32x32.mat")
+        content = load_mat(found)
+        pixels = np.asarray(content.get("X"))
+        labels = np.atleast_1d(content.get("y"))
+        is_theirs = pixels.dtype == np.uint8 and pixels.shape == (SIDE, SIDE, 3, len(labels))
+        if not is_theirs or labels.min() < 1 or labels.max() > 10:
+            raise ArchiveError(f"{found.where}: is not SVHN's file, which has images X, bytes of "
+                               f"{SIDE} x {SIDE} x 3 x N, and labels y from 1 to 10")
+        digits = labels.astype(np.int64) % 10
+        splits[split] = pixels.transpose(3, 0, 1, 2), list(map(str, digits))
+    return {"svhn": splits}
 
 
 def read_idx_splits(archives: Archives, starts: dict[str, str],

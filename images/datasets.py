@@ -70,6 +70,16 @@ SKLEARN_DIGITS_SOURCE = ("the Python package scikit-learn, which holds them; "
                          "then prepare_data.py --dataset sklearn-digits")
 TINY_IMAGENET_SOURCE = ("tiny-imagenet-200.zip, cs231n.stanford.edu/tiny-imagenet-200.zip; "
                         "then prepare_data.py --dataset tiny-imagenet")
+INDOOR67_SOURCE = ("indoorCVPR_09.tar, TrainImages.txt and TestImages.txt, "
+                   "web.mit.edu/torralba/www/indoor.html; then prepare_data.py --dataset indoor67")
+AIRCRAFT_SOURCE = ("fgvc-aircraft-2013b.tar.gz, www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft; "
+                   "then prepare_data.py --dataset aircraft")
+VOC_ACTIONS_SOURCE = ("VOCtrainval_11-May-2012.tar, host.robots.ox.ac.uk/pascal/VOC/voc2012; "
+                      "then prepare_data.py --dataset voc-actions")
+CHARS74K_SOURCE = ("EnglishImg.tgz, teodecampos.github.io/chars74k; "
+                   "then prepare_data.py --dataset chars74k")
+SVHN_SOURCE = ("train_32x32.mat and test_32x32.mat, ufldl.stanford.edu/housenumbers; "
+               "then prepare_data.py --dataset svhn")
 # The classes of Fashion-MNIST in pairs, and in two halves, by the numbers of its labels.
 FASHION_PAIRS = ("fashion_0_1", "fashion_2_3", "fashion_4_5", "fashion_6_7", "fashion_8_9")
 FASHION_HALVES = ("fashion_0_4", "fashion_5_9")
@@ -136,6 +146,12 @@ PUBLISHED = {data_set.name: data_set for data_set in (
     _like_mnist("emnist-digits", 10, 240_000, 40_000),
     # No official split exists; this is that of scikit-learn's own example: the first half trains.
     DataSet("sklearn-digits", "sklearn-digits", None, 10, 898, 899, source=SKLEARN_DIGITS_SOURCE),
+    DataSet("indoor67", "indoor67", None, 67, 5360, 1340, source=INDOOR67_SOURCE),
+    DataSet("aircraft", "aircraft", None, 100, 6667, 3333, source=AIRCRAFT_SOURCE),
+    # Persons, and good images of letters: how many nobody has published.
+    DataSet("voc-actions", "voc-actions", boxes=True, source=VOC_ACTIONS_SOURCE),
+    DataSet("chars74k", "chars74k", source=CHARS74K_SOURCE),
+    DataSet("svhn", "svhn", None, 10, 73257, 26032, source=SVHN_SOURCE),
 )}
 TINY_IMAGENET = tuple(name for name in PUBLISHED if name.startswith("tiny_imagenet"))
 CIFAR100 = tuple(f"cifar100_{name}" for name in CIFAR100_SUPERCLASSES)

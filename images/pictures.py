@@ -30,11 +30,20 @@ Box = tuple[float, float, float, float]
 @dataclass(frozen=True)
 class Picture:
     """One image to be made: its member in a container, where it goes, and its box (left, top,
-    right, bottom; 0-based, right and bottom excluded; None for the file as it is)."""
+    right, bottom; 0-based, right and bottom excluded; None for the file as it is). `name`: of the
+    file that is made, without its ending, where it is not the member's."""
     member: str
     split: str
     label: str
     box: Box | None
+    name: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name of the file that is made: a crop is a JPEG file, as most photographs are."""
+        member = PurePosixPath(self.member)
+        kept = self.box is None and member.suffix.lower() == ".png"
+        return f"{self.name or member.stem}{'.png' if kept else '.jpg'}"
 
 
 Sources = list[tuple[Path, list[Picture]]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from images.datasets import data_set, found_datasets
 from settings.archs import own, source_of
-from settings.config import Config, ConfigError, flag_of, names_of, shown
+from settings.config import PUBLISHED, Config, ConfigError, flag_of, names_of, shown
 from system.files import CHECKPOINT, LOG, RESULTS, STATE
 
 # Settings that do not say which run is meant: where things are, and what it computes on.
@@ -33,7 +33,7 @@ def check_folders(config: Config, resume: bool = False) -> None:
              "Leave it out, or add --num-epochs-base-finetune 0.")
         need(Path(config.recover_images).is_dir(), "recover_images", "no such folder")
     starts = not config.add_to and not (output / STATE).exists()  # from the pretrained network
-    if starts and config.pretrained is not None:
+    if starts and config.pretrained not in (None, PUBLISHED):
         need(Path(config.pretrained).is_file(), "pretrained", "no such file")
     need(Path(config.data_root).is_dir(), "data_root",
          "no such folder. docs/data.md shows the layout it must have.")

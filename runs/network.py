@@ -1,5 +1,7 @@
 """The network of a run: the base it starts from, and a packed one from its arrays and back."""
 
+from pathlib import Path
+
 import numpy as np
 
 import toolchain
@@ -7,7 +9,7 @@ from networks import MultiHead, assign, build, load_pretrained
 from pruning import PackNet
 from runs.addition import Earlier
 from settings.archs import own
-from settings.config import Config, ConfigError
+from settings.config import PUBLISHED, Config, ConfigError
 from storage.downloads import published_weights
 from storage.packed import Packed, other_content
 from system.progress import say
@@ -16,7 +18,7 @@ from trunks.own import differences_of
 
 def base_network(config: Config, classes: int | None) -> MultiHead:
     """The network with the head of the base task: pretrained weights, or random ones where it is
-    to be trained from scratch.
+    to be trained from scratch. What is to be trained from pretrained weights has a new head.
 
     `classes`: of the base task's data set, None where it is not there. Raises ConfigError and
     WeightsError.
@@ -24,16 +26,24 @@ def base_network(config: Config, classes: int | None) -> MultiHead:
     net = build(**config.network())
     warn_of_own(net, config)
     if config.num_epochs_base:
+        if config.pretrained:
+            load_pretrained(net, weights_of(net, config), None)
         net.add_head(config.base_task, classes)
         return net
-    path = config.pretrained or published_weights(net.shape.pretrained, toolchain.cache_folder())
-    load_pretrained(net, path, config.base_task)
+    load_pretrained(net, weights_of(net, config), config.base_task)
     if classes and classes != net.num_classes(config.base_task):
         raise ConfigError(
             f"{config.folder(config.base_task)} has {classes} classes, the pretrained network "
             f"{net.num_classes(config.base_task)}: they must be the same"
         )
     return net
+
+
+def weights_of(net: MultiHead, config: Config) -> str | Path:
+    """The file of pretrained weights that is named, or the published ones. Raises WeightsError."""
+    if config.pretrained not in (None, PUBLISHED):
+        return config.pretrained
+    return published_weights(net.shape.pretrained, toolchain.cache_folder())
 
 
 def warn_of_own(net: MultiHead, config: Config) -> None:

@@ -21,6 +21,7 @@ from system.errors import UserError
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 RATIO_WORDS = ("auto", "equal")
+PUBLISHED = "published"  # what --pretrained may be, beside a file
 # What --keep may be, and what a log says of it.
 KEPT_EPOCH = {
     "last": "Of each phase its last epoch is kept.",
@@ -135,8 +136,8 @@ class WhatIsPacked:
         None,
         "file with the pretrained weights, torchvision's or timm's: .pth, .safetensors or "
         "Jittor's .pkl; a checkpoint that holds them, or an exported network of this project, "
-        "will do (default: what torch.hub or Hugging Face have in their caches, or Jittor's own "
-        "download)",
+        "will do (default, or published: what torch.hub or Hugging Face have in their caches, or "
+        "Jittor's own download)",
         group=NETWORK, fixed_when_packed=True, may_move=True)
     image_size: int = setting(
         224,
@@ -225,8 +226,8 @@ class Config(WhatIsPacked):
         choices=tuple(KEPT_EPOCH), group=SCHEDULE)
     num_epochs_base: int = setting(
         0,
-        "epochs of training the base network from scratch instead of loading pretrained "
-        "weights",
+        "epochs of training the base network on its data set: from scratch, or with --pretrained "
+        "(a file, or published) from those weights, under a new head",
         group=BASE, fixed_when_packed=True)
     base_lr: float = setting(
         1e-2,
@@ -321,9 +322,8 @@ class Config(WhatIsPacked):
         self._check_ratios()
         self._check_schedule()
         self._check_image_size()
-        need(self.num_epochs_base == 0 or self.pretrained is None, "pretrained",
-             "cannot be combined with --num-epochs-base, which trains the base network from "
-             "scratch")
+        need(self.pretrained != PUBLISHED or self.arch in PUBLISHED_WEIGHTS, "pretrained",
+             f"{self.arch} has no published weights: give a file")
         if weights and self.add_to is None and self.arch not in PUBLISHED_WEIGHTS:
             need(self.pretrained is not None or self.num_epochs_base > 0, "arch",
                  "has no published weights: give --pretrained FILE or --num-epochs-base N")

@@ -177,6 +177,9 @@ EXPERIMENTS = {
     "tiny-imagenet-10": Experiment(
         "Tiny ImageNet as 10 tasks of 20 classes, four networks, as in De Lange et al.'s survey",
         sequences.TINY_IMAGENET_10),
+    "recogseq-8": Experiment(
+        "Eight recognition data sets from ImageNet's AlexNet, as in De Lange et al.'s survey",
+        {"packnet": sequences.RECOGSEQ_8}),
     "fashion-5": Experiment(
         "Fashion-MNIST's classes in pairs as 5 tasks from scratch, beside all baselines",
         {"packnet": sequences.FASHION_5},

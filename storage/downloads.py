@@ -21,6 +21,17 @@ FIRST_RELEASES = {
     "resnet50": "resnet50-0676ba61.pth",
     "densenet121": "densenet121-a639ec97.pth",
 }
+# How torchvision's files of a network begin, where not with its name.
+OTHER_NAMES = {
+    "alexnet": "alexnet-owt",
+    "inception_v3": "inception_v3_google",
+    "mnasnet0_5": "mnasnet0.5_top1_67.823",
+    "mnasnet1_0": "mnasnet1.0_top1_73.512",
+    "shufflenet_v2_x0_5": "shufflenetv2_x0.5",
+    "shufflenet_v2_x1_0": "shufflenetv2_x1",
+    "shufflenet_v2_x1_5": "shufflenetv2_x1_5",
+    "shufflenet_v2_x2_0": "shufflenetv2_x2_0",
+}
 
 
 def published_weights(name: str, folder: Path) -> Path:
@@ -44,7 +55,8 @@ def cached(network: str) -> Path | None:
     if network in FIRST_RELEASES:
         found = [checkpoints / FIRST_RELEASES[network]]
     else:
-        found = sorted(checkpoints.glob(f"{network}-[0-9a-f]*.pth"))
+        start = OTHER_NAMES.get(network, network)
+        found = sorted(checkpoints.glob(f"{start}-[0-9a-f]*.pth"))
     if len(found) == 1 and found[0].is_file():
         return found[0]
     repository = _hugging_faces() / f"models--timm--{network}.tv_in1k"
