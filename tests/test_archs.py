@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, jt
 
 import networks
-from packing.parameters import OWNED, PRIVATE, SHARED
+from packing.parameters import OWNED, PRIVATE, SHARED, parameters_of
 from pruning import PackNet
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, ZOO, own, source_of
 from settings.config import Config, ConfigError
@@ -124,6 +124,68 @@ def test_the_head_of_squeezenet_is_a_convolution():
     )
     theirs = torch.relu(conv(torch.from_numpy(x))).mean((2, 3)).detach().numpy()
     assert np.abs(head(jt.array(x.reshape(2, -1))).numpy() - theirs).max() < 1e-6
+
+
+ALEXNET = {  # torchvision's names and shapes, of its file alexnet-owt-7be5be79.pth
+    "features.0": (64, 3, 11, 11),
+    "features.3": (192, 64, 5, 5),
+    "features.6": (384, 192, 3, 3),
+    "features.8": (256, 384, 3, 3),
+    "features.10": (256, 256, 3, 3),
+    "classifier.1": (4096, 9216),
+    "classifier.4": (4096, 4096),
+    "classifier.6": (1000, 4096),
+}
+
+
+def torch_alexnet(torch, tensors, images):
+    """Written out by hand, from tensors of torchvision's names."""
+    functional = torch.nn.functional
+
+    def layer(name, x, **options):
+        weight, bias = (torch.from_numpy(tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
+        if weight.ndim == 2:
+            return functional.linear(x, weight, bias)
+        return functional.conv2d(x, weight, bias, **options)
+
+    def pool(x):
+        return functional.max_pool2d(x, 3, stride=2)
+
+    x = torch.from_numpy(images)
+    x = pool(torch.relu(layer("features.0", x, stride=4, padding=2)))
+    x = pool(torch.relu(layer("features.3", x, padding=2)))
+    for name in ("features.6", "features.8", "features.10"):
+        x = torch.relu(layer(name, x, padding=1))
+    x = functional.adaptive_avg_pool2d(pool(x), 6).flatten(1)
+    for name in ("classifier.1", "classifier.4"):
+        x = torch.relu(layer(name, x))
+    return layer("classifier.6", x).numpy()
+
+
+def test_alexnet_is_torchvisions():
+    """Its names and shapes, its logits at the size of ImageNet and at a small one, and what of it
+    is packed: every weight."""
+    torch = pytest.importorskip("torch")
+    net = networks.build("alexnet")
+    net.add_head("imagenet", 1000)
+    named = networks.in_torchvisions_names(net, "imagenet")
+    tensors = {name: value.numpy() for name, value in named.items()}
+    assert {name: array.shape for name, array in tensors.items()} == {
+        f"{name}.{part}": shape[: None if part == "weight" else 1]
+        for name, shape in ALEXNET.items()
+        for part in ("weight", "bias")
+    }
+    owned = {name for name, each in parameters_of(net).items() if each.kind == OWNED}
+    assert owned == {f"trunk.{name}.weight" for name in ALEXNET} - {"trunk.classifier.6.weight"}
+    net.eval()
+    net.select("imagenet")
+    rng = np.random.default_rng(0)
+    for side in (224, 64):
+        images = rng.standard_normal((2, 3, side, side), np.float32)
+        logits = net(jt.array(images)).numpy()
+        theirs = torch_alexnet(torch, tensors, images)
+        assert np.abs(logits - theirs).max() < 1e-4 * np.abs(theirs).max()
+        assert np.abs(theirs[0] - theirs[1]).max() > 1e-2 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "shufflenet_v2_x0_5", "vit-slim"])

@@ -50,8 +50,10 @@ from storage import seals
 from storage.packed import load_packed, save_packed
 
 nn = jt.nn
+# Those without a base network, one of them from ImageNet's weights.
 FROM_SCRATCH = {*SEQUENCES} - {"six-tasks"}
-LONG = ("tiny-imagenet-10", "fashion-5", "fashion-2", "fashion-permuted-10", "sources-2")
+LONG = ("tiny-imagenet-10", "recogseq-8", "fashion-5", "fashion-2", "fashion-permuted-10",
+        "sources-2")
 # Their network and their steps, apart from each other, are in the experiments before them.
 SLOW = ("release-densenet121", "baselines-resnet50", "baselines-densenet121")
 FEWER = {  # of an experiment's runs: enough for each kind of them and for a mean

@@ -448,7 +448,8 @@ WRONG = [
     (["--pretrained", "nowhere.pth"], "no such file"),
     (["--data-root", "nowhere"], "no such folder"),
     (["--output-dir", __file__], "is a file"),
-    (["--num-epochs-base", "1"], "cannot be combined with"),
+    (["--num-epochs-base", "1"], "the base network trains on"),  # where there is none
+    (["--pretrained", "published"], "vgg-slim has no published weights: give a file"),
     (["--device", "cuda"], "--device cuda cannot be used"),
     (["--device", "tpu"], "must be one of auto, cpu, cuda"),
     (["--batch-size", "many"], "invalid int value"),

@@ -38,6 +38,7 @@ SEQUENCES = (
     "mnist-5",
     "mnist-permuted-10",
     "tiny-imagenet-10",
+    "recogseq-8",
     "fashion-5",
     "fashion-2",
     "fashion-permuted-10",
@@ -418,7 +419,9 @@ def test_a_task_without_data_is_said_where_to_be_had(tmp_path, missing):
 
 
 def test_what_the_experiments_need_is_known():
-    """Counts of all their data, and something that stands for it in the demo."""
+    """Counts of all their data, where there are such, and something that stands for it in the
+    demo."""
+    uncounted = ("voc-actions", "chars74k")  # nobody has published how many they are here
     for name in SEQUENCES:
         for _, settings in runs_of(name):
             config = Config(**settings)
@@ -428,7 +431,9 @@ def test_what_the_experiments_need_is_known():
                 "cars",
                 "flowers",
             }:
-                assert PUBLISHED[config.folder(task).name].counts and task in DEMO_TASKS
+                known = PUBLISHED[config.folder(task).name]
+                assert (known.counts is None) == (task in uncounted) and task in DEMO_TASKS
+                assert known.source
     assert PUBLISHED["wikiart"].counts == (195, 42129, 10628)
     assert PUBLISHED["sketch"].counts == (250, 16000, 4000)
     for page in ("docs/data.md", "docs/zh/data.md"):
@@ -502,6 +507,31 @@ def test_the_schedule_of_tiny_imagenet(tmp_path):
             )
             last = task == TINY_IMAGENET[-1]  # keeps all that is left: nothing to re-train
             assert rates(steps, task, "retrain") == [1e-3] * (0 if last else 10)
+
+
+def test_the_schedule_of_the_recognition_tasks(tmp_path):
+    """As the survey's code has it: every task pruned by 0.9, the last one too; ImageNet's weights
+    to start from, and no task of its own for ImageNet."""
+    ((label, settings),) = runs_of("recogseq-8")
+    (tmp_path / "flowers").mkdir()
+    config = Config(**settings, data_root=str(tmp_path))
+    config.check_values()
+    steps = plan(config)
+    tasks = "flowers indoor67 cubs cars aircraft voc-actions chars74k svhn".split()
+    assert label == "packnet-seed0"
+    assert [step.task for step in steps if step.kind == "start"] == tasks
+    assert [step.ratio for step in steps if step.kind == "prune"] == [0.9] * 8
+    for task in tasks:
+        assert rates(steps, task, "train") == pytest.approx(
+            [1e-4] * 60 + [1e-5] * 25 + [1e-6] * 15
+        )
+        assert rates(steps, task, "retrain") == pytest.approx([1e-5] * 10)
+        # 256 x 256 or more of which any 224 x 224; but of boxes the whole, as of the paper's
+        fit = preparation_of(task, config.image_size, config.crop, "train").fit
+        boxes = task in ("cubs", "cars", "voc-actions")
+        assert fit == ("resize" if boxes else "short_side")
+    assert (config.arch, config.pretrained) == ("alexnet", "published")
+    assert (config.batch_size, config.momentum, config.weight_decay) == (200, 0.9, 0.0)
 
 
 def test_the_perceptron_in_numpy():

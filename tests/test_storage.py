@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import networks
+from runs.network import base_network
+from settings.config import Config
 from storage.checkpoint import WeightsError, load_checkpoint, save_checkpoint
 from storage.downloads import download
 from storage.pretrained import read_pretrained
@@ -215,6 +217,44 @@ def pretrained_tensors(arch="vgg-slim", classes=5):
         "classifier.6.weight": normal(classes, trunk.num_features),
         "classifier.6.bias": normal(classes, seed=1),
     }
+
+
+def test_a_base_task_that_trains_from_pretrained_weights_has_a_head_of_its_own(tmp_path):
+    tensors = pretrained_tensors()
+    (tmp_path / "x.pth").write_bytes(torch_zip(tensors))
+    common = dict(arch="vgg-slim", image_size=48, base_task="birds", num_epochs_base=3)
+    net = base_network(Config(**common, pretrained=str(tmp_path / "x.pth")), classes=7)
+    state = net.state_dict(to="numpy")
+    assert {name for name in state if name.startswith("heads.")} == {
+        "heads.birds.weight",
+        "heads.birds.bias",
+    }
+    assert state["heads.birds.weight"].shape == (7, net.num_features)
+    for name, value in tensors.items():
+        if "classifier.6" not in name:
+            assert np.array_equal(state[f"trunk.{name}"], value)
+    from_scratch = base_network(Config(**common), classes=7).state_dict(to="numpy")
+    name = "features.0.weight"
+    assert not np.array_equal(from_scratch[f"trunk.{name}"], tensors[name])
+
+
+def test_published_weights_are_looked_for_where_they_are_asked_for(tmp_path, monkeypatch):
+    """By --pretrained published, and without --pretrained, but not for a base task that trains from
+    scratch."""
+    asked = []
+
+    def published(name, folder):
+        asked.append(name)
+        raise WeightsError("not here")
+
+    monkeypatch.setattr("runs.network.published_weights", published)
+    common = dict(arch="squeezenet1_1", image_size=64, base_task="birds")
+    for more in (dict(), dict(pretrained="published"),
+                 dict(pretrained="published", num_epochs_base=3)):
+        with pytest.raises(WeightsError, match="not here"):
+            base_network(Config(**common, **more), classes=7)
+    base_network(Config(**common, num_epochs_base=3), classes=7)
+    assert asked == ["squeezenet1_1.pkl"] * 3
 
 
 def test_the_last_layer_becomes_the_head_of_the_base_task(tmp_path):

@@ -791,6 +791,27 @@ def test_of_torchvisions_two_files_the_papers_is_taken(no_caches):
     assert cached("resnet101") is None  # nobody knows which
 
 
+@pytest.mark.parametrize(
+    "network, file",
+    [
+        ("alexnet", "alexnet-owt-7be5be79.pth"),
+        ("inception_v3", "inception_v3_google-0cc3c7bd.pth"),
+        ("mnasnet0_5", "mnasnet0.5_top1_67.823-3ffadce67e.pth"),
+        ("mnasnet0_75", "mnasnet0_75-7090bc5f.pth"),
+        ("mnasnet1_0", "mnasnet1.0_top1_73.512-f206786ef8.pth"),
+        ("shufflenet_v2_x0_5", "shufflenetv2_x0.5-f707e7126e.pth"),
+        ("shufflenet_v2_x1_0", "shufflenetv2_x1-5666bf0f80.pth"),
+        ("shufflenet_v2_x1_5", "shufflenetv2_x1_5-3c479a10.pth"),
+        ("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
+    ],
+)
+def test_torchvisions_files_are_found_under_their_names(no_caches, network, file):
+    for other in ("shufflenetv2_x1-5666bf0f80.pth", "shufflenetv2_x1_5-3c479a10.pth"):
+        put(no_caches / "torch/hub/checkpoints" / other)
+    found = put(no_caches / "torch/hub/checkpoints" / file)
+    assert cached(network) == found
+
+
 # ---- what is written
 
 
