@@ -5,6 +5,7 @@
     pointwise      1x1 convolutions                        benchmarks/convolution.py
     depthwise      a filter for each channel               benchmarks/convolution.py
     relu           a gradient that g++ can vectorise       benchmarks/step.py
+    norm           batch norms that learn                  benchmarks/step.py --against plain
     pooling        the maximum over windows, on all cores  benchmarks/step.py
     memory         freed memory is kept for the next       benchmarks/step.py
     bf16           factors rounded to bfloat16             benchmarks/step.py --precision bf16
@@ -17,7 +18,7 @@ the number of threads but for what goes through onednn.
 import ctypes
 from types import ModuleType
 
-from kernels import bf16, conv, memory, relu
+from kernels import bf16, conv, memory, norm, relu
 
 
 def install(jt: ModuleType, onednn: ctypes.CDLL | None, convolutions: str, precision: str) -> str:
@@ -26,6 +27,7 @@ def install(jt: ModuleType, onednn: ctypes.CDLL | None, convolutions: str, preci
     all are direct. Returns which of the two convolutions are now."""
     memory.keep()
     relu.install(jt)
+    norm.install(jt)
     if precision == "bf16":
         bf16.install(jt, onednn)
         return "direct"

@@ -1,7 +1,6 @@
 // What batches of images that have their channels last need beside oneDNN's convolutions; a batch
 // is a matrix [pixels, channels]. 1x1 convolutions are one matrix product, by oneDNN's sgemm, which
-// channels_last.py declares before it; batch norms need sums over the pixels, dense blocks both of
-// two images in one.
+// channels_last.py declares before it; dense blocks need two images in one.
 #include <omp.h>
 #include <algorithm>
 #include <cstring>
@@ -12,7 +11,6 @@ namespace {
 constexpr int64_t PIXELS = 784;             // of the result at a time
 constexpr int64_t OUT = 128, IN = 256;      // of the weights' gradient at a time
 constexpr int64_t LEAST = 2048, PARTS = 8;  // parts of so many pixels, summed up by themselves
-constexpr int64_t ROWS = 512;               // pixels whose sums are float32
 
 // y [P, K] = x [P, C] times w [K, C] turned; the gradient: w is [C, K], and is not.
 inline void convolve(const float* x, const float* w, float* y, int64_t P, int64_t C, int64_t K,
@@ -48,27 +46,6 @@ inline void weight_gradient(const float* x, const float* dy, float* dw, int64_t 
             for (int64_t part = 0; part < parts; part++) sum += sums[part * size + e];
             dw[e] = sum;
         }
-    }
-}
-
-// sums [2, C]: of a [P, C], and of its products with b [P, C], over the pixels.
-inline void sum_up(const float* a, const float* b, float* sums, int64_t P, int64_t C) {
-    const int64_t blocks = (P + ROWS - 1) / ROWS;
-    const std::unique_ptr<float[]> parts(new float[blocks * 2 * C]());
-#pragma omp parallel for
-    for (int64_t block = 0; block < blocks; block++) {
-        float *sum = parts.get() + block * 2 * C, *of_products = sum + C;
-        for (int64_t p = block * ROWS; p < std::min(P, (block + 1) * ROWS); p++)
-#pragma GCC ivdep
-            for (int64_t c = 0; c < C; c++) {
-                sum[c] += a[p * C + c];
-                of_products[c] += a[p * C + c] * b[p * C + c];
-            }
-    }
-    for (int64_t e = 0; e < 2 * C; e++) {
-        double sum = 0;
-        for (int64_t block = 0; block < blocks; block++) sum += parts[block * 2 * C + e];
-        sums[e] = sum;
     }
 }
 

@@ -1,6 +1,6 @@
 """Layers on images that have their channels last, float32 [N, H, W, C]: oneDNN convolves them as
 they are (onednn.h), which plain ones it brings into a layout of its own before and after; those of
-1x1 are one matrix product (channels_last.h), and sums over the pixels go side by side.
+1x1 are one matrix product (channels_last.h).
 
 Layer by layer, on one core of an Intel Xeon with AVX-512, batch 8, forward and both gradients: the
 convolutions of MobileNet-V2 take 0.71 of what the other ways take on plain images, DenseNet-121's
@@ -24,9 +24,6 @@ INPUT = f"""
 """
 WEIGHTS = f"""
     channels_last::weight_gradient(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3, in1_shape3);
-"""
-SUMS = f"""
-    channels_last::sum_up(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3);
 """
 JOIN = f"""
     channels_last::join(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3, in1_shape3);
@@ -76,42 +73,6 @@ def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
         return convolve(x, layer.weight, layer)
 
     return execute
-
-
-def moments(jt: ModuleType) -> Callable:
-    """A function of x float32 [N, H, W, C] that gives the means of its channels and of their
-    squares, float32 [C] each."""
-    made = code(jt)
-
-    class Moments(jt.Function):
-        def execute(self, x):
-            self.x = x
-            sums = made([2, x.shape[3]], [x, x], SUMS) / (x.numel() / x.shape[3])
-            return sums[0], sums[1]
-
-        def grad(self, of_mean, of_squares):
-            count = self.x.numel() / self.x.shape[3]
-            shares = [(up / count).broadcast(self.x.shape, [0, 1, 2])
-                      for up in (of_mean, 2 * of_squares)]
-            return shares[0] + shares[1] * self.x
-
-    return Moments.apply
-
-
-def scaling(jt: ModuleType) -> Callable:
-    """A function of (x float32 [N, H, W, C], w, b, both float32 [C]) that gives w x + b."""
-    made = code(jt)
-
-    class Scaling(jt.Function):
-        def execute(self, x, w, b):
-            self.x, self.w = x, w
-            return x * w.broadcast(x.shape, [0, 1, 2]) + b.broadcast(x.shape, [0, 1, 2])
-
-        def grad(self, dy):
-            sums = made([2, dy.shape[3]], [dy, self.x], SUMS)
-            return dy * self.w.broadcast(dy.shape, [0, 1, 2]), sums[1], sums[0]
-
-    return Scaling.apply
 
 
 def joining(jt: ModuleType) -> Callable:

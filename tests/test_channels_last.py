@@ -72,26 +72,6 @@ def test_a_convolution(channels, filters, kernel, stride, padding, groups, side)
         close(value, exact)
 
 
-def test_the_moments_of_channels_and_their_scaling():
-    """More pixels than are summed up in float32 at a time; a mean far from 0."""
-    x, up = normal(2, 30, 29, 20) + 10, normal(2, 20)
-    images = jt.array(x)
-    found = kernels.moments(jt)(images)
-    x, count = x.astype(np.float64), 2 * 30 * 29
-    for value, exact in zip(found, (x.mean((0, 1, 2)), (x * x).mean((0, 1, 2)))):
-        close(value, exact, 1e-6)
-    gradient = jt.grad(sum((a * jt.array(b)).sum() for a, b in zip(found, up)), images)
-    close(gradient, (up[0] + 2 * x * up[1]) / count)
-
-    w, b, dy = normal(20), normal(20) + 1, normal(2, 30, 29, 20)
-    given = [images, jt.array(w), jt.array(b)]
-    y = kernels.scaling(jt)(*given)
-    close(y, x * w + b)
-    exact = dy * w, (dy * x).sum((0, 1, 2)), dy.astype(np.float64).sum((0, 1, 2))
-    for value, right in zip(jt.grad((y * jt.array(dy)).sum(), given), exact):
-        close(value, right)
-
-
 def test_two_images_in_one():
     a, b, dy = normal(2, 5, 4, 3), normal(2, 5, 4, 6), normal(2, 5, 4, 9)
     given = [jt.array(a), jt.array(b)]
@@ -162,8 +142,11 @@ def test_a_network_computes_what_it_does_on_plain_images(make, train, side):
 def test_a_layer_is_seen_with_a_plain_image(make):
     net, x = refitted(make), jt.array(normal(2, 3, 32, 32))
     net.eval()
-    layers = {name: layer for name, layer in net.named_modules()
-              if isinstance(layer, (nn.Conv, nn.BatchNorm, nn.Linear))}
+    layers = {
+        name: layer
+        for name, layer in net.named_modules()
+        if isinstance(layer, (nn.Conv, nn.BatchNorm, nn.Linear))
+    }
 
     def seen():
         with jt.no_grad(), watched(layers) as outputs:
@@ -187,8 +170,9 @@ def test_a_norm_that_sees_one_value_is_found_where_channels_are_last():
     assert starved_norm(net, jt.array(normal(1, 3, 8, 8))) == first
 
 
-@pytest.mark.parametrize("kernel, stride, padding, side",
-                         [(2, 2, 0, 6), (2, 2, 0, 7), (3, 2, 1, 8)], ids=str)
+@pytest.mark.parametrize(
+    "kernel, stride, padding, side", [(2, 2, 0, 6), (2, 2, 0, 7), (3, 2, 1, 8)], ids=str
+)
 def test_the_mean_of_windows(kernel, stride, padding, side):
     x = jt.array(normal(2, side, side + 1, 5))
     pool = Pool(kernel, stride, padding, op="mean")

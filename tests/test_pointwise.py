@@ -68,7 +68,7 @@ if toolchain.kernels.conv.has_avx512(toolchain.cpu.onednn()):  # the same with c
     layer.weight.assign(w)
     x, dy = (jt.array(v.numpy().transpose(0, 2, 3, 1).copy()) for v in (x, dy))
     y = channels_last.convolution(jt, toolchain.cpu.onednn())(x, layer)
-    found += [y, *jt.grad((y * dy).sum(), [x, layer.weight]), *channels_last.moments(jt)(dy)]
+    found += [y, *jt.grad((y * dy).sum(), [x, layer.weight])]
 print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in found)).hexdigest())
 """
 

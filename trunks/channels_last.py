@@ -14,7 +14,7 @@ from trunks.layers import Pool
 jt = toolchain.start()
 from jittor import models, nn
 
-from kernels import channels_last
+from kernels import channels_last, norm
 from toolchain import cpu
 
 AXES = [0, 1, 2]  # all but the channels
@@ -37,8 +37,7 @@ class ChannelsLast:
 
 if toolchain.convolution == "winograd":
     convolve = channels_last.convolution(jt, cpu.onednn())
-    moments = channels_last.moments(jt)
-    scaled = channels_last.scaling(jt)
+    learn = norm.learning(jt)
     joined = channels_last.joining(jt)
 
 
@@ -78,22 +77,11 @@ class Conv(ChannelsLast, nn.Conv):
 
 
 class BatchNorm(ChannelsLast, nn.BatchNorm):
-    """nn.BatchNorm of Jittor's, formula by formula."""
-
     def execute(self, x: jt.Var) -> jt.Var:
-        mean, variance = self.running_mean, self.running_var
         if self.is_train:
-            mean, squares = moments(x)
-            if self.sync and jt.in_mpi:
-                mean, squares = (of.mpi_all_reduce("mean") for of in (mean, squares))
-            variance = (squares - mean * mean).maximum(0.0)
-            for kept, now in ((self.running_mean, mean), (self.running_var, variance)):
-                kept.update(kept + (now - kept) * self.momentum)
-        w = self.weight / jt.sqrt(variance + self.eps)
-        b = self.bias - mean * w
-        if self.is_train:
-            return scaled(x, w, b)
-        # compiled into one kernel with the ReLU behind it; w and b rarely learn here
+            return learn(self, x, 3)
+        w = self.weight / jt.sqrt(self.running_var + self.eps)
+        b = self.bias - self.running_mean * w
         return x * w.broadcast(x.shape, AXES) + b.broadcast(x.shape, AXES)
 
 
