@@ -346,7 +346,17 @@ def read_sklearn_digits(archives: Archives) -> Arrays:
 
 def read_svhn(archives: Archives) -> Arrays:
     """The house numbers' digits, cropped to 32 x 32: train_32x32.mat and test_32x32.mat, whose
-    label of a 0 is 10. Raises ArchiveError."""
+    label of a 0 is 10; or parquet. Raises ArchiveError."""
+    try:
+        return {"svhn": _svhn_of_mat(archives)}
+    except Missing:
+        if not parquet_splits(archives):
+            raise
+    splits = _decoded(archives, "label").items()
+    return {"svhn": {split: (pixels, labels) for split, (pixels, (labels,)) in splits}}
+
+
+def _svhn_of_mat(archives: Archives) -> dict[str, tuple[np.ndarray, list[str]]]:
     splits = {}
     for split in ("train", "test"):
         found = archives.file(f"{split}_32x32.mat")
@@ -359,7 +369,7 @@ def read_svhn(archives: Archives) -> Arrays:
                                f"{SIDE} x {SIDE} x 3 x N, and labels y from 1 to 10")
         digits = labels.astype(np.int64) % 10
         splits[split] = pixels.transpose(3, 0, 1, 2), list(map(str, digits))
-    return {"svhn": splits}
+    return splits
 
 
 def read_idx_splits(archives: Archives, starts: dict[str, str],

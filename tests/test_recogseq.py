@@ -2,6 +2,7 @@
 what is awkward in the real ones."""
 
 import io
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_forms import write_parquet
 from test_prepare_data import jpeg, mat, photo, publish, run, tgz, tree
 
 import prepare_data
@@ -298,6 +300,22 @@ def test_svhn(tmp_path, small_ones):
             files = found[split][str(digit)]
             images = [np.asarray(Image.open(io.BytesIO(files[name]))) for name in sorted(files)]
             assert np.array_equal(images, pixels[digits == digit])
+
+
+def test_svhn_in_parquet_is_the_same(tmp_path, small_ones):
+    """As Hugging Face has it, with a third split, which is not used."""
+    splits = make_svhn(tmp_path / "archives")
+    assert run(tmp_path, "--dataset", "svhn") == 0
+    official = made(tmp_path, "svhn")
+    shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(tmp_path / "archives")
+    for split, (pixels, digits) in (splits | {"extra": splits["test"]}).items():
+        images = [in_format(Image.fromarray(each), "PNG") for each in pixels]
+        path = tmp_path / "archives" / "cropped_digits" / f"{split}-00000-of-00001.parquet"
+        write_parquet(path, {"image": images, "label": digits.tolist()},
+                      {"label": list("0123456789")})
+    assert run(tmp_path, "--dataset", "svhn") == 0
+    assert made(tmp_path, "svhn") == official
 
 
 def test_what_is_made_is_made_once(tmp_path, small_ones, monkeypatch):
