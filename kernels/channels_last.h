@@ -1,6 +1,6 @@
 // What batches of images that have their channels last need beside oneDNN's convolutions; a batch
 // is a matrix [pixels, channels]. 1x1 convolutions are one matrix product, by oneDNN's sgemm, which
-// channels_last.py declares before it; dense blocks need two images in one.
+// channels_last.py declares before it; dense blocks need two images in one; norms and ReLU have a loop for all cores.
 #include <omp.h>
 #include <algorithm>
 #include <cstring>
@@ -47,6 +47,28 @@ inline void weight_gradient(const float* x, const float* dy, float* dw, int64_t 
             dw[e] = sum;
         }
     }
+}
+
+// y [P, C] = min(max(w x + b, 0), most) with w, b [C].
+inline void cut(const float* x, const float* w, const float* b, float* y, float most, int64_t P,
+                int64_t C) {
+#pragma omp parallel for
+    for (int64_t p = 0; p < P; p++)
+#pragma GCC ivdep
+        for (int64_t c = 0; c < C; c++)
+            y[p * C + c] = std::min(std::max(w[c] * x[p * C + c] + b[c], 0.f), most);
+}
+
+// dx of dy [P, C], by what came out, y.
+inline void cut_gradient(const float* dy, const float* y, const float* w, float* dx, float most,
+                         int64_t P, int64_t C) {
+#pragma omp parallel for
+    for (int64_t p = 0; p < P; p++)
+#pragma GCC ivdep
+        for (int64_t c = 0; c < C; c++) {
+            const float up = w[c] * dy[p * C + c], at = y[p * C + c];
+            dx[p * C + c] = (at > 0) & (at < most) ? up : 0;
+        }
 }
 
 // both [P, A + B]: a [P, A] and b [P, B], side by side; and taken apart again.

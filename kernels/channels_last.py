@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from kernels import norm
 from kernels import onednn as by_onednn
 from kernels.conv import has_avx512
 from kernels.sgemm import SGEMM
@@ -24,6 +25,12 @@ INPUT = f"""
 """
 WEIGHTS = f"""
     channels_last::weight_gradient(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3, in1_shape3);
+"""
+CUT = f"""
+    channels_last::cut(in0_p, in1_p, in2_p, out0_p, MOST, {PIXELS}, in0_shape3);
+"""
+CUT_GRADIENT = f"""
+    channels_last::cut_gradient(in0_p, in1_p, in2_p, out0_p, MOST, {PIXELS}, in0_shape3);
 """
 JOIN = f"""
     channels_last::join(in0_p, in1_p, out0_p, {PIXELS}, in0_shape3, in1_shape3);
@@ -73,6 +80,31 @@ def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
         return convolve(x, layer.weight, layer)
 
     return execute
+
+
+def cutting(jt: ModuleType, most: float) -> Callable:
+    """A function of (x float32 [N, H, W, C], w, b, both float32 [C]) that gives w x + b, negative
+    values as 0 and those above `most` as `most`: a norm in test mode and the ReLU behind it, on all
+    cores, where Jittor's own loops run on one. Its gradient asks the output."""
+    made, sums = code(jt), norm.summing(jt)
+    forward, gradient = (source.replace("MOST", f"{most!r}f") for source in (CUT, CUT_GRADIENT))
+
+    class Cutting(jt.Function):
+        def execute(self, x, w, b):
+            self.w = w
+            self.x = None if w.is_stop_grad() and b.is_stop_grad() else x
+            self.y = made(list(x.shape), [x, w, b], forward)
+            return self.y
+
+        def grad(self, dy):
+            dx = made(list(dy.shape), [dy, self.y, self.w], gradient)
+            if self.x is None:
+                return dx, None, None
+            passed = made(list(dy.shape), [dy, self.y, jt.ones_like(self.w)], gradient)
+            of_b, of_w = sums(passed, self.x, 3)
+            return dx, of_w, of_b
+
+    return Cutting.apply
 
 
 def joining(jt: ModuleType) -> Callable:

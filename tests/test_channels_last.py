@@ -72,6 +72,19 @@ def test_a_convolution(channels, filters, kernel, stride, padding, groups, side)
         close(value, exact)
 
 
+@pytest.mark.parametrize("most", [6.0, 3e38])
+def test_a_norm_and_the_relu_behind_it_at_once(most):
+    x, w, b, dy = normal(2, 30, 29, 5) * 4, normal(5) + 1, normal(5) + 2, normal(2, 30, 29, 5)
+    given = [jt.array(array) for array in (x, w, b)]
+    y = kernels.cutting(jt, most)(*given)
+    exact = np.clip(w * x.astype(np.float64) + b, 0, most)
+    close(y, exact)
+    up = dy * (exact > 0) * (exact < most)
+    found = jt.grad((y * jt.array(dy)).sum(), given)
+    for value, right in zip(found, (up * w, (up * x).sum((0, 1, 2)), up.sum((0, 1, 2)))):
+        close(value, right)
+
+
 def test_two_images_in_one():
     a, b, dy = normal(2, 5, 4, 3), normal(2, 5, 4, 6), normal(2, 5, 4, 9)
     given = [jt.array(a), jt.array(b)]
@@ -105,14 +118,14 @@ def refitted(make):
 
 
 def results(net, x, train):
-    """(logits, gradients of the parameters and of the images, the norms' statistics)."""
+    """[logits, gradients of what learns and of the images, the norms' statistics]."""
     statistics = {name: value for name, value in net.state_dict().items() if "running" in name}
     before = {name: value.copy() for name, value in statistics.items()}
     for layer in net.modules():
         layer.is_train = train and not isinstance(layer, nn.Dropout)
     images = jt.array(x)
     logits = net(images)
-    learnt = [value for name, value in net.state_dict().items() if name not in statistics]
+    learnt = [value for value in net.state_dict().values() if not value.is_stop_grad()]
     gradients = jt.grad((logits * jt.array(normal(*logits.shape))).sum(), [*learnt, images])
     found = [logits, *gradients, *statistics.values()]
     found = [value.numpy().copy() for value in found]
@@ -122,10 +135,17 @@ def results(net, x, train):
 
 
 @NETWORKS
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("side", [32, 45])
-def test_a_network_computes_what_it_does_on_plain_images(make, train, side):
+@pytest.mark.parametrize(
+    "side, train, frozen",
+    [(32, True, False), (45, True, False), (32, False, False), (45, False, True)],
+)
+def test_a_network_computes_what_it_does_on_plain_images(make, side, train, frozen):
+    """`frozen`: its norms, as in every task but the first."""
     net, x = refitted(make), normal(3, 3, side, side)
+    for layer in net.modules():
+        if frozen and isinstance(layer, nn.BatchNorm):
+            layer.weight.stop_grad()
+            layer.bias.stop_grad()
     found = results(net, x, train)
     with channels_last.plain_images(net):
         assert not any(getattr(layer, "channels_last", False) for layer in net.modules())
@@ -136,6 +156,15 @@ def test_a_network_computes_what_it_does_on_plain_images(make, train, side):
         assert value.shape == exact.shape
         # a gradient that is 0 but for rounding, as of a weight in front of a norm's mean
         assert np.abs(value - exact).max() < 2e-4 * max(most, 1e-2 * max(largest))
+
+
+@NETWORKS
+def test_without_gradients_the_logits_are_the_same_to_the_bit(make):
+    net, x = refitted(make), jt.array(normal(3, 3, 45, 45))
+    net.eval()
+    with jt.no_grad():
+        logits = net(x).numpy()
+    assert (net(x).numpy() == logits).all()
 
 
 @NETWORKS

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 import toolchain
+from trunks import layers
 from trunks.layers import Pool
 
 jt = toolchain.start()
@@ -38,6 +39,7 @@ class ChannelsLast:
 if toolchain.convolution == "winograd":
     convolve = channels_last.convolution(jt, cpu.onednn())
     learn = norm.learning(jt)
+    cut, cut_at_6 = (channels_last.cutting(jt, most) for most in (3e38, 6.0))
     joined = channels_last.joining(jt)
 
 
@@ -82,7 +84,24 @@ class BatchNorm(ChannelsLast, nn.BatchNorm):
             return learn(self, x, 3)
         w = self.weight / jt.sqrt(self.running_var + self.eps)
         b = self.bias - self.running_mean * w
-        return x * w.broadcast(x.shape, AXES) + b.broadcast(x.shape, AXES)
+        if self.weight.is_stop_grad() and self.bias.is_stop_grad():
+            w, b = w.stop_grad(), b.stop_grad()
+        y = x * w.broadcast(x.shape, AXES) + b.broadcast(x.shape, AXES)
+        y.scaled = x, w, b  # for a ReLU behind it; Jittor computes y only for who asks for it
+        return y
+
+
+class NormReLU(ChannelsLast, layers.NormReLU):
+    def execute(self, x: jt.Var) -> jt.Var:
+        # Where gradients are wanted, Jittor would keep what the norm was given, too.
+        if jt.flags.no_grad and hasattr(x, "scaled"):
+            return cut(*x.scaled)
+        return super().execute(x)
+
+
+class ReLU6(ChannelsLast, nn.ReLU6):
+    def execute(self, x: jt.Var) -> jt.Var:
+        return cut_at_6(*x.scaled) if hasattr(x, "scaled") else super().execute(x)
 
 
 class MeanPool(ChannelsLast, Pool):
@@ -125,5 +144,6 @@ class MobileNetV2(models.mobilenet.MobileNetV2):
 
 
 NETWORKS = {models.densenet.DenseNet: DenseNet, models.mobilenet.MobileNetV2: MobileNetV2}
-LAYERS = {nn.Conv: Conv, nn.BatchNorm: BatchNorm, Pool: MeanPool,
+LAYERS = {nn.Conv: Conv, nn.BatchNorm: BatchNorm, Pool: MeanPool, nn.ReLU6: ReLU6,
+          layers.NormReLU: NormReLU,
           models.densenet._DenseLayer: DenseLayer}
