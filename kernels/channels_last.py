@@ -60,7 +60,8 @@ def code(jt: ModuleType) -> Callable:
 
 def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
     """A function of (x float32 [N, H, W, C], the layer, an nn.Conv) that gives float32 [N, H', W',
-    K], without the layer's bias. Raises AssertionError where no pixel would come out."""
+    K], without the layer's bias. Raises AssertionError for other channels than the layer's, and
+    where no pixel would come out."""
     convolve, made = by_onednn.convolution(jt, onednn, channels_last=True), code(jt)
 
     class Pointwise(jt.Function):
@@ -74,6 +75,7 @@ def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
             return dx, dw
 
     def execute(x, layer):
+        assert x.shape[3] == layer.in_channels, (x.shape, layer.weight.shape)
         bare = layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
         if bare and layer.kernel_size == (1, 1):
             return Pointwise.apply(x, layer.weight)

@@ -72,6 +72,12 @@ def test_a_convolution(channels, filters, kernel, stride, padding, groups, side)
         close(value, exact)
 
 
+def test_images_of_other_channels_are_refused():
+    for kernel in (1, 3):
+        with pytest.raises(AssertionError, match="5"):
+            kernels.convolution(jt, cpu.onednn())(jt.rand(2, 9, 9, 5), nn.Conv(4, 6, kernel))
+
+
 @pytest.mark.parametrize("most", [6.0, 3e38])
 def test_a_norm_and_the_relu_behind_it_at_once(most):
     x, w, b, dy = normal(2, 30, 29, 5) * 4, normal(5) + 1, normal(5) + 2, normal(2, 30, 29, 5)
