@@ -8,12 +8,10 @@ from dataclasses import replace
 
 from methods import METHODS, search
 from methods.method import Method
-from methods.recovery import UNLABELLED, WITH_IMAGES
+from methods.recovery import UNLABELLED
 from methods.steps import Phase, Step
 from networks import assign
 from packing.loops import Learnable, cross_entropy, measure_norms, train_epoch
-from packing.relative import RelativeSGD
-from packing.sgd import SGD
 from runs import damage
 from runs.network import contents
 from runs.run import Run
@@ -96,7 +94,7 @@ def attempt(run: Run, step: Step) -> None:
     for number in range(phase.epochs):
         title = f"{task}, {ratio:g} tried {number + 1}/{phase.epochs}"
         train(run, method, task, phase, number, title)
-    if of_base and run.config.recovery() in WITH_IMAGES:
+    if of_base and run.config.recovery() == "norms":
         renew_norms(run, task)
     after = judged()
     trials.append(dict(ratio=ratio, epochs=phase.epochs, before=before, top1=after,
@@ -185,9 +183,8 @@ def train(run: Run, method: Method, task: str, phase: Phase, number: int,
     """Epoch `number` of a phase. Returns what train_epoch does."""
     loader = method.loader(run, task, phase)
     optimizer = run.begin_epoch(method.moving(run, task), phase.lr_at(number), phase.weight_decay,
-                                goes_on=phase.before + number > 0,
-                                kind=RelativeSGD if phase.distils else SGD)
-    method.set_training(run)
+                                goes_on=phase.before + number > 0, adam=phase.distils)
+    method.set_training(run, phase)
     # shuffle, crops and flips follow from it
     loader.epoch = run.seed(*method.prefix, task, phase.name, number)
     loss_of = method.loss(run, phase) or cross_entropy

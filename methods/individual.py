@@ -5,7 +5,8 @@ The statistics of batch norm stay the base network's, as in the authors' release
 """
 from typing import TYPE_CHECKING
 
-from methods.method import Baseline
+from methods.method import Baseline, keep_statistics
+from methods.steps import Phase
 
 if TYPE_CHECKING:
     from runs.run import Run
@@ -20,12 +21,9 @@ class Individual(Baseline):
     def tested_on(self, tasks: list[str], task: str) -> list[str]:
         return [task]  # the networks of earlier tasks are what they were
 
-    def set_training(self, run: "Run") -> None:
-        if run.config.train_bn:
-            return
-        for parameter in run.packnet.parameters.values():
-            if parameter.is_statistic:
-                parameter.module.is_train = False
+    def set_training(self, run: "Run", phase: Phase) -> None:
+        if not run.config.train_bn:
+            keep_statistics(run)
 
     def measured(self, run: "Run", task: str) -> tuple[dict[str, float], dict[str, float]]:
         top1, top5 = super().measured(run, task)

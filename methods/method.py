@@ -80,7 +80,7 @@ class Method:
         run.net.select(task)
         return run.loaders[task, "train"]
 
-    def set_training(self, run: "Run") -> None:
+    def set_training(self, run: "Run", phase: Phase) -> None:
         """The network is in training mode; what is to be otherwise is changed here."""
 
     def loss(self, run: "Run", phase: Phase) -> "Loss | None":
@@ -98,6 +98,13 @@ class Method:
     def finish(self, run: "Run", task: str) -> None:
         """`task` is learnt: test what there is, and save."""
         raise NotImplementedError
+
+
+def keep_statistics(run: "Run") -> None:
+    """Norms compute with the running statistics that they have, and leave them as they are."""
+    for parameter in run.packnet.parameters.values():
+        if parameter.is_statistic:
+            parameter.module.is_train = False
 
 
 class Baseline(Method):

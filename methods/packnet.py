@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from methods.method import Method
-from methods.recovery import UNLABELLED, WITH_IMAGES, distilling, towards
+from methods.method import Method, keep_statistics
+from methods.recovery import UNLABELLED, distilling, towards
 from methods.search import TRIALS
 from methods.steps import Phase, Step
 
@@ -57,13 +57,13 @@ class Packing(Method):
             short = replace(retrain, epochs=min(retrain.epochs, max(1, retrain.epochs // 5)))
             for _ in range(TRIALS):
                 yield Step(self.name, "attempt", task, short)
-        brought_back = task == c.base_task and c.recovery() in WITH_IMAGES
-        yield from self.smaller(task, ratio, retrain, norms=brought_back)
+        measured_anew = task == c.base_task and c.recovery() == "norms"
+        yield from self.smaller(task, ratio, retrain, norms=measured_anew)
 
     def smaller(self, task: str, ratio: float | str, retrain: Phase,
                 norms: bool = False) -> Iterator[Step]:
         """Prune, re-train what is kept, freeze. With ratio 0 the task keeps everything. `norms`:
-        they are measured anew after the re-training."""
+        they are measured anew."""
         yield Step(self.name, "prune", task, ratio=ratio)
         for epoch in range(retrain.epochs if ratio else 0):
             yield Step(self.name, "epoch", task, retrain, epoch)
@@ -101,6 +101,10 @@ class Packing(Method):
             return super().loader(run, task, phase)
         run.net.select(task)
         return run.loaders[UNLABELLED]
+
+    def set_training(self, run: "Run", phase: Phase) -> None:
+        if phase.distils:
+            keep_statistics(run)
 
     def loss(self, run: "Run", phase: Phase) -> "Loss | None":
         if not phase.distils:

@@ -2,13 +2,17 @@
 
     nothing   it stays as the prune left it
     norms     the statistics of its batch norms are measured anew, on images without labels
-    distil    it is re-trained towards what the whole network gives for such images, and then its
-              norms are measured anew
+    distil    it is re-trained towards what the whole network gives for such images, by Adam, with
+              the statistics of its batch norms as they are
 
 The images are the training images of the tasks at hand, or any photographs (--recover-images). The
 loss: section 2 of Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), on the
 logits of the base task; and the distances of the features, and of what each layer gives (as
 "hints" do: Romero et al., "FitNets", ICLR 2015), as shares of their variance.
+
+Where a loss says what whole layers should give, gradients of layers differ by orders of magnitude,
+and no one rate of SGD suits them all: hence Adam (Kingma and Ba, ICLR 2015). The statistics are
+those of the data that the network has learnt from, which a few photographs cannot tell as well.
 """
 import math
 from typing import TYPE_CHECKING
@@ -25,7 +29,7 @@ RECOVERIES = {
     "norms": "; its batch norms were measured anew",
     "distil": "; it was distilled from the whole network instead",
 }
-WITH_IMAGES = ("norms", "distil")  # both end with the norms
+WITH_IMAGES = ("norms", "distil")
 UNLABELLED = ("recovery", "images")  # of a run's loaders, the one whose images have no labels
 TEMPERATURE = 2
 LAYERS = 10  # what the distance of the layers counts, of the features' 1

@@ -57,10 +57,11 @@ class Run:
         self.position = 0
         self.kept: dict[str, dict[str, np.ndarray]] = {}
         self.best = -1.0
-        self.optimizer: nn.SGD | None = None
+        self.optimizer: nn.Optimizer | None = None
         self.moving: dict[str, jt.Var] = {}  # what the optimizer moves, by name
         # Of the optimizer when the run was stopped.
         self.stopped_momentum: dict[str, np.ndarray] = {}
+        self.stopped_after = 0  # steps
         if (self.folder / STATE).exists():
             self._restore(self.folder / STATE)
         else:
@@ -164,9 +165,8 @@ class Run:
         return Score.of(*loops.predict(self.net, self.loaders[task, split], f"{task}, {split}"))
 
     def begin_epoch(self, moving: dict[str, jt.Var], lr: float, weight_decay: float,
-                    goes_on: bool, kind: type[nn.SGD] = SGD) -> nn.SGD:
-        """SGD, or one of its `kind`, that moves the parameters `moving`; the network is in training
-        mode.
+                    goes_on: bool, adam: bool = False) -> nn.Optimizer:
+        """SGD, or Adam, that moves the parameters `moving`; the network is in training mode.
 
         `goes_on`: the phase has begun before, and its momentum is kept, from before a stop too.
         """
@@ -174,21 +174,24 @@ class Run:
             packed = self.packnet.owners if self.config.weight_decay_on == "packed" else moving
             groups = decayed_and_not(moving, packed, weight_decay)
             self.moving = {name: moving[name] for group in groups for name in group["names"]}
-            self.optimizer = kind(groups, lr, momentum=self.config.momentum,
-                                  nesterov=self.config.nesterov)
+            self.optimizer = nn.Adam(groups, lr) if adam else SGD(
+                groups, lr, momentum=self.config.momentum, nesterov=self.config.nesterov)
             if goes_on:
-                if self.stopped_momentum.keys() != moving.keys():
+                momentum = self._momentum()
+                if self.stopped_momentum.keys() != momentum.keys():
                     raise other_version(self.folder / STATE, KeyError("momentum"))
-                for name, value in self._momentum().items():
+                for name, value in momentum.items():
                     value.assign(jt.array(self.stopped_momentum[name]).stop_grad())
-            self.stopped_momentum = {}
+                self.optimizer.n_step = self.stopped_after
+            self.stopped_momentum, self.stopped_after = {}, 0
         self.optimizer.lr = lr
         self.packnet.set_training(True)
         return self.optimizer
 
     def end_optimizer(self) -> None:
         """At the end of a phase: the momentum is needed no more."""
-        self.optimizer, self.moving, self.stopped_momentum = None, {}, {}
+        self.optimizer, self.moving = None, {}
+        self.stopped_momentum, self.stopped_after = {}, 0
 
     def keep_if_best(self, top1: float) -> None:
         """With --keep best or best-on-test: keep the network as it is now, unless it was as good
@@ -205,12 +208,16 @@ class Run:
         self.end_optimizer()
 
     def _momentum(self) -> dict[str, jt.Var]:
+        """Of what the optimizer moves, by name: SGD's, or Adam's mean of the squares; and Adam's
+        mean, `mean.<name>`."""
         if not self.optimizer:
             return {}
-        values = []
+        values, means = [], []
         for group in self.optimizer.param_groups:
             values.extend(group["values"])
-        return dict(zip(self.moving, values))
+            means.extend(group.get("m", []))
+        of_adam = {f"mean.{name}": mean for name, mean in zip(self.moving, means)}
+        return dict(zip(self.moving, values)) | of_adam
 
     # ---- files; under mpirun the first process writes for all
 
@@ -249,7 +256,8 @@ class Run:
             return
         momentum = {name: value.numpy() for name, value in self._momentum().items()}
         step = self.steps[self.position].plain() if self.position < len(self.steps) else None
-        values = dict(position=self.position, step=step, best=self.best,
+        steps = self.optimizer.n_step if self.optimizer else self.stopped_after
+        values = dict(position=self.position, step=step, best=self.best, optimizer_steps=steps,
                       seconds=time.monotonic() - self.started, data=self._data(),
                       log_length=self.log.length, results=self.results.figures())
         kept = dict(reference=self.results.reference) | self.kept
@@ -281,6 +289,7 @@ class Run:
             self.portraits = state.packed.portraits
             self.kept = state.kept
             self.stopped_momentum = state.momentum
+            self.stopped_after = saved.get("optimizer_steps", 0)
             # Last: it cuts off what was logged after the state.
             self.log = Log(self.folder / LOG, saved["log_length"])
             self.results = Results(self.config, self.loaders, self.log, saved["results"], reference)

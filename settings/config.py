@@ -249,7 +249,7 @@ class Config(WhatIsPacked):
         "distil",
         "what brings the pruned base network back where it is not re-trained on its own data: "
         "nothing; norms: the statistics of batch norm are measured anew; distil: it learns to "
-        "give what the whole network gives, for images without labels, and norms after it",
+        "give what the whole network gives, for images without labels",
         choices=tuple(RECOVERIES), group=BASE, fixed_when_packed=True)
     recover_images: str | None = setting(
         None,
@@ -265,8 +265,8 @@ class Config(WhatIsPacked):
         "with distil: epochs; the learning rate is divided by 10 for the last third",
         group=BASE, fixed_when_packed=True)
     recover_lr: float = setting(
-        1e-3,
-        "with distil: learning rate; 0.001 moves each parameter by a thousandth of its size",
+        3e-3,
+        "with distil: learning rate of Adam",
         group=BASE, fixed_when_packed=True)
     baselines: list[str] = setting(
         [],

@@ -1,9 +1,10 @@
 """The state of a stopped run on disk: state.safetensors, everything that its remaining steps need.
 
 Tensors: those of the network at hand as in packed.py, its owner maps as they are;
-`momentum.<parameter name>` of the optimizer; and the arrays that steps have asked to keep,
-`<kind>.<name>`: of the kind `reference` a frozen task's test logits; `best`, and for the baselines
-`dense` and `teacher`, networks by parameter name. Everything else is in the metadata.
+`momentum.<parameter name>` of the optimizer, of Adam `momentum.mean.<parameter name>` too; and the
+arrays that steps have asked to keep, `<kind>.<name>`: of the kind `reference` a frozen task's test
+logits; `best`, and for the baselines `dense` and `teacher`, networks by parameter name. Everything
+else is in the metadata.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from storage.packed import Packed, take
 
 @dataclass
 class State:
-    """`values` are plain: position, step, best, seconds, data, log_length and results; in the
-    file, the packed network's tasks and ratios too."""
+    """`values` are plain: position, step, best, optimizer_steps, seconds, data, log_length and
+    results; in the file, the packed network's tasks and ratios too."""
 
     packed: Packed
     kept: dict[str, Tensors]
