@@ -182,8 +182,9 @@ def train(run: Run, method: Method, task: str, phase: Phase, number: int,
           title: str) -> tuple[float, float]:
     """Epoch `number` of a phase. Returns what train_epoch does."""
     loader = method.loader(run, task, phase)
-    optimizer = run.begin_epoch(method.moving(run, task), phase.lr_at(number), phase.weight_decay,
-                                goes_on=phase.before + number > 0, adam=phase.distils)
+    optimizer = run.begin_epoch(method.moving(run, task, phase), phase.lr_at(number),
+                                phase.weight_decay, goes_on=phase.before + number > 0,
+                                adam=phase.distils)
     method.set_training(run, phase)
     # shuffle, crops and flips follow from it
     loader.epoch = run.seed(*method.prefix, task, phase.name, number)

@@ -29,6 +29,6 @@ class Classifier(Baseline):
         run.packnet.start_task(run.config.base_task)  # which owns every weight, for good
         run.packnet.start_task(task)
 
-    def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
+    def moving(self, run: "Run", task: str, phase: Phase) -> dict[str, "jt.Var"]:
         return {name: parameter.var for name, parameter in run.packnet.parameters.items()
                 if parameter.gradient and run.packnet.is_head(name, task)}

@@ -36,7 +36,7 @@ class Joint(Baseline):
     def tested_on(self, tasks: list[str], task: str) -> list[str]:
         return tasks
 
-    def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
+    def moving(self, run: "Run", task: str, phase: Phase) -> dict[str, "jt.Var"]:
         return everything(run)
 
     def loader(self, run: "Run", task: str, phase: Phase) -> "Mixture":

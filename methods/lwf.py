@@ -36,7 +36,7 @@ class LearningWithoutForgetting(Baseline):
     def head_only(self, phase: Phase) -> bool:
         return phase.name == "warm-up"
 
-    def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
+    def moving(self, run: "Run", task: str, phase: Phase) -> dict[str, "jt.Var"]:
         return everything(run)
 
     def loss(self, run: "Run", phase: Phase) -> "Loss":

@@ -71,7 +71,7 @@ class Method:
         """Prepare the network for `task`."""
         raise NotImplementedError
 
-    def moving(self, run: "Run", task: str) -> dict[str, "jt.Var"]:
+    def moving(self, run: "Run", task: str, phase: Phase) -> dict[str, "jt.Var"]:
         """What an epoch on `task` may move, by name."""
         return run.packnet.trainable()
 

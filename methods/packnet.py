@@ -18,6 +18,8 @@ from methods.search import TRIALS
 from methods.steps import Phase, Step
 
 if TYPE_CHECKING:
+    import jittor as jt
+
     from packing.loops import Loss
     from runs.run import Run
     from settings.config import Config
@@ -95,6 +97,13 @@ class Packing(Method):
             run.add_head(task)
         run.packnet.start_task(task)
         run.results.started(task, run.net.num_classes(task))
+
+    def moving(self, run: "Run", task: str, phase: Phase) -> dict[str, "jt.Var"]:
+        moving = super().moving(run, task, phase)
+        if not phase.distils:
+            return moving
+        # The head was not pruned, and stays that of the whole network.
+        return {name: var for name, var in moving.items() if not run.packnet.is_head(name, task)}
 
     def loader(self, run: "Run", task: str, phase: Phase) -> Iterable:
         if not phase.distils:
