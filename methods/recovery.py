@@ -15,7 +15,6 @@ Gradients of the layers' distances differ by orders of magnitude, and no one rat
 all: hence Adam (Kingma and Ba, ICLR 2015). The statistics of batch norm stay those of the data that
 the whole network has learnt from, which a few photographs cannot tell as well.
 """
-import math
 from typing import TYPE_CHECKING
 
 from methods.steps import Phase
@@ -37,9 +36,8 @@ TINY = 1e-12
 
 
 def distilling(c: "Config") -> Phase:
-    """The epochs of "distil": the rate is divided by 10 for the last third."""
-    once = max(1, math.ceil(c.recover_epochs * 2 / 3))
-    return Phase("recover", c.recover_epochs, c.recover_lr, once, distils=True)
+    """The epochs of "distil"."""
+    return Phase("recover", c.recover_epochs, c.recover_lr, distils=True)
 
 
 def towards(teacher, task: str) -> "Loss":

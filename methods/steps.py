@@ -1,6 +1,7 @@
 """What a run consists of, as plain data: its steps, and the phases that epochs belong to."""
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 
 
@@ -8,11 +9,12 @@ from dataclasses import dataclass
 class Phase:
     """Epochs with one optimizer. `decay_at`: epochs after which the learning rate is divided by 10,
     in place of `decay_every`. `before`: epochs of an earlier phase that count for the decay too.
-    `distils`: towards the whole base network, on images without labels (methods/recovery.py)."""
+    `distils`: towards the whole base network, on images without labels (methods/recovery.py); the
+    learning rate falls along half a cosine then."""
     name: str  # "train" or "retrain", of the base task "recover"; of a baseline also "warm-up"
     epochs: int
     lr: float
-    decay_every: int
+    decay_every: int = 1
     weight_decay: float = 0.0
     before: int = 0
     decay_at: tuple[int, ...] = ()
@@ -21,6 +23,8 @@ class Phase:
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         epoch += self.before
+        if self.distils:
+            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         if self.decay_at:
             return self.lr * 0.1 ** sum(epoch >= at for at in self.decay_at)
         return self.lr * 0.1 ** (epoch // self.decay_every)

@@ -262,10 +262,10 @@ class Config(WhatIsPacked):
         group=BASE, fixed_when_packed=True)
     recover_epochs: int = setting(
         20,
-        "with distil: epochs; the learning rate is divided by 10 for the last third",
+        "with distil: epochs, over which the learning rate falls along half a cosine",
         group=BASE, fixed_when_packed=True)
     recover_lr: float = setting(
-        3e-3,
+        1e-3,
         "with distil: learning rate of Adam",
         group=BASE, fixed_when_packed=True)
     baselines: list[str] = setting(

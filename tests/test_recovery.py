@@ -192,7 +192,7 @@ def test_when_the_base_is_brought_back_and_how(tmp_path):
     rates = [step.phase.lr_at(step.epoch) for step in plan(
         Config(data_root=str(tmp_path / "none"), recover="distil", recover_epochs=6, recover_lr=0.5)
     ) if step.phase and step.phase.distils]  # fmt: skip
-    assert rates == pytest.approx([0.5] * 4 + [0.05] * 2)
+    assert rates == pytest.approx([0.5, 0.4665064, 0.375, 0.25, 0.125, 0.0334936])
 
 
 def test_an_addition_brings_nothing_back(tmp_path):
