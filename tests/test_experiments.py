@@ -168,7 +168,7 @@ def test_what_a_baseline_may_move():
     packnet.start_task("new")
 
     def moved(method):
-        return set(METHODS[method].moving(SimpleNamespace(packnet=packnet), "new"))
+        return set(METHODS[method].moving(SimpleNamespace(packnet=packnet), "new", None))
 
     everything = {name for name in net.state_dict() if "running" not in name}
     head = {"heads.new.weight", "heads.new.bias"}
@@ -289,7 +289,7 @@ def test_the_optimizer_of_lwfs_warm_up_goes_on_in_its_training(compared, monkeyp
         config, net, results, kept = Config(), type("Net", (), dict(select=print)), None, {}
         packnet, loaders = None, {("new", "train"): None}
 
-        def begin_epoch(self, moving, lr, weight_decay, goes_on, kind=None):
+        def begin_epoch(self, moving, lr, weight_decay, goes_on, adam):
             seen.append(goes_on)
             raise KeyboardInterrupt
 
