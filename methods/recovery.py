@@ -8,8 +8,8 @@
 The images are the training images of the tasks at hand, or any photographs (--recover-images). The
 loss: the distances of what each layer gives, and of the features (as "hints" do: Romero et al.,
 "FitNets", ICLR 2015), as shares of their variance. With the divergence of the classes (Hinton et
-al., 2015) beside them, networks came less near to the whole one on photographs held out: of a few
-hundred they learn those by heart.
+al., 2015) beside them, networks came less near to the whole one on photographs held out
+(docs/faithfulness.md).
 
 Gradients of the layers' distances differ by orders of magnitude, and no one rate of SGD suits them
 all: hence Adam (Kingma and Ba, ICLR 2015). The statistics of batch norm stay those of the data that
