@@ -1,15 +1,18 @@
 """Jittor 1.3.11.0 on this year's Python and NumPy: its sources are mended on their way in, and the
 package stays as it is."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import select
 import shlex
 import subprocess
 import sys
 import sysconfig
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +76,52 @@ def test_only_kernels_with_something_to_tune_are_tuned(tmp_path):
     asked = {name for name in compiled if "@begin" in (kernels / f"{name}.cc").read_text()}
     assert tuned == asked
     assert compiled - tuned
+
+
+def test_a_kernel_waits_for_its_own_file_alone():
+    """Another process has Jittor's one lock: not waited for. Then that of each kernel: it is."""
+    cache = Path(jt.flags.cache_path)
+    # Each a kernel that nobody has compiled.
+    first, second = (f"/* {time.time_ns()}{n} */ @out(0) = @in0(0) + 1;" for n in (1, 2))
+    code = textwrap.dedent(f"""\
+        import toolchain
+        jt = toolchain.start("cpu")
+        print("started", flush=True)
+        for source in ({first!r}, {second!r}):
+            input()
+            print(jt.code([1], "float32", [jt.ones(1)], cpu_src=source).item(), flush=True)
+        """)
+    with (
+        (cache.parent / "jittor.lock").open("r+") as whole,
+        (cache / "kernels.lock").open("r+") as kernels,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other,
+    ):
+
+        other.stdin.reconfigure(line_buffering=True)
+
+        def said(seconds):
+            return select.select([other.stdout], [], [], seconds)[0] and other.stdout.readline()
+
+        assert said(120) == "started\n"
+        fcntl.lockf(whole, fcntl.LOCK_EX)
+        print(file=other.stdin)
+        assert said(60) == "2.0\n"
+        fcntl.lockf(whole, fcntl.LOCK_UN)
+
+        fcntl.lockf(kernels, fcntl.LOCK_EX)
+        print(file=other.stdin)
+        place = f":{os.fstat(kernels.fileno()).st_ino} "
+        while not any("->" in lock and place in lock
+                      for lock in Path("/proc/locks").read_text().splitlines()):
+            assert not said(0.01), "it has not waited"
+        fcntl.lockf(kernels, fcntl.LOCK_UN)
+        assert said(60) == "2.0\n"
 
 
 def test_another_text_is_refused_in_one_sentence():

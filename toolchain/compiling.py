@@ -30,7 +30,7 @@ from toolchain.base import (
 )
 from toolchain.cpu import cpu_name, flush_denormals
 
-# What is parsed beforehand, besides Jittor's own var.h.
+# What is parsed beforehand: Jittor's own var.h, and for kernels what most of them include.
 STANDARD_HEADERS = (
     "algorithm",
     "cmath",
@@ -42,6 +42,19 @@ STANDARD_HEADERS = (
     "string",
     "unordered_map",
     "vector",
+)
+KERNEL_HEADERS = (
+    "fused_op.h",
+    "executor.h",
+    "mem/allocator.h",
+    "misc/cpu_math.h",
+    "ops/array_op.h",
+    "ops/binary_op.h",
+    "ops/broadcast_to_op.h",
+    "ops/op_register.h",
+    "ops/reduce_op.h",
+    "ops/ternary_op.h",
+    "ops/unary_op.h",
 )
 
 
@@ -58,12 +71,15 @@ def precompiled_header() -> str:
         return ""
     source = Path(importlib.util.find_spec("jittor").origin).parent / "src"
     text = "".join(f"#include <{name}>\n" for name in STANDARD_HEADERS) + '#include "var.h"\n'
+    of_kernels = "".join(f'#include "{name}"\n' for name in KERNEL_HEADERS)
+    text += f"#ifdef JIT\n{of_kernels}#endif\n"
     if gcc_version() >= 15:
         text = mending.GCC_15 + text
     language = ["-std=c++14", "-fPIC", "-march=native"]
     # As Jittor and toolchain/mending.py have them; made with -g, it serves the kernels that are
     # compiled without, too.
-    variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g"], "core": [*language, "-O1"]}
+    variants = {"kernels": [*language, "-fopenmp", "-Ofast", "-g", "-DJIT=1"],
+                "core": [*language, "-O1"]}
     jittor = importlib.metadata.version("jittor")
     key = repr((version, cpu_name(), jittor, str(source), text, variants))
     folder = cache_folder() / f"headers-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

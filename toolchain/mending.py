@@ -28,6 +28,8 @@ Jittor is left as it is.
 * Paths with a space: Jittor quotes most of them on its command lines, and now all.
 * Kernels that are compiled while a run goes on report themselves on stderr in lines of their own,
   in a log too: now on a terminal only, in one line that is gone afterwards.
+* While one process compiled a kernel, no other could compile another one: the lock is now the
+  kernel's.
 * The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests
   and an example of oneDNN's are not compiled, the core with -O1 instead of -O2, its data beside the
   other files and not before them, the largest files first; the helper that compiles, which Jittor
@@ -118,6 +120,24 @@ SOURCES = {
          """run_cmd(f"'{get_py3_config_path()}' --includes")"""),
         ("""run_cmd(get_py3_config_path()+" --extension-suffix")""",
          """run_cmd(f"'{get_py3_config_path()}' --extension-suffix")""")]}
+# Holds one kernel's file while it is compiled: a byte of the lock for each. The lock is the opened
+# file's (OFD), not the process's, whose threads compile side by side.
+KERNEL_LOCK = """struct KernelLock {
+    int file;
+    explicit KernelLock(const string& jit_key) {
+        file = open((cache_path + "/kernels.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        CHECK(file >= 0) << "Cannot open kernels.lock in" << cache_path;
+        struct flock byte = {};
+        byte.l_type = F_WRLCK;
+        byte.l_whence = SEEK_SET;
+        byte.l_start = std::hash<string>{}(jit_key) >> 2;
+        byte.l_len = 1;
+        CHECK(fcntl(file, F_OFD_SETLKW, &byte) == 0) << "Cannot lock kernels.lock in" << cache_path;
+    }
+    ~KernelLock() { close(file); }
+};
+
+"""
 # The same for source files of the core, by their path in the package.
 CORE = {
     "src/parallel_compiler.cc": [
@@ -127,6 +147,7 @@ CORE = {
         ("""<< "Compiling Operators(" << i << '/' << n << ")"\n""",
          """<< "\\r\\033[KCompiling kernels: " << i << '/' << n\n"""),
         ("        std::cerr << std::endl;\n", '        std::cerr << "\\r\\033[K" << std::flush;\n'),
+        ("    jittor::lock_guard lg;\n", ""),
         ("    std::condition_variable cv;\n",
          "    std::condition_variable cv;\n    bool launched = false;\n"),
         ("        this->func = func;\n", "        this->func = func;\n        launched = true;\n"),
@@ -138,10 +159,16 @@ CORE = {
                 cv.wait(lck, [this] { return launched; });
                 launched = false;
 """)],
+    "src/op_compiler.cc": [("    jittor::lock_guard lg;\n", "")],
     "src/jit_compiler.cc": [
         ("""        cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""",
          """        if (src.find("@begin") != string::npos) """
-         """cmd = "'"+python_path+"' '"+jittor_path+"/utils/asm_tuner.py' \"""")],
+         """cmd = "'"+python_path+"' '"+jittor_path+"/utils/asm_tuner.py' \""""),
+        ("#include <mutex>\n", "#include <mutex>\n#include <fcntl.h>\n#include <unistd.h>\n"),
+        ("static string get_symbol_name(", KERNEL_LOCK + "static string get_symbol_name("),
+        ("    string other_src;\n", "    string other_src;\n    KernelLock lock(jit_key);\n"),
+        ("""fix_cl_flags(cc_flags + extra_flags, is_cuda_op)\n            + " -o""",
+         """fix_cl_flags(cc_flags + " -DJIT=1 " + extra_flags, is_cuda_op)\n            + " -o""")],
     "src/utils/log.cc": [
         ("""#else
 int system_popen(""", """#else
