@@ -281,8 +281,7 @@ def capacity(results: dict) -> plt.Figure:
             left += share
     titles = [f"{name} ({sum(counts):,})" for name, counts in rows.items()]
     axes.set_yticks(range(len(rows)), titles, fontsize=8)
-    axes.invert_yaxis()
-    axes.set(xlabel="share of the weights (%)", xlim=(0, 100))
+    axes.set(xlabel="share of the weights (%)", xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
     axes.grid(False)
     patches = [Patch(color=_colour(results, name), label=name) for name in names]
     patches.append(Patch(color=FREE_COLOUR, label="free"))
@@ -314,8 +313,8 @@ def left_of_base(results: dict) -> plt.Figure:
         axes.set_xticks(range(1, len(names) + 1), names, rotation=90, fontsize=8)
     of_all = results["base"]["left_of_base"]["frozen"]["agreement"]
     axes.set(ylabel="variance kept of what\nthe layer gives (%)", ylim=(0, 102))
-    axes.set_title(f"{results['base']['name']}: what the first prune leaves (in the end "
-                   f"{of_all:.0f} % of the images get the same class)", loc="left",
+    axes.set_title(f"{results['base']['name']}: what the first prune leaves\n"
+                   f"in the end {of_all:.0f} % of the images get the same class", loc="left",
                    fontweight="bold", fontsize=10)
     axes.legend()
     return figure
