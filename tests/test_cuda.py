@@ -845,9 +845,9 @@ sys.exit(main.main())"""
         env=environment,
     )
     assert done.returncode == 1, done.stderr[-3000:]  # nothing is computed
-    # Two convolutions, their two gradients: all of them cuDNN's.
+    # Three convolutions, their two gradients: all of them cuDNN's.
     assert sorted(trace.read_text().split()) == sorted(
-        [*["chosen"] * 6, *["Forward", "BackwardData", "BackwardFilter"] * 2]
+        [*["chosen"] * 9, *["Forward", "BackwardData", "BackwardFilter"] * 3]
     )
     trace.unlink()
     done = subprocess.run(
