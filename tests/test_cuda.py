@@ -608,8 +608,9 @@ def test_the_doctor_asks_for_all_its_results_at_once(monkeypatch):
     said, sync, numpy = [], jt.sync, jt.Var.numpy
     monkeypatch.setattr(jt, "sync", lambda values: (said.append("sync"), sync(values)))
     monkeypatch.setattr(jt.Var, "numpy", lambda value: (said.append("fetch"), numpy(value))[1])
-    assert len(doctor.check(jt)) == 15
-    assert said == ["sync", *["fetch"] * 15]
+    results = len(doctor.check(jt))
+    assert results >= 15
+    assert said == ["sync", *["fetch"] * results]
 
 
 def test_the_device(monkeypatch, tmp_path, wheels):
