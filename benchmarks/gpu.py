@@ -168,7 +168,7 @@ def _rates_of(run: Run, arch: str, batches: list[int], precisions: tuple[str, ..
 def loader(run: Run) -> None:
     o = run.options
     run.python("benchmarks/loader.py", "--images", o.images, "--rounds", 2, "--device", o.device)
-    run.python("benchmarks/pruning.py", "--alone", "--rounds", 2, "--arch", o.networks[0],
+    run.python("benchmarks/prune.py", "--alone", "--rounds", 2, "--arch", o.networks[0],
                "--device", o.device)
 
 

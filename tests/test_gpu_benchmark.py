@@ -5,11 +5,9 @@ import os
 import subprocess
 import sys
 
+import gpu as benchmark
 import pytest
 from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import gpu as benchmark
 
 ROW = """import json, os
 print(json.dumps(dict(what="x", value=1.5)), file=open(os.environ["BENCHMARK_ROWS"], "a"))"""

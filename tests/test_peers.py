@@ -1,13 +1,10 @@
 """benchmarks/peers.py: all sides get the same network, and what it says of frozen logits is so."""
 
-import sys
-
 import numpy as np
 import pytest
-from conftest import ROOT, jt
+from conftest import jt
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import peers
 
 if jt.flags.use_cuda:

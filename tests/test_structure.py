@@ -106,6 +106,20 @@ def test_no_room_imports_one_that_imports_it():
     assert circle(inside) == []
 
 
+def test_no_two_modules_are_imported_by_the_same_name():
+    """The root, tests and benchmarks are on the path at once: which of two is imported would follow
+    from the order of the tests, or from where a program is started."""
+    places = {}
+    for folder in (ROOT, ROOT / "tests", ROOT / "benchmarks"):
+        modules = {path.stem for path in folder.glob("*.py")}
+        packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+        for name in modules | packages:
+            places.setdefault(name, []).append(folder.name)
+    assert len(places) > 60
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+    assert places.keys() & sys.stdlib_module_names == set()
+
+
 def test_no_module_global_is_written_after_import():
     """But for the device, which toolchain.start decides."""
     writers = {

@@ -2,14 +2,10 @@
 (benchmarks/torch_twin.py): a few steps of
 every phase, in which rounding does not grow yet."""
 
-import sys
-
 import numpy as np
 import pytest
-from conftest import ROOT
 
 pytest.importorskip("torch")
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import twin
 
 

@@ -1,6 +1,6 @@
 """Pruning the VGG-16 trunk (134 M weights) against PyTorch's kthvalue.
 
-    python benchmarks/pruning.py [--rounds 5]      # about a minute; needs PyTorch
+    python benchmarks/prune.py [--rounds 5]      # about a minute; needs PyTorch
 
 Each side is a process of its own, and they take turns. "kthvalue" is the authors' way: per layer,
 select what the task owns, take the k-th smallest magnitude with kthvalue, zero the weights below
