@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, executable, jt
+from conftest import ROOT, executable, jt, same_with_any_number_of_threads
 from packaging.requirements import Requirement
 
 from system import INSTALL
@@ -76,6 +76,95 @@ def test_only_kernels_with_something_to_tune_are_tuned(tmp_path):
     asked = {name for name in compiled if "@begin" in (kernels / f"{name}.cc").read_text()}
     assert tuned == asked
     assert compiled - tuned
+
+
+def kernel_of(make):
+    """The source of the one kernel that computes what `make` gives, and its value."""
+    with jt.profile_scope() as rows:
+        found = make().numpy()
+    (row,) = [row for row in rows[1:] if row[0].startswith("«opkey")]
+    return Path(row[1]).read_text(), found
+
+
+@pytest.mark.skipif(jt.flags.use_cuda, reason="a GPU has loops of its own")
+@pytest.mark.parametrize(
+    "shape, axes",
+    [((5,), None), ((3 * 16384 + 7,), None), ((200_001,), None), ((2, 3, 150, 151), [0, 2, 3]),
+     ((2, 150, 151, 3), [0, 1, 2])],
+    ids=str,
+)  # fmt: skip
+def test_element_by_element_on_all_cores(shape, axes):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    width = x.shape if axes is None else [n for axis, n in enumerate(shape) if axis not in axes]
+    y = rng.standard_normal(width).astype(np.float32)
+    images, other = jt.array(x), jt.array(y)
+    jt.sync_all()
+    if axes is not None:
+        y = y.reshape([1 if axis in axes else n for axis, n in enumerate(shape)])
+    text, found = kernel_of(
+        lambda: jt.maximum(images + (other.broadcast(shape, axes) if axes else other), 0.5)
+    )
+    assert text.count("#pragma omp parallel for") == 1
+    assert (found == np.maximum(x + y, np.float32(0.5))).all() and found.shape == x.shape
+
+
+@pytest.mark.skipif(jt.flags.use_cuda, reason="a GPU has loops of its own")
+def test_a_sum_is_left_to_one_core():
+    x = np.random.default_rng(0).standard_normal((300, 301)).astype(np.float32)
+    given = jt.array(x)
+    jt.sync_all()
+    for axes, right in ((0, x.sum(0, np.float64)), (1, x.sum(1, np.float64))):
+        text, found = kernel_of(lambda: (given + 1).sum(axes))
+        assert "#pragma omp" not in text
+        np.testing.assert_allclose(found, right + (300, 301)[axes], rtol=1e-5)
+
+
+ELEMENTWISE = """
+import hashlib
+import numpy as np
+import toolchain
+jt = toolchain.start("cpu")
+rng = np.random.default_rng(0)
+x, y = (jt.array(rng.standard_normal(100_003).astype(np.float32)) for _ in range(2))
+w, images = jt.array(rng.standard_normal(5)), jt.array(rng.standard_normal((3, 5, 97, 101)))
+w, images = w.float32(), images.float32()
+found = [x / y, jt.exp(x) * jt.sqrt(y * y + 1),
+         images / w.broadcast(images.shape, [0, 2, 3]) + jt.tanh(images),
+         images.transpose(0, 2, 3, 1) / w]
+print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in found)).hexdigest())
+"""
+
+
+def test_the_bits_of_each_element_do_not_depend_on_the_number_of_threads():
+    assert same_with_any_number_of_threads(ELEMENTWISE)
+
+
+FORKED = """
+import os, signal
+import toolchain
+jt = toolchain.start("cpu")
+x = jt.ones(200_001)
+(x + 1).sync()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    print((x + 1).numpy().sum(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+os._exit(0)
+"""
+
+
+def test_a_forked_process_computes_though_it_has_no_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "400002.0\n", done.stderr
 
 
 def test_a_kernel_waits_for_its_own_file_alone():

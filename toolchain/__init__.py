@@ -104,6 +104,7 @@ def start(
     handler = signal.getsignal(signal.SIGINT)
     jittor = compiling.import_jittor()
     sys.excepthook = compiling.excepthook
+    cpu.compute_alone_in_forks()
     if threading.current_thread() is threading.main_thread():
         # Jittor's own ends the process before anyone can react.
         signal.signal(signal.SIGINT, handler)
@@ -134,8 +135,9 @@ def _prepare(wanted: str, precision: str) -> cuda.Toolkit:
     nvcc = os.environ["nvcc_path"] = toolkit.nvcc
     if "python_config_path" not in os.environ:
         os.environ["python_config_path"] = str(cpu.python_config())
-    # Not the name that builds for one NumPy had: both may be in use, from two checkouts.
-    cache = "packnet-cuda-any-numpy" if nvcc else "packnet-cpu-any-numpy"
+    # Not the names of builds for one NumPy, or with other loops: both may be in use, from two
+    # checkouts.
+    cache = "packnet-cuda-any-numpy" if nvcc else "packnet-cpu-all-cores"
     os.environ.setdefault("cache_name", cache)
     os.environ.setdefault("log_silent", "1")
     # 1: where PyTorch is installed Jittor imports it, two seconds at every start.

@@ -185,3 +185,10 @@ def flush_denormals() -> None:
     mxcsr |= 0x8040  # flush to zero, denormals are zero
     environment[28:32] = mxcsr.to_bytes(4, "little")
     libm.fesetenv(environment)
+
+
+def compute_alone_in_forks() -> None:
+    """Let a process that is forked from this one, such as a worker of Jittor's data sets, compute
+    on one core: the threads of GCC's OpenMP are not in it, and it would wait for them for ever."""
+    openmp = ctypes.CDLL("libgomp.so.1")
+    os.register_at_fork(after_in_child=lambda: openmp.omp_set_num_threads(1))

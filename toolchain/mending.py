@@ -30,6 +30,9 @@ Jittor is left as it is.
   in a log too: now on a terminal only, in one line that is gone afterwards.
 * While one process compiled a kernel, no other could compile another one: the lock is now the
   kernel's.
+* Element by element (norms that are frozen, ReLU, sums of two images, updates) Jittor computed on
+  one core, however many there are: large arrays are now shared among all, in parts that do not
+  depend on how many these are, and so neither do the bits. What adds up an axis stays as it is.
 * The first start takes little more than half the time (benchmarks/compile.py): Jittor's own tests
   and an example of oneDNN's are not compiled, the core with -O1 instead of -O2, its data beside the
   other files and not before them, the largest files first; the helper that compiles, which Jittor
@@ -138,6 +141,42 @@ KERNEL_LOCK = """struct KernelLock {
 };
 
 """
+# Loops of a kernel of which no round needs another's result: all of them but the innermost are one
+# for OpenMP. Where there is only one, it is cut into blocks of a length that vectors divide.
+SHARED_LOOPS = """static void share_loops(FusedOp* op, KernelIR* ir) {
+    if (!op->flags.get(NodeFlags::_cpu)) return;
+    for (Op* part : op->ops)
+        if (part->type() != OpType::element && part->type() != OpType::broadcast) return;
+    for (auto& outer : ir->children) {
+        if (outer->type != "loop" || outer->inner.size() != 3 || outer->before.size()) continue;
+        int loops = 1;
+        string rounds = "int64(" + outer->attrs["rvalue"] + ")";
+        KernelIR* inner = outer.get();
+        while (inner->children.size() == 1 && inner->children[0]->type == "loop") {
+            inner = inner->children[0].get();
+            rounds += "*" + inner->attrs["rvalue"];
+            loops++;
+        }
+        bool simple = inner->inner.size() == 3 && inner->before.empty();
+        for (auto& part : inner->children) simple &= part->type != "loop";
+        if (!simple) continue;
+        string share = "#pragma omp parallel for if(" + rounds + " >= 65536)";
+        if (loops > 1) share += " collapse(" + S(loops-1) + ")";
+        else {
+            string type = outer->attrs["dtype"], i = outer->attrs["lvalue"],
+                   end = outer->attrs["rvalue"];
+            share += "\\nfor ("+type+" block = 0; block < "+end+"; block += 16384)";
+            outer->inner[0]->attrs["rvalue"] = "block";
+            outer->inner[1]->attrs["code"] =
+                i+" < ("+end+"-block < 16384 ? "+end+" : block+16384);";
+        }
+        outer->push_back("#pragma omp", &outer->before, true);
+        outer->before[0]->attrs["code"] = share;  // the parser takes one line
+        inner->push_back("#pragma GCC ivdep", &inner->before, true);
+    }
+}
+
+"""
 # The same for source files of the core, by their path in the package.
 CORE = {
     "src/parallel_compiler.cc": [
@@ -160,6 +199,10 @@ CORE = {
                 launched = false;
 """)],
     "src/op_compiler.cc": [("    jittor::lock_guard lg;\n", "")],
+    "src/opt/pass_manager.cc": [
+        ("void PassManager::run_passes() {", SHARED_LOOPS + "void PassManager::run_passes() {"),
+        ("    run_pass<FakeMainPass>();\n", "    run_pass<FakeMainPass>();\n"
+         "    share_loops(oc->op, main_ir);\n")],
     "src/jit_compiler.cc": [
         ("""        cmd = python_path+" "+jittor_path+"/utils/asm_tuner.py \"""",
          """        if (src.find("@begin") != string::npos) """
