@@ -1,6 +1,6 @@
 // What batches of images that have their channels last need beside oneDNN's convolutions; a batch
 // is a matrix [pixels, channels]. 1x1 convolutions are one matrix product, by oneDNN's sgemm, which
-// channels_last.py declares before it; dense blocks need two images in one; norms and ReLU have a loop for all cores.
+// channels_last.py declares before it, as finish.h; dense blocks need two images in one.
 #include <omp.h>
 #include <algorithm>
 #include <cstring>
@@ -14,14 +14,16 @@ constexpr int64_t LEAST = 2048, PARTS = 8;  // parts of so many pixels, summed u
 
 // y [P, K] = x [P, C] times w [K, C] turned; the gradient: w is [C, K], and is not.
 inline void convolve(const float* x, const float* w, float* y, int64_t P, int64_t C, int64_t K,
-                     bool gradient) {
+                     bool gradient, const finish::Finish& finish = {}) {
     const int64_t columns = P < 16 * PIXELS ? 256 : K;  // few blocks: more work for many cores
 #pragma omp parallel for collapse(2)
     for (int64_t p = 0; p < P; p += PIXELS)
-        for (int64_t k = 0; k < K; k += columns)
-            dnnl_sgemm('N', gradient ? 'N' : 'T', std::min(PIXELS, P - p), std::min(columns, K - k),
-                       C, 1, x + p * C, C, gradient ? w + k : w + k * C, gradient ? K : C, 0,
-                       y + p * K + k, K);
+        for (int64_t k = 0; k < K; k += columns) {
+            const int64_t pixels = std::min(PIXELS, P - p), channels = std::min(columns, K - k);
+            dnnl_sgemm('N', gradient ? 'N' : 'T', pixels, channels, C, 1, x + p * C, C,
+                       gradient ? w + k : w + k * C, gradient ? K : C, 0, y + p * K + k, K);
+            finish(y, p, pixels, k, channels, K);
+        }
 }
 
 // dw [K, C]: dy [P, K] turned, times x [P, C].

@@ -31,16 +31,34 @@ WEIGHTS = """
     winograd::weight_gradient(x_p, dy_p, out0_p, x_shape0, x_shape1, dy_shape1, x_shape2, x_shape3,
                               int(data["pad"]));
 """
+# Of images that have their channels last (channels_last.py).
+LAST = dict(
+    forward="""
+    winograd::last::convolve(in0_p, in1_p, out0_p, in0_shape0, in0_shape3, out0_shape3, in0_shape1,
+                             in0_shape2, int(data["pad"]), false, {AFTER});
+""",
+    input="""
+    winograd::last::convolve(in0_p, in1_p, out0_p, in0_shape0, in0_shape3, out0_shape3, in0_shape1,
+                             in0_shape2, 2 - int(data["pad"]), true);
+""",
+    weights="""
+    winograd::last::weight_gradient(in0_p, in1_p, out0_p, in0_shape0, in0_shape3, in1_shape3,
+                                    in0_shape1, in0_shape2, int(data["pad"]));
+""")
 BIAS = """
     winograd::bias_gradient(in0_p, out0_p, in0_shape0, in0_shape1, in0_shape2 * in0_shape3);
 """
 
 
+def header() -> str:
+    code = Path(__file__).with_name("winograd.h").read_text()
+    return SGEMM + code.replace("#pragma once", f"#define SCRATCH_BYTES {SCRATCH}")
+
+
 def convolution(jt: ModuleType) -> Callable:
     """A function of (x float32 [N, C, H, W], w float32 [K, C, 3, 3], bias float32 [K] or None,
     padding 0 to 2) that gives float32 [N, K, H', W']."""
-    code = Path(__file__).with_name("winograd.h").read_text()
-    header = SGEMM + code.replace("#pragma once", f"#define SCRATCH_BYTES {SCRATCH}")
+    included = header()
 
     # A gradient given to jt.code would keep the output until it is needed; a Function does not.
     class Winograd(jt.Function):
@@ -61,7 +79,7 @@ def convolution(jt: ModuleType) -> Callable:
             return dx, dw, db, None
 
         def code(self, shape, given, source):
-            return jt.code(shape, "float32", given, cpu_header=header, cpu_src=source,
+            return jt.code(shape, "float32", given, cpu_header=included, cpu_src=source,
                            data=dict(pad=self.padding))
 
     return Winograd.apply

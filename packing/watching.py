@@ -21,8 +21,13 @@ def watched(layers: dict[str, nn.Module]) -> Iterator[dict[str, jt.Var]]:
         def execute(*inputs, **options):
             output = plain(*inputs, **options)
             if isinstance(output, jt.Var):
+                # Computed in any case, it need not be so once more in one with what follows.
+                for note in ("convolved", "normed"):
+                    if hasattr(output, note):
+                        delattr(output, note)
                 last = getattr(layer, "channels_last", False)
-                seen[name] = output.transpose(0, 3, 1, 2) if last else output
+                # A Var of its own: Jittor's `output += shortcut` changes what it is called on.
+                seen[name] = output.transpose(0, 3, 1, 2) if last else output.clone()
             return output
 
         layer.execute = execute
