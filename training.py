@@ -3,19 +3,24 @@
 Which steps there are and in what order: settings/plan.py. What a method does at a step: methods/.
 Who saves and resumes: runs/. What is measured: runs/results.py. The algorithm itself: pruning.py.
 """
+import itertools
 import time
 from dataclasses import replace
 
+import toolchain
 from methods import METHODS, search
 from methods.method import Method
-from methods.recovery import UNLABELLED
+from methods.recovery import PASSES, UNLABELLED, at_once
 from methods.steps import Phase, Step
 from networks import assign
+from packing import least_squares
 from packing.loops import Learnable, cross_entropy, measure_norms, train_epoch
 from runs import damage
 from runs.network import contents
 from runs.run import Run
 from system.errors import TrainingError
+
+jt = toolchain.start()
 
 WAY_OUT = "The last saved state is kept; start again in another folder with a lower rate."
 
@@ -35,6 +40,8 @@ def take(run: Run, step: Step) -> None:
             prune(run, step)
         case "norms":
             norms(run, step)
+        case "refit":
+            refit(run, step)
         case "finish":
             finish(run, step)
         case _:
@@ -90,6 +97,8 @@ def attempt(run: Run, step: Step) -> None:
     before = judged()
     ratio = search.next_ratio(trials, run.config.max_drop, ratios_of(run, task))
     packnet.prune(task, ratio)
+    if step.phase.distils:
+        fit_layers(run, method, task)
     phase = replace(step.phase, name=f"try {ratio:g}")
     for number in range(phase.epochs):
         title = f"{task}, {ratio:g} tried {number + 1}/{phase.epochs}"
@@ -152,6 +161,17 @@ def norms(run: Run, step: Step) -> None:
         run.keep_if_best(top1)
 
 
+def refit(run: Run, step: Step) -> None:
+    """What the prune has left is fitted to what the whole network gives for images without
+    labels."""
+    method = METHODS[step.method]
+    count, every = fit_layers(run, method, step.task), len(run.packnet.layers)
+    run.log(f"{step.task}: {count} of {every} layers fitted to what the whole network gives")
+    top1 = method.judge(run, step.task)
+    if top1 is not None:
+        run.keep_if_best(top1)
+
+
 def finish(run: Run, step: Step) -> None:
     """The task is learnt."""
     run.take_best()
@@ -176,6 +196,21 @@ def renew_norms(run: Run, task: str) -> int:
     loader.epoch = run.seed(task, "norms")
     title = f"{task}, batch norms measured anew"
     return measure_norms(run.net, Learnable(loader, run.net, title, run.log), title)
+
+
+def fit_layers(run: Run, method: Method, task: str) -> int:
+    """Fit what the layers have kept. Returns how many were fitted."""
+    run.end_optimizer()
+    run.packnet.set_training(False)
+    loader = run.loaders[UNLABELLED]
+    loader.epoch = run.seed(task, "refit")
+    batches = at_once(run.config) // loader.batch_size
+    passes = (jt.concat([images for images, _ in itertools.islice(loader, batches)])
+              for _ in range(PASSES))
+    count = least_squares.refit(run.net.trunk, method.whole(run).trunk, passes,
+                                f"{task}, layers fitted")
+    run.net.mpi_param_broadcast()
+    return count
 
 
 def train(run: Run, method: Method, task: str, phase: Phase, number: int,

@@ -20,6 +20,7 @@ from methods.steps import Phase, Step
 if TYPE_CHECKING:
     import jittor as jt
 
+    from networks import MultiHead
     from packing.loops import Loss
     from runs.run import Run
     from settings.config import Config
@@ -67,6 +68,8 @@ class Packing(Method):
         """Prune, re-train what is kept, freeze. With ratio 0 the task keeps everything. `norms`:
         they are measured anew."""
         yield Step(self.name, "prune", task, ratio=ratio)
+        if ratio and retrain.distils:
+            yield Step(self.name, "refit", task)
         for epoch in range(retrain.epochs if ratio else 0):
             yield Step(self.name, "epoch", task, retrain, epoch)
         if norms:
@@ -118,10 +121,13 @@ class Packing(Method):
     def loss(self, run: "Run", phase: Phase) -> "Loss | None":
         if not phase.distils:
             return None
-        base = run.config.base_task
-        teacher = run.network_of(run.kept["dense"], [base])
-        teacher.eval()
-        return towards(teacher, base)
+        return towards(self.whole(run), run.config.base_task)
+
+    def whole(self, run: "Run") -> "MultiHead":
+        """The base network before its prune, in test mode."""
+        net = run.network_of(run.kept["dense"], [run.config.base_task])
+        net.eval()
+        return net
 
     def judge(self, run: "Run", task: str) -> float | None:
         return run.results.judge(run.packnet, task) if run.results.measured(task) else None

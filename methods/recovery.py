@@ -2,8 +2,9 @@
 
     nothing   it stays as the prune left it
     norms     the statistics of its batch norms are measured anew, on images without labels
-    distil    it is re-trained towards what the whole network gives for such images, by Adam, with
-              the statistics of its batch norms as they are
+    distil    what each layer has kept is fitted by least squares to what the whole one gives for
+              such images (packing/least_squares.py); then all of it is re-trained towards that, by
+              Adam, with the statistics of its batch norms as they are
 
 The images are the training images of the tasks at hand, or any photographs (--recover-images). The
 loss: the distances of what each layer gives, and of the features (as "hints" do: Romero et al.,
@@ -31,8 +32,15 @@ RECOVERIES = {
 }
 WITH_IMAGES = ("norms", "distil")
 UNLABELLED = ("recovery", "images")  # of a run's loaders, the one whose images have no labels
+PASSES = 8  # of images by which layers are fitted
+PIXELS = 64 * 224**2  # of the images of one: all go through the network at once
 LAYERS = 10  # what the distance of the layers counts, of the features' 1
 TINY = 1e-12
+
+
+def at_once(c: "Config") -> int:
+    """How many images each pass has by which layers are fitted: whole batches."""
+    return max(1, PIXELS // c.image_size**2 // c.batch_size) * c.batch_size
 
 
 def distilling(c: "Config") -> Phase:

@@ -41,6 +41,7 @@ class Step:
              network to be distilled towards
     prune    `ratio` of the task's weights are freed: a number, or "auto" for what was found
     norms    the statistics of the batch norms are measured anew
+    refit    what the prune has left is fitted, layer by layer, to what the whole network gives
     finish   the task is learnt: everything so far is tested, and saved
     """
     method: str

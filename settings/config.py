@@ -248,8 +248,9 @@ class Config(WhatIsPacked):
     recover: str = setting(
         "distil",
         "what brings the pruned base network back where it is not re-trained on its own data: "
-        "nothing; norms: the statistics of batch norm are measured anew; distil: it learns to "
-        "give what the whole network gives, for images without labels",
+        "nothing; norms: the statistics of batch norm are measured anew; distil: what each layer "
+        "has kept is fitted to give what the whole network gives, for images without labels, and "
+        "then learns it",
         choices=tuple(RECOVERIES), group=BASE, fixed_when_packed=True)
     recover_images: str | None = setting(
         None,
@@ -265,7 +266,7 @@ class Config(WhatIsPacked):
         "with distil: epochs, over which the learning rate falls along half a cosine",
         group=BASE, fixed_when_packed=True)
     recover_lr: float = setting(
-        1e-3,
+        2e-4,
         "with distil: learning rate of Adam",
         group=BASE, fixed_when_packed=True)
     baselines: list[str] = setting(

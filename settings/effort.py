@@ -16,6 +16,7 @@ from pathlib import Path
 from images.datasets import data_set
 from images.drawings import ALPHABETS, DATASETS, TEST, TRAIN
 from methods import METHODS
+from methods.recovery import PASSES, at_once
 from packing.portrait import IMAGES
 from settings.config import Config
 from settings.experiments import runs_of
@@ -106,6 +107,8 @@ def effort(c: Config, sizes: Sizes) -> Effort | None:
                 whole.forward += one_test
             case "norms":
                 whole.forward += unlabelled(c, train) + one_test
+            case "refit":  # the whole network, too
+                whole.forward += 2 * PASSES * min(at_once(c), unlabelled(c, train)) + one_test
             case "prune":
                 whole.forward += one_test * (2 if step.ratio else 1)
             case "finish":

@@ -409,3 +409,38 @@ def test_an_error_in_one_process_ends_them_all(tmp_path, image_root):
         and done.stderr.count("0.jpg: cannot be read as an image") == 1
         and "Traceback" not in done.stderr
     )
+
+
+FIT = """
+import sys
+import numpy as np
+import toolchain
+jt = toolchain.start("cpu")
+from jittor import nn
+from packing.least_squares import refit
+
+out, count = sys.argv[1], int(sys.argv[2])
+jt.set_global_seed(0, different_seed_for_mpi=False)
+whole, net = (nn.Sequential(nn.Conv(3, 4, 3), nn.Relu(), nn.Conv(4, 5, 3)) for _ in range(2))
+net.load_parameters(whole.state_dict())
+for layer in (net[0], net[2]):
+    layer.weight.assign(jt.array(layer.weight.numpy() * (np.abs(layer.weight.numpy()) > 0.1)))
+images = np.random.default_rng(0).normal(size=(2, 8, 3, 7, 7)).astype(np.float32)
+mine = images[jt.rank] if jt.world_size == 2 else images.reshape(16, 3, 7, 7)
+assert jt.world_size == count and refit(net, whole, [jt.array(mine)], "fitted") == 2
+np.savez(f"{out}.{jt.rank}.npz", **{name: var.numpy() for name, var in net.state_dict().items()})
+"""
+
+
+def test_layers_are_fitted_to_the_images_of_all_processes(tmp_path):
+    """To the same bits in each; as one process would fit them, but for rounding."""
+    (tmp_path / "fit.py").write_text(FIT)
+    environment = ENVIRONMENT | dict(PYTHONPATH=str(ROOT))
+    for count in (1, 2):
+        ran = mpirun(count, tmp_path / "fit.py", tmp_path / str(count), count,
+                     environment=environment)  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+    alone, first, second = (np.load(tmp_path / f"{name}.npz") for name in ("1.0", "2.0", "2.1"))
+    for name, value in alone.items():
+        assert (first[name] == second[name]).all()
+        np.testing.assert_allclose(first[name], value, rtol=1e-3, atol=1e-4)

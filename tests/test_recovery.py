@@ -17,7 +17,7 @@ import training
 from dataset import create_dataloader, unlabelled
 from images.folders import DataError, read_photographs
 from methods import search
-from methods.recovery import LAYERS, towards
+from methods.recovery import LAYERS, PASSES, towards
 from packing.loops import measure_norms
 from packing.parameters import OWNED, SHARED, parameters_of
 from settings.config import Config, ConfigError
@@ -179,7 +179,7 @@ def test_when_the_base_is_brought_back_and_how(tmp_path):
     around = ["start", "prune", "finish"]
     assert kinds(recover="nothing") == around
     assert kinds(recover="norms") == ["start", "prune", "norms", "finish"]
-    distilled = ["start", "keep", "prune", "recover", "recover", "finish"]
+    distilled = ["start", "keep", "prune", "refit", "recover", "recover", "finish"]
     assert kinds(recover="distil", recover_epochs=2) == distilled
     assert kinds(recover="distil", initial_pruning_ratio=0.0) == around
     for split in ("train", "val"):
@@ -203,7 +203,8 @@ def test_an_addition_brings_nothing_back(tmp_path):
 
 
 def test_the_estimate_counts_what_is_distilled(tmp_path):
-    """20 epochs over at most `recover_most` images, each seen by the teacher too."""
+    """20 epochs over at most `recover_most` images, each seen by the teacher too; and before them
+    the images by which the layers are fitted."""
 
     def counted(**settings):
         c = Config(task_list=["a", "b"], data_root=str(tmp_path), **settings)
@@ -213,7 +214,7 @@ def test_the_estimate_counts_what_is_distilled(tmp_path):
     trained, forward = counted(recover="nothing")
     assert counted(recover="norms") == (trained, forward + 200)
     assert counted(recover="distil", recover_epochs=20, recover_most=150) == (
-        trained + 20 * 150, forward + 20 * 150
+        trained + 20 * 150, forward + 20 * 150 + 2 * PASSES * 64
     )  # fmt: skip
 
 
@@ -429,11 +430,12 @@ def test_depthwise_layers_stay_whole_where_asked():
 
 
 def test_a_recovery_that_is_stopped_goes_on_to_the_bit(run, monkeypatch, tmp_path):
-    """In the midst of its epochs, with Adam's moments and the number of its steps; and behind
-    them."""
+    """Before its layers are fitted; in the midst of its epochs, with Adam's moments and the number
+    of its steps; and behind them."""
     distil = ("--recover", "distil")
     whole, _, _ = run("whole", *distil)
-    for name, at in (("in-its-epochs", ("epoch", 2)), ("behind-them", ("finish", 0))):
+    for name, at in (("not-fitted", ("refit", 0)), ("in-its-epochs", ("epoch", 2)),
+                     ("behind-them", ("finish", 0))):  # fmt: skip
         plain = training.take
 
         def stopped(run, step, at=at):
