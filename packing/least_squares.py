@@ -117,7 +117,7 @@ class Fit:
             products = products + rows[:, :, :self.width].transpose(0, 2, 1) @ rows
         if jt.in_mpi:
             count, totals, products = map(over_processes, (np.array([count]), totals, products))
-        self.count += int(count)
+        self.count += int(np.sum(count))
         self.totals = self.totals + totals
         self.products = self.products + products
 

@@ -293,6 +293,8 @@ def test_each_way_does_what_it_says(run, capsys):
     assert "batch norms were measured anew" in found["norms"][1]
     assert "imagenet: 4 batch norms measured anew" in found["norms"][1]
     assert "as the whole network" in found["distil"][1]
+    fitted = "imagenet: 4 of 6 layers fitted to what the whole network gives"
+    assert [fitted in log for _, log, _ in found.values()] == [False, False, True]
     assert all("is not re-trained on imagenet" in log for _, log, _ in found.values())
 
 
@@ -354,15 +356,20 @@ def test_the_ratio_of_the_base_is_found_by_what_it_still_gives(
 ):
     """Each trial is brought back as the base will be, and undone; the largest within the limit is
     taken, of the smallest there is where none is."""
-    measured, plain = [], training.measure_norms
+    calls = {"measure_norms": 0, "fit_layers": 0}
 
-    def watched(*arguments):
-        measured.append(arguments)
-        return plain(*arguments)
+    def watch(name, plain):
+        def watched(*arguments):
+            calls[name] += 1
+            return plain(*arguments)
 
-    monkeypatch.setattr(training, "measure_norms", watched)
+        monkeypatch.setattr(training, name, watched)
+
+    for name in calls:
+        watch(name, getattr(training, name))
     results, log, tensors = run("out", *SEARCHED, "--recover", how, "--max-drop", str(drop))
-    assert len(measured) == (search.TRIALS + 1 if how == "norms" else 0)
+    each_time = {"norms": "measure_norms", "distil": "fit_layers"}.get(how)
+    assert calls == {name: (name == each_time) * (search.TRIALS + 1) for name in calls}
     base = results["base"]
     assert [trial["before"] for trial in base["tried"]] == [100] * search.TRIALS
     assert {trial["epochs"] for trial in base["tried"]} == {1 if how == "distil" else 0}
