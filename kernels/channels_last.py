@@ -21,6 +21,7 @@ from kernels.sgemm import SGEMM
 # Winograd's algorithm: of outputs of at least this side, from and to at least so many channels.
 LEAST_SIDE, LEAST_CHANNELS = 14, 16
 
+NO_LIMIT = 3e38
 PIXELS = "in0_shape0 * in0_shape1 * in0_shape2"
 POINTWISE = dict(
     forward=f"""
@@ -75,8 +76,8 @@ def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
     where no pixel would come out.
 
     A layer that `finishes` may be given more: scale and offset, float32 [K], and an image like the
-    output; it gives max(scale y + offset + image, 0) then, and its gradient asks the output. Scale
-    and offset have no gradient.
+    output; it gives max(scale y + offset + image, 0) then, and what is above `most` as `most`. Its
+    gradient asks the output; scale and offset have none.
     """
     convolve = by_onednn.convolution(jt, onednn, channels_last=True)
     headers = dict(pointwise=SGEMM + text("finish.h") + text("channels_last.h"),
@@ -84,8 +85,9 @@ def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
     sources = dict(pointwise=POINTWISE, winograd=winograd.LAST)
 
     class Own(jt.Function):
-        def execute(self, x, w, how: str, padding: int, *after):
-            self.x, self.w, self.how, self.padding, self.after = x, w, how, padding, after
+        def execute(self, x, w, how: str, padding: int, most: float, *after):
+            self.x, self.w, self.how, self.padding = x, w, how, padding
+            self.most, self.after = most, after
             sides = [side + 2 * padding - w.shape[2] + 1 for side in x.shape[1:3]]
             y = self.made("forward", [x.shape[0], *sides, w.shape[0]], [x, w, *after])
             self.y = y if after else None
@@ -95,23 +97,27 @@ def convolution(jt: ModuleType, onednn: ctypes.CDLL) -> Callable:
             passed = dy
             if self.after:
                 passed = dy * (self.y > 0)
+                if self.most < NO_LIMIT:
+                    passed = passed * (self.y < self.most)
                 dy = passed * self.after[0].broadcast(dy.shape, [0, 1, 2])
             dx = self.made("input", self.x.shape, [dy, self.w])
             dw = self.made("weights", self.w.shape, [self.x, dy])
-            return dx, dw, None, None, *(None, None, passed)[:len(self.after)]
+            return dx, dw, None, None, None, *(None, None, passed)[:len(self.after)]
 
         def made(self, what: str, shape, given):
-            after = ", ".join(f"in{i}_p" for i in range(2, len(given)))
-            source = sources[self.how][what].replace("AFTER", after)
+            after = [f"in{i}_p" for i in range(2, len(given))]
+            if after:
+                after = [*after, "nullptr"][:3] + [f"{self.most!r}f"]
+            source = sources[self.how][what].replace("AFTER", ", ".join(after))
             return jt.code(shape, "float32", given, cpu_header=headers[self.how], cpu_src=source,
                            data=dict(pad=self.padding))
 
-    def execute(x, layer, *after):
+    def execute(x, layer, *after, most: float = NO_LIMIT):
         assert x.shape[3] == layer.in_channels, (x.shape, layer.weight.shape)
         how = way(x, layer)
         if how == "direct":
             return convolve(x, layer.weight, layer)
-        return Own.apply(x, layer.weight, how, layer.padding[0], *after)
+        return Own.apply(x, layer.weight, how, layer.padding[0], most, *after)
 
     return execute
 

@@ -1,5 +1,5 @@
 // What follows a convolution of images that have their channels last, while its output is in the
-// cache: a norm in test mode, the sum with another image, and ReLU.
+// cache: a norm in test mode, the sum with another image, and ReLU or ReLU6.
 #include <algorithm>
 #include <cstdint>
 
@@ -8,9 +8,10 @@ namespace {
 struct Finish {
     const float *scale = nullptr, *offset = nullptr;  // of the norm, [K]; none: nothing follows
     const float* sum = nullptr;                       // like the output, or none
+    float most = 3e38f;
 
-    // y [P, K] = max(scale y + offset + sum, 0), of `pixels` from `first` on, and of `channels`
-    // from k on.
+    // y [P, K] = min(max(scale y + offset + sum, 0), most), of `pixels` from `first` on, and of
+    // `channels` from k on.
     void operator()(float* y, int64_t first, int64_t pixels, int64_t k, int64_t channels,
                     int64_t K) const {
         if (!scale) return;
@@ -21,11 +22,11 @@ struct Finish {
             if (s) {
 #pragma GCC ivdep
                 for (int64_t c = 0; c < channels; c++)
-                    at[c] = std::max(w[c] * at[c] + b[c] + s[c], 0.f);
+                    at[c] = std::min(std::max(w[c] * at[c] + b[c] + s[c], 0.f), most);
             } else {
 #pragma GCC ivdep
                 for (int64_t c = 0; c < channels; c++)
-                    at[c] = std::max(w[c] * at[c] + b[c], 0.f);
+                    at[c] = std::min(std::max(w[c] * at[c] + b[c], 0.f), most);
             }
         }
     }

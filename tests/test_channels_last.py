@@ -82,8 +82,10 @@ def test_a_convolution(channels, filters, kernel, stride, padding, groups, side)
 
 
 @pytest.mark.parametrize("kernel, side", [(1, 30), (3, 17)], ids=["1x1", "winograd"])
-@pytest.mark.parametrize("shortcut", [False, True])
-def test_what_follows_a_convolution_in_one_with_it(kernel, side, shortcut):
+@pytest.mark.parametrize(
+    "shortcut, most", [(False, 3e38), (True, 3e38), (False, 6.0)], ids=["relu", "sum", "relu6"]
+)
+def test_what_follows_a_convolution_in_one_with_it(kernel, side, shortcut, most):
     layer = nn.Conv(20, 300, kernel, padding=kernel // 2, bias=False)
     x, w, dy = normal(3, side, side, 20), normal(*layer.weight.shape), normal(3, side, side, 300)
     scale, offset, other = normal(300), normal(300), normal(3, side, side, 300)
@@ -93,11 +95,11 @@ def test_what_follows_a_convolution_in_one_with_it(kernel, side, shortcut):
     after = [jt.array(scale).stop_grad(), jt.array(offset).stop_grad(), image]
     if not shortcut:
         del after[2]
-    y = kernels.convolution(jt, cpu.onednn())(images, layer, *after)
+    y = kernels.convolution(jt, cpu.onednn())(images, layer, *after, most=most)
     exact = scale * sums(x, w, dy, 1, kernel // 2, 1)[0] + offset + (other if shortcut else 0)
     bound = BOUNDS[kernels.way(images, layer)]
-    close(y, np.maximum(exact, 0), bound)
-    passed = dy * (y.numpy() > 0)  # where rounding decides, as it has
+    close(y, np.clip(exact, 0, most), bound * np.abs(exact).max() / min(most, np.abs(exact).max()))
+    passed = dy * (y.numpy() > 0) * (y.numpy() < most)  # where rounding decides, as it has
     _, dx, dw = sums(x, w, passed * scale, 1, kernel // 2, 1)
     found = jt.grad((y * jt.array(dy)).sum(), [images, layer.weight, *after[2:]])
     for value, right in zip(found, (dx, dw, passed)):

@@ -114,6 +114,8 @@ class NormReLU(ChannelsLast, layers.NormReLU):
 
 class ReLU6(ChannelsLast, nn.ReLU6):
     def execute(self, x: jt.Var) -> jt.Var:
+        if hasattr(x, "normed"):
+            return convolve(*x.normed, most=6.0)
         return cut_at_6(*x.scaled) if hasattr(x, "scaled") else super().execute(x)
 
 
