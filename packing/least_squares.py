@@ -38,16 +38,18 @@ def refit(net: nn.Module, whole: nn.Module, batches: Iterable[jt.Var], title: st
     """
     names = {layer: name for name, layer in [*whole.named_modules(), *net.named_modules()]}
     norms = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.BatchNorm)}
-    aims: dict[str, jt.Var] = {}  # what the layers of the whole network give
+    given: dict[str, jt.Var] = {}  # what the layers of the whole network give,
+    aims: dict[str, jt.Var] = {}  # and as they gave it: Jittor's `output += shortcut` changes it
     behind: dict[str, nn.BatchNorm] = {}  # the norm that takes what a layer gives, by its name
     fits: dict[str, Fit] = {}
 
     def watch(plain: Callable, layer: nn.Module, x: jt.Var) -> jt.Var:
         output = plain(layer, x)
         if isinstance(layer, nn.BatchNorm):
-            behind.update({name: norms[names[layer]] for name, aim in aims.items() if aim is x})
-        else:
-            aims.setdefault(names[layer], output)
+            behind.update({name: norms[names[layer]] for name, var in given.items() if var is x})
+        elif names[layer] not in aims:
+            given[names[layer]] = output
+            aims[names[layer]] = output.clone()
         return output
 
     def fit(plain: Callable, layer: nn.Module, x: jt.Var) -> jt.Var:
@@ -64,6 +66,7 @@ def refit(net: nn.Module, whole: nn.Module, batches: Iterable[jt.Var], title: st
         for images in batches:
             with around_layers(whole, watch):
                 whole(images)
+            given.clear()
             with around_layers(net, fit):
                 net(images)
     return sum(layer.enough() for layer in fits.values())
