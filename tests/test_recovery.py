@@ -181,6 +181,8 @@ def test_when_the_base_is_brought_back_and_how(tmp_path):
     assert kinds(recover="norms") == ["start", "prune", "norms", "finish"]
     distilled = ["start", "keep", "prune", "refit", "recover", "recover", "finish"]
     assert kinds(recover="distil", recover_epochs=2) == distilled
+    fitted = ["start", "keep", "prune", "refit", "finish"]
+    assert kinds(recover="distil", recover_epochs=0) == fitted
     assert kinds(recover="distil", initial_pruning_ratio=0.0) == around
     for split in ("train", "val"):
         write_images(tmp_path / "imagenet" / split, {"x": 1})
