@@ -6,7 +6,7 @@ these two the frozen norm and the ReLU behind them happen while the output is in
 
 Layer by layer, on one core of an Intel Xeon with AVX-512, batch 8, forward and both gradients: the
 convolutions of MobileNet-V2 take 0.71 of what the other ways take on plain images, DenseNet-121's
-0.79, ResNet-50's 0.98 (most of its 3x3 ones are Winograd's on plain images).
+0.79, ResNet-50's 0.98; the last two without Winograd's here (winograd_last.h).
 """
 import ctypes
 from collections.abc import Callable
