@@ -15,7 +15,9 @@ def install(jt: ModuleType) -> None:
             return self.y
 
         def grad(self, dy):
-            return dy * (self.y > 0)
+            # Jittor makes float16 of bool times a number, and of what it knows to be one, as the
+            # gradient of a sum; of a product it does not know that.
+            return (dy * 1.0) * (self.y > 0)
 
     jt.nn.relu = ReLU.apply
     jt.nn.Relu.execute = lambda self, x: ReLU.apply(x, *self.args, **self.kw)

@@ -34,6 +34,14 @@ def test_relu_and_its_gradient():
     assert nn.relu(jt.array(values).float64()).dtype == "float64"
 
 
+def test_relus_gradient_of_a_sum_is_no_half():
+    """bool times a number is float16 in Jittor."""
+    for relu in (nn.relu, nn.ReLU(), NormReLU()):
+        x = jt.array(np.array([-1, 2, 3], np.float32))
+        gradient = jt.grad(relu(x).sum(), x)
+        assert gradient.dtype == "float32" and gradient.numpy().tolist() == [0, 1, 1]
+
+
 def test_relus_gradient_goes_through_several_layers():
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal((5, 5)).astype(np.float32) for _ in range(2))
