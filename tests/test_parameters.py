@@ -19,7 +19,11 @@ TASKS = ("a", "b", "c")
 
 
 class Trunk(nn.Module):
-    """images float32 [B, 3, 4, 4] -> `layer` as `use` says -> a linear layer of 6 features."""
+    """images float32 [B, 3, 4, 4] -> `layer` as `use` says -> a linear layer of 6 features.
+
+    They are leaky: with ReLU a seed may leave all 6 at 0, so that no weight moves, and a task whose
+    weights are all 0 gives them all up.
+    """
 
     def __init__(self, layer, use, width):
         self.layer, self.use = layer, use
@@ -27,7 +31,7 @@ class Trunk(nn.Module):
 
     def execute(self, x):
         y = self.use(self.layer, x)
-        return nn.relu(self.last(y.reshape((y.shape[0], -1))))
+        return nn.leaky_relu(self.last(y.reshape((y.shape[0], -1))), 0.1)
 
 
 def multi_head(trunk, features=6):
@@ -290,7 +294,8 @@ def test_one_optimizer_for_everything_over_three_tasks(make):
             self.conv, self.norm, self.last = nn.Conv(3, 4, 3), nn.BatchNorm(4), nn.Linear(16, 6)
 
         def execute(self, x):
-            return nn.relu(self.last(nn.relu(self.norm(self.conv(x))).reshape((x.shape[0], -1))))
+            x = nn.relu(self.norm(self.conv(x)))
+            return nn.leaky_relu(self.last(x.reshape((x.shape[0], -1))), 0.1)
 
     net = multi_head(Net())
     packnet = PackNet(net, 0.5)
