@@ -24,15 +24,34 @@ Images = Callable[[str], Iterable]
 
 def seen(packnet: PackNet, images: Images, title: str) -> tuple[np.ndarray, np.ndarray]:
     """(float32 [N, WIDTH], labels int [N]) of images: a sketch of what all packed layers of the
-    first task's view put out. Each number is a sum of many outputs with random signs."""
+    first task's view put out, or of its features where no layer tells images apart. Each number is
+    a sum of many outputs with random signs."""
     first = packnet.tasks[0]
     with packnet.task_view(first) as net, watched(packnet.layers) as outputs:
+        told_apart: set[str] | None = None
+
         def execute(batch: jt.Var) -> jt.Var:
+            nonlocal told_apart
+            if told_apart is None:
+                told_apart = with_a_row_for_each(net.trunk, outputs, batch)
             outputs.clear()  # they come in the order in which the layers compute
-            net.trunk(batch)
-            return sketch(list(outputs.values()))
+            features = net.trunk(batch)
+            return sketch([outputs[name] for name in outputs if name in told_apart] or [features])
 
         return loops.predict(execute, images(first), f"{title}, as {first} sees it")
+
+
+def with_a_row_for_each(trunk: nn.Module, outputs: dict[str, jt.Var], batch: jt.Var) -> set[str]:
+    """The layers whose output has a row for each image. In a network of the user's own others may
+    have one for each step of a sequence, or part of an image; and one whose weight is computed with
+    elsewhere puts out nothing. Nothing is computed for it. `outputs`: of the layers, as watched
+    gives them."""
+    found = []
+    for count in (2, 3):
+        outputs.clear()
+        trunk(jt.zeros((count, *batch.shape[1:])))
+        found.append({name for name, output in outputs.items() if output.shape[0] == count})
+    return found[0] & found[1]
 
 
 def sketch(outputs: list[jt.Var]) -> jt.Var:

@@ -8,11 +8,14 @@ from test_networks import batches, random_network
 from dataset import create_dataloader
 from images.folders import hold_out, read_split
 from images.preprocess import Preparation, preprocess
+from networks import MultiHead
 from packing import portrait
 from packing.portrait import Portrait, auroc, fitted, main_directions, readable, recognise
 from pruning import PackNet
 from runs import recognition
 from runs.recognition import WIDTH, sketch
+
+nn = jt.nn
 
 
 def images(seed, count=400, width=40, classes=3, shift=0.0):
@@ -237,6 +240,39 @@ def test_what_is_seen_is_of_the_first_tasks_view():
     after, _ = recognition.seen(packnet, lambda task: batches(5), "x")
     assert before.shape == (len(labels), WIDTH) and np.array_equal(before, after)
     assert not any("execute" in vars(layer) for layer in packnet.layers.values())
+
+
+class Steps(nn.Module):
+    """A network of the user's own: a convolution whose weight is standardised, and so computed with
+    outside the layer, then 16 steps of a sequence, [steps, images, width]."""
+
+    def __init__(self, by_image=True):
+        self.conv, self.step = nn.Conv(3, 4, 3, padding=1), nn.Linear(4, 5)
+        self.last = nn.Linear(5, 6) if by_image else nn.ReLU()
+
+    def execute(self, x):
+        weight = self.conv.weight - self.conv.weight.mean((1, 2, 3), keepdims=True)
+        maps = nn.relu(nn.conv2d(x, weight, self.conv.bias, padding=1))
+        steps = self.step(maps.reshape((x.shape[0], 4, 16)).transpose(2, 0, 1))
+        return self.last(steps.mean(0))
+
+
+@pytest.mark.parametrize("by_image", [True, False])
+def test_what_is_seen_of_a_layer_that_tells_no_images_apart(by_image):
+    """Nothing, in batches of whatever size; of features, where there is no other layer."""
+    trunk = Steps(by_image)
+    net = MultiHead(trunk, 6 if by_image else 5)
+    net.add_head("a", 2)
+    packnet = PackNet(net, 0.5)
+    packnet.start_task("a")
+    pixels = np.random.default_rng(0).normal(size=(18, 3, 4, 4)).astype(np.float32)
+    with packnet.task_view("a"):
+        expected = sketch([trunk(jt.array(pixels))]).numpy()
+    for size in (16, 2, 5):
+        parts = [pixels[start:start + size] for start in range(0, 18, size)]
+        loader = [(jt.array(part), jt.zeros(len(part), "int32")) for part in parts]
+        seen = recognition.seen(packnet, lambda task: loader, "x")[0]
+        assert seen == pytest.approx(expected, abs=1e-5)
 
 
 def test_auroc_counts_the_pairs():
