@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import toolchain
 from settings.archs import ZOO, own
 from storage.checkpoint import WeightsError
@@ -266,7 +268,23 @@ def load_pretrained(net: MultiHead, path: str | Path, head: str | None, last: st
     if head is not None:
         net.add_head(head, len(layer["weight"]))
         tensors |= {f"heads.{head}.{name}": array for name, array in layer.items()}
+    check_numbers(net, tensors, path)
     assign(net, tensors, path)
+
+
+def check_numbers(net: nn.Module, tensors: dict, path: str | Path) -> None:
+    """Raise WeightsError where pretrained weights are no numbers that a network computes with."""
+    for name, parameter in net.state_dict().items():
+        array = tensors.get(name)
+        if array is None or not str(parameter.dtype).startswith("float"):
+            continue
+        if array.dtype.kind != "f":
+            raise WeightsError(f"{path}: {name} is of {array.dtype}, not of floating-point "
+                               "numbers: the file is quantised, or holds a mask. Another form of "
+                               "the same weights is needed.")
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{path}: {name} holds NaN or infinite numbers, as of a training "
+                               "that has diverged, or of numbers beyond float16")
 
 
 def in_torchvisions_names(net: MultiHead, task: str) -> dict[str, jt.Var]:

@@ -58,6 +58,8 @@ OTHER_NAMES = {
         (r"\bmlp\.fc2\.", "mlp.3."),
     ),
 }
+# What PyTorch counts beside a network: batches of a norm, networks of an average.
+COUNTS = (".num_batches_tracked", "n_averaged")
 SHOWN = 3  # names and differences in a message
 
 
@@ -92,7 +94,7 @@ def fitted(tensors: Tensors, wanted: Wanted, path: str | Path) -> tuple[Tensors,
     trunk, others = {}, {}
     for theirs, array in tensors.items():
         short = theirs.removeprefix(prefix)
-        if theirs.endswith(".num_batches_tracked") or short.startswith(
+        if theirs.endswith(COUNTS) or short.startswith(
             tuple(f"{part}." for part in wanted.without)
         ):
             continue
@@ -102,6 +104,8 @@ def fitted(tensors: Tensors, wanted: Wanted, path: str | Path) -> tuple[Tensors,
         else:
             trunk[name] = _in_shape(array, wanted.trunk[name])
     head = _take_head(others, wanted)
+    if prefix:  # what is not below it is of another part: the classes' weights of a loss, a metric
+        others = {name: array for name, array in others.items() if prefix + name in tensors}
     if head is None or trunk.keys() != wanted.trunk.keys() or others or _misshapen(trunk, wanted):
         raise WeightsError(f"{path}: {_difference(tensors, trunk, others, head, wanted)}")
     return trunk, head

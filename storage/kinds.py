@@ -9,7 +9,7 @@ from typing import BinaryIO
 from storage.checkpoint import WeightsError
 
 AGAIN = "Download it again, and look at its size."
-IN_PYTORCH = 'In PyTorch: torch.save(torch.jit.load(FILE).state_dict(), "weights.pth").'
+IN_PYTORCH = 'In PyTorch: torch.save({load}, "weights.pth").'
 FITS = "torchvision's or timm's of the same network fit."
 KERAS = f"Weights of Keras have other names and layouts; {FITS}"
 TENSORFLOW = f"Its weights have other names and layouts; {FITS}"
@@ -115,7 +115,11 @@ def _kind_of_zip(f: BinaryIO) -> str | None:
         return None  # the reader says that it is truncated
     parts = {name.rpartition("/")[2] for name in names}
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        return f"a TorchScript file, which holds code beside its weights. {IN_PYTORCH}"
+        load = IN_PYTORCH.format(load="torch.jit.load(FILE).state_dict()")
+        return f"a TorchScript file, which holds code beside its weights. {load}"
+    if any(name.endswith("/models/model.json") for name in names):
+        load = IN_PYTORCH.format(load="torch.export.load(FILE).state_dict")
+        return f"a program of torch.export, which holds code beside its weights. {load}"
     if "data.pkl" in parts:
         return None
     if "model.weights.h5" in parts:

@@ -25,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 
 from storage.checkpoint import WeightsError
+from storage.kinds import check_kind
 from storage.numbers import OF_TORCH
 
 
@@ -32,7 +33,12 @@ def read_objects(path: str | Path):
     """What torch.save has written to a file, by any version: arrays for tensors (as they lie in
     memory, so that they may be strided and read-only; BFLOAT16 for bfloat16), a Thing for each
     object of a class. Raises WeightsError."""
-    return reading(path, unpickled)
+
+    def objects(f: BinaryIO):
+        check_kind(f)
+        return unpickled(f)
+
+    return reading(path, objects)
 
 
 def reading(path: str | Path, read: Callable[[BinaryIO], object]):

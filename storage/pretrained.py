@@ -237,6 +237,10 @@ def _plain(array: np.ndarray) -> np.ndarray:
 def _folder(path: Path) -> str:
     endings = (".safetensors", ".bin", ".pth", ".pt", ".pkl")
     files = sorted(file.name for file in path.iterdir() if file.suffix in endings)
+    if (path / ".metadata").is_file():
+        return ("is a folder of torch.distributed.checkpoint. In PyTorch: from "
+                "torch.distributed.checkpoint.format_utils import dcp_to_torch_save; "
+                'dcp_to_torch_save(FOLDER, "weights.pth").')
     if not files:
         return "is a folder without a file of weights in it"
     return f"is a folder. Name the file in it: {', '.join(files[:3])}"

@@ -563,6 +563,12 @@ def test_what_is_no_packed_network_of_the_release_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_another_kind_of_file_is_not_called_a_truncated_one(tmp_path, capsys):
+    (tmp_path / "x.pt").write_text("# PackNet in Jittor\n")
+    assert evaluate.main(["--import-release", f"{tmp_path}/x.pt", "--output-dir", "nowhere"]) == 2
+    assert "x.pt: is text, not weights" in capsys.readouterr().err
+
+
 def test_a_run_is_not_overwritten_and_the_datas_classes_must_fit(csf, image_root, tmp_path, capsys):
     _, path = csf
     command = [

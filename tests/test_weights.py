@@ -212,6 +212,10 @@ def test_truncated_safetensors_are_called_so(tmp_path):
 def test_a_folder_names_what_is_in_it(tmp_path):
     with pytest.raises(WeightsError, match="is a folder without a file of weights"):
         read_pretrained(tmp_path)
+    (tmp_path / "distributed").mkdir()
+    (tmp_path / "distributed/.metadata").touch()
+    with pytest.raises(WeightsError, match="a folder of torch.distributed.checkpoint. In PyTorch"):
+        read_pretrained(tmp_path / "distributed")
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(WeightsError, match="is a folder. Name the file in it: model.safetensors"):
         read_pretrained(tmp_path)
@@ -272,6 +276,51 @@ def test_the_same_weights_under_other_names_are_the_same_network(tmp_path, names
     tensors = pretrained_tensors()
     save_file(NAMES[names](tensors), tmp_path / "x.safetensors")
     assert_loaded(load(tmp_path / "x.safetensors"), tensors)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tensors: {"n_averaged": np.array(3)}
+        | {f"module.{name}": array for name, array in tensors.items()},
+        lambda tensors: {"criterion.weight": np.ones(5, np.float32), "top1.hits": np.zeros((1, 2))}
+        | {f"model.{name}": array for name, array in tensors.items()},
+    ],
+    ids=["PyTorch's average", "Lightning's loss and metric"],
+)
+def test_what_lies_beside_the_network_is_passed_over(tmp_path, around):
+    tensors = pretrained_tensors()
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(around(tensors)))
+    assert_loaded(load(tmp_path / "x.pkl"), tensors)
+
+
+def test_more_layers_of_the_network_itself_are_not(tmp_path):
+    tensors = pretrained_tensors() | {"features.99.weight": np.ones((2, 2), np.float32)}
+    for prefix in ("", "model."):
+        content = {prefix + name: array for name, array in tensors.items()}
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(WeightsError, match="features.99.weight is not part of the network"):
+            load(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("name", ["features.3.weight", "classifier.6.bias"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda array: array.astype(np.int8), "is of int8, not of floating-point numbers"),
+        (lambda array: array > 0, "is of bool, not of floating-point numbers"),
+        (lambda array: array * np.float32("nan"), "holds NaN or infinite numbers"),
+        (lambda array: array + np.float32("inf"), "holds NaN or infinite numbers"),
+    ],
+)
+def test_what_no_network_computes_with_is_refused(tmp_path, name, change, message):
+    """A quantised file, a mask, a training that has diverged."""
+    tensors = pretrained_tensors()
+    tensors[name] = change(tensors[name])
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensors))
+    ours = name.replace("classifier.6", "heads.imagenet").replace("features", "trunk.features")
+    with pytest.raises(WeightsError, match=f"x.pkl: {ours} {message}"):
+        load(tmp_path / "x.pkl")
 
 
 def hugging_faces_resnet(torch, blocks, width, classes):
@@ -552,6 +601,10 @@ OTHERS = {
     "x.npz": (zipped("a.npy", "b.npy"), ".npz file"),
     "x.npy": (b"\x93NUMPY\x01\x00" + bytes(100), "NumPy array"),
     "scripted.pt": (zipped("x/data.pkl", "x/code/a.py", "x/constants.pkl"), "TorchScript"),
+    "exported.pt2": (
+        zipped("x/models/model.json", "x/data/sample_inputs/model.pt"),
+        "torch.export.load(FILE).state_dict",
+    ),
     "x.parquet": (b"PAR1" + bytes(100), "parquet"),
     "saved_model.pb": (b"\x08\x01\x12\x00" + bytes(100), "TensorFlow"),
     "x.ckpt.data-00000-of-00001": (bytes(range(100, 200)), "TensorFlow"),
