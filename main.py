@@ -27,7 +27,7 @@ from settings.config import Config, ConfigError, flag_of
 from settings.effort import hours, load_rates, rounded
 from settings.experiments import DEMO, EXPERIMENTS, listed, runs_of
 from system import processes
-from system.errors import UserError, complain, reason, run_cli
+from system.errors import CommandLine, UserError, complain, reason, run_cli
 from system.files import LOG, RESULTS, STATE
 from system.screen import screen_may_go
 
@@ -37,7 +37,7 @@ SET_BY_EXPERIMENT = ("seed", "task_list", "pruning_ratios", "arch", "add_to", "p
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict]:
     """(the flags, the settings that were given). Exits with 2 on unknown options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = CommandLine(__doc__.split("\n")[0])
     parser.add_argument(
         "--demo", action="store_true",
         help="draw small data sets and pack them with a slim network; other options still apply")
@@ -179,13 +179,15 @@ def describe(given: dict) -> int:
         check_source(config)
     toolchain.start(config.device, config.precision, config.convolution)
     from networks import build
-    from runs.network import packed_network, warn_of_own
+    from runs.network import check_own, packed_network, warn_of_own
     net = build(**config.network())
     warn_of_own(net, config)
     for task in (config.base_task, *config.task_list):
         if classes := [*config.folder(task).glob("train/[!.]*/")]:
             net.add_head(task, len(classes))
-    print(packed_network(net, config).describe())
+    packnet = packed_network(net, config)
+    check_own(net, config)
+    print(packnet.describe())
     print(f"\nEach task adds a head: {net.num_features:,} features to its classes.")
     return 0
 

@@ -138,6 +138,7 @@ def parameters_of(model: nn.Module, train_biases: bool = False, train_bn: bool =
     """
     if packed_layers not in PACKED:
         raise ValueError(f"packed_layers {packed_layers!r} is none of {', '.join(PACKED)}")
+    refuse_circles(model)
     places, variables = places_of(model)
     names = {id(var): name for name, var in model.state_dict().items()}
     unnamed = [key for key in places if key not in names]
@@ -276,6 +277,20 @@ def entries_of(module: nn.Module) -> dict:
     if isinstance(module, nn.Conv1d):
         entries.pop("_conv", None)  # computes with the weight that Conv1d has
     return entries
+
+
+def refuse_circles(module: nn.Module, path: tuple[str, ...] = (),
+                   above: tuple[nn.Module, ...] = ()) -> None:
+    """Jittor's own walk through the layers would never end."""
+    above = (*above, module)
+    for key, child in entries_of(module).items():
+        if isinstance(child, nn.Module):
+            here = (*path, str(key))
+            if any(child is each for each in above):
+                raise ValueError(f"{'.'.join(here)} is a layer that it is itself a part of, so that"
+                                 " Jittor finds no end of the network. Keep it in a list, or pass "
+                                 "it to execute.")
+            refuse_circles(child, here, above)
 
 
 def refuse_weight_norm(module: nn.Module, way: Way) -> None:

@@ -13,7 +13,7 @@ from settings.config import PUBLISHED, Config, ConfigError
 from storage.downloads import published_weights
 from storage.packed import Packed, other_content
 from system.progress import say
-from trunks.own import differences_of
+from trunks.own import check_training, differences_of
 
 
 def base_network(config: Config, classes: int | None) -> MultiHead:
@@ -47,11 +47,22 @@ def weights_of(net: MultiHead, config: Config) -> str | Path:
 
 
 def warn_of_own(net: MultiHead, config: Config) -> None:
-    """Say what a network of the user's own does otherwise than in PyTorch, and without an error."""
+    """Say of a network of the user's own what may not be meant: that it is taken to give features,
+    and what it does otherwise than in PyTorch, without an error."""
     if own(config.arch):
         where = f"--arch {config.arch}"
+        if not net.last and config.last is None:
+            say(f"warning: {where}: what it gives is no linear layer's output, so all "
+                f"{net.num_features:,} numbers of it are taken as features; --last NAME names a "
+                "layer that the heads replace, and --last none says that features are meant")
         for difference in differences_of(net.trunk, config.image_size, where):
             say(f"warning: {where}: {difference}")
+
+
+def check_own(net: MultiHead, config: Config) -> None:
+    """Raise ConfigError where a network of the user's own cannot be trained."""
+    if own(config.arch):
+        check_training(net.trunk, config.image_size, f"--arch {config.arch}")
 
 
 def packed_network(net: MultiHead, config: Config) -> PackNet:
@@ -67,7 +78,9 @@ def first_network(config: Config, earlier: Earlier | None, classes: int | None) 
     """What a run begins with: the base network, of which nothing is packed yet, or `earlier`.
     `classes`: as of base_network."""
     if earlier is None:
-        return packed_network(base_network(config, classes), config)
+        packnet = packed_network(base_network(config, classes), config)
+        check_own(packnet.model, config)
+        return packnet
     try:
         return rebuild(earlier.packed, config)
     except (KeyError, ValueError) as error:

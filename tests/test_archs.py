@@ -14,6 +14,7 @@ from conftest import ROOT, jt
 import networks
 from packing.parameters import OWNED, PRIVATE, SHARED, parameters_of
 from pruning import PackNet
+from runs.network import check_own, warn_of_own
 from settings.archs import ARCHS, FIXED_SIZE, PUBLISHED_WEIGHTS, ZOO, own, source_of
 from settings.config import Config, ConfigError
 from trunks.layers import AdaptivePool, Pool, PooledConv
@@ -495,6 +496,14 @@ PLAIN = """
     """
 
 
+LAST = "self.out(x * self.gate(x).sigmoid())"
+
+
+def ending(result: str) -> str:
+    """PLAIN with another result."""
+    return PLAIN.replace(LAST, result)
+
+
 def test_a_network_of_ones_own(tmp_path):
     arch = write(tmp_path / "my_net.py", PLAIN)
     assert own(arch) == (tmp_path / "my_net.py", "build")
@@ -513,9 +522,7 @@ def test_a_network_of_ones_own(tmp_path):
 
 
 def test_a_network_that_gives_features(tmp_path):
-    features = PLAIN.replace(
-        "return self.out(x * self.gate(x).sigmoid())", "return nn.relu(self.out(x))"
-    )
+    features = ending("nn.relu(self.out(x))")
     net = networks.build(write(tmp_path / "features.py", features), image_size=12)
     assert net.last == "" and net.num_features == 7 and "trunk.out.weight" in net.state_dict()
     # said to be no classifier's
@@ -529,6 +536,9 @@ def test_the_file_may_import_what_lies_beside_it(tmp_path):
         "(4, 7)", "(4, WIDTH)"
     )
     assert networks.build(write(tmp_path / "net.py", body), image_size=12).last == "out"
+    (tmp_path / "my_blocks_later.py").write_text("FACTOR = 1\n")
+    body = PLAIN.replace("return self", "from my_blocks_later import FACTOR; return FACTOR * self")
+    assert networks.build(write(tmp_path / "late.py", body), image_size=12).num_features == 4
 
 
 @pytest.mark.parametrize(
@@ -547,13 +557,79 @@ def test_the_file_may_import_what_lies_beside_it(tmp_path):
         (PLAIN.replace("x * self.gate(x).sigmoid())", "x), x"), "gives tuple"),
         (
             PLAIN.replace("x = nn.relu", "self.conv.weight = self.conv.weight * 1.0; x = nn.relu"),
-            "conv.weight is made anew in every pass",
+            "conv.weight is made while the network runs",
+        ),
+        ("import sys\nsys.exit()", "ends the program, .*line 5 of net.py.*if __name__ == "),
+        ("def build(): raise SystemExit('no')", "ends the program"),
+        (PLAIN.replace("Conv(3, 4, 3)", "Conv(1, 4, 3)"), "AssertionError .line 12 of net.py"),
+        (
+            PLAIN.replace(".mean((2, 3))", ".reshape((-1, 4, 50)).mean(2)"),
+            "gives .4, 4. for 2 images, not float32 .2, 4.. A reshape",
+        ),
+        (ending("self.out(x).squeeze()"), "gives .4. for one image, and .2, 4. for two.*squeeze"),
+        (ending("self.out(x).float64()"), "gives float64 .2, 4. for 2 images"),
+        (ending("nn.Softmax(dim=1)(self.out(x))"), "shares that add up to 1"),
+        (ending("nn.log_softmax(self.out(x), 1)"), "shares that add up to 1"),
+        (
+            PLAIN.replace("self.out =", "self.gate.all = self; self.out ="),
+            "gate.all is a layer that it is itself a part of",
         ),
     ],
 )
 def test_what_is_wrong_with_ones_own_network_is_said(tmp_path, body, message):
     with pytest.raises(ConfigError, match=message):
         networks.build(write(tmp_path / "net.py", body), image_size=12)
+
+
+def test_softmax_behind_a_layer_that_is_named_is_said(tmp_path):
+    body = ending("nn.softmax(self.out(x), 1)")
+    with pytest.raises(ConfigError, match="shares that add up to 1"):
+        networks.build(write(tmp_path / "net.py", body), last="out", image_size=12)
+
+
+@pytest.mark.parametrize(
+    "training, message",
+    [
+        ("(x, x)", "in training gives tuple for images of 12 x 12, not one Var"),
+        ("x[:, :3]", "in training gives .2, 3. for 2 images, and .2, 4. in a test"),
+        ("self.gone(x)", "in training fails .*AttributeError.*line 13 of net.py"),
+    ],
+)
+def test_a_network_that_is_another_in_training_is_said_before_a_run_begins(
+    tmp_path, training, message
+):
+    """As those with a second classifier half-way are."""
+    body = ending(f"{training} if self.is_training() else {LAST}")
+    config = Config(arch=write(tmp_path / "net.py", body), image_size=12)
+    net = networks.build(**config.network())
+    with pytest.raises(ConfigError, match=message):
+        check_own(net, config)
+
+
+def test_a_look_at_the_training_leaves_every_value_as_it_was(tmp_path):
+    body = PLAIN.replace("self.gate =", "self.norm = nn.BatchNorm(4); self.gate =")
+    body = body.replace("nn.relu(self.conv(x))", "nn.dropout(self.norm(self.conv(x)), 0.5, True)")
+    config = Config(arch=write(tmp_path / "net.py", body), image_size=12)
+    net = networks.build(**config.network())
+    before = {name: var.numpy() for name, var in net.state_dict().items()}
+    modes = [module.is_training() for module in net.modules()]
+    gradients = [var.is_stop_grad() for var in net.state_dict().values()]
+    check_own(net, config)
+    after = {name: var.numpy() for name, var in net.state_dict().items()}
+    assert before.keys() == after.keys() and "trunk.norm.running_var" in after
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert modes == [module.is_training() for module in net.modules()]
+    assert gradients == [var.is_stop_grad() for var in net.state_dict().values()]
+
+
+def test_a_network_taken_for_features_is_said_unless_that_is_meant(tmp_path, capsys):
+    scaled = ending(f"2 * {LAST}")
+    said = "no linear layer's output, so all 7 numbers of it are taken as features"
+    for body, last, warned in ((scaled, None, True), (scaled, "none", False), (PLAIN, None, False)):
+        arch = write(tmp_path / "net.py", body)
+        config = Config(arch=arch, last=last, image_size=12)
+        warn_of_own(networks.build(**config.network()), config)
+        assert (said in "".join(capsys.readouterr())) == warned
 
 
 def test_a_wrong_last_layer_is_said(tmp_path):
