@@ -31,6 +31,7 @@ from images.preprocess import Preparation, permute, preprocess
 from packing.portrait import Portrait, auroc, readable, recognise
 from packing.which_task import probabilities, surest
 from reporting.published import of_the_release
+from runs.addition import packed_file
 from runs.folder import check_free
 from runs.stage import precision_of
 from settings.archs import ARCHS, own, source_of
@@ -40,7 +41,7 @@ from storage.packed import Packed, load_packed, other_content, save_packed
 from storage.release import read_release
 from storage.seals import of_portrait, recomputed
 from storage.torch_file import write_torch_file
-from system.errors import run_cli
+from system.errors import CommandLine, run_cli
 from system.files import CHECKPOINT, STATE
 
 if TYPE_CHECKING:  # starts Jittor
@@ -62,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     return carry_out(options)
 
 
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+def command_line() -> CommandLine:
+    parser = CommandLine(__doc__.split("\n")[0])
     add = parser.add_argument
     add("--output-dir", default="checkpoints/packnet",
         help="folder of the run (default: %(default)s)")
@@ -118,10 +119,13 @@ def carry_out(options: argparse.Namespace) -> int:
     ToolchainError and OSError."""
     path = Path(options.output_dir) / CHECKPOINT
     if options.seals is not None:
-        return compare_seals(options.seals or path)
+        return compare_seals(packed_file(options.seals) if options.seals else path)
     if options.import_release:
         import_release(options)
         return 0
+    if not path.exists():
+        raise ConfigError(f"--output-dir {options.output_dir}: holds no {CHECKPOINT}, which a run "
+                          f"writes there. {others()}")
     packed, metadata = load_packed(path)
     check_task("--task", options.task, packed)
     if options.export:
@@ -169,6 +173,14 @@ def start_jittor(options: argparse.Namespace, metadata: dict) -> None:
     for precision, tasks in measured.items() if not options.export else ():
         print(f"note: {', '.join(tasks)}: trained and measured in {precision}, here computed in "
               f"{toolchain.precision}, which gives other last digits", file=sys.stderr)
+
+
+def others() -> str:
+    """Where there are packed networks, in a sentence."""
+    folders = sorted(str(path.parent) for path in Path("checkpoints").glob(f"**/{CHECKPOINT}"))
+    more = ", ..." if len(folders) > 3 else ""
+    return (f"There is one in {', '.join(folders[:3])}{more}." if folders else
+            "`python main.py --demo` makes one in checkpoints/demo.")
 
 
 def check_task(flag: str, task: str | None, packed: Packed) -> None:

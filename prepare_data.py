@@ -26,7 +26,6 @@ there and the counts are the official ones. Stop it at any moment and start it a
 is missing. Crops are stored as JPEG of quality 100 without chroma subsampling, see docs/data.md for
 why. Wrong archives end with one message and exit code 2.
 """
-import argparse
 import importlib.util
 import io
 import os
@@ -40,6 +39,7 @@ from system import processes  # first: it says in one sentence which package is 
 # isort: split
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from images import parquet, recogseq, tfrecords
 from images.archives import (
@@ -82,13 +82,15 @@ from images.pictures import (
     read_flowers,
     read_tiny_imagenet,
 )
-from system.errors import run_cli
+from system.errors import CommandLine, run_cli
 from system.files import replacing
 from system.processes import cores
 from system.progress import Progress
 
 # Differences of at most 4 levels: benchmarks/crops.py.
 JPEG = dict(format="JPEG", quality=100, subsampling=0)
+
+DRAWN_BY = "prepare_data.py --contact-sheet"  # in a contact sheet
 
 READERS = {"cubs": read_cubs, "cars": read_cars, "flowers": read_flowers}
 READERS |= {name: read_tiny_imagenet(name) for name in TINY_IMAGENET}
@@ -431,8 +433,25 @@ def contact_sheet(folders: list[Path], target: Path, columns: int = 10, side: in
             upper = top + title + number // columns * step + (side - image.height) // 2
             sheet.paste(image, (left, upper))
         top += height
+    drawn_by = PngInfo()
+    drawn_by.add_text("Software", DRAWN_BY)
     with replacing(target) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format="PNG", pnginfo=drawn_by)
+
+
+def check_sheet(target: Path) -> None:
+    """Raise ArchiveError where a contact sheet would take the place of something else."""
+    if target.suffix.lower() != ".png":
+        raise ArchiveError(f"--contact-sheet {target}: the name must end in .png")
+    if target.exists():
+        try:
+            with Image.open(target) as there:
+                if there.info.get("Software") == DRAWN_BY:
+                    return
+        except OSError:
+            pass
+        raise ArchiveError(f"--contact-sheet {target}: is there already, and no contact sheet; "
+                           "never overwritten. Choose another name.")
 
 
 # ------------------------------------------------------------------------------------------ where
@@ -467,7 +486,7 @@ def installed(name: str) -> Path:
 @run_cli
 def main(arguments: list[str] | None = None) -> int:
     title = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(description=title, allow_abbrev=False)
+    parser = CommandLine(title)
     parser.add_argument("--archives", type=Path,
                         help="folder with the archives, packed or unpacked (default, of "
                              f"{' and '.join(INSTALLED)}: where a package has put them)")
@@ -482,6 +501,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.archives and not options.archives.exists():
         raise ArchiveError(f"--archives {options.archives}: no such folder")
+    if options.contact_sheet:
+        check_sheet(options.contact_sheet)
     names = []
     for name in options.dataset:
         names += TINY_IMAGENET if name == "tiny-imagenet" else [name]

@@ -10,7 +10,6 @@ experiment, published, ours, difference, seeds, hours and hardware; one that was
 with its command, and with the hours that --measure lets us estimate. Then come accuracies beside
 the published figures, baselines, curves, capacity, storage, and how each run was made.
 """
-import argparse
 from pathlib import Path
 
 import toolchain
@@ -18,12 +17,12 @@ from reporting.page import check_free, write_page
 from settings.config import ConfigError
 from settings.effort import save_rates
 from system import processes
-from system.errors import run_cli
+from system.errors import CommandLine, run_cli
 
 
 @run_cli
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = CommandLine(__doc__.split("\n")[0])
     parser.add_argument(
         "--runs", default="checkpoints",
         help="folder with the runs (default: %(default)s)")

@@ -4,7 +4,6 @@ Checks that Jittor runs, that the algorithm keeps its promises on a small networ
 folders are complete and readable. Prints a line with a verdict for each; exits with 1 if something
 is wrong. Absent data sets are no error. Changes no file. pytest collects it too.
 """
-import argparse
 import os
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from images.datasets import (
 )
 from images.folders import DataError, read_split, unused_validation
 from images.preprocess import look_uncropped, open_rgb, upright_size
-from system.errors import run_cli
+from system.errors import CommandLine, run_cli
 from system.processes import cores
 
 NAMED = (*OF_THE_PAPER, "imagenet")  # even where they are absent
@@ -145,10 +144,12 @@ def test_data() -> None:
 
 @run_cli
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = CommandLine(__doc__.split("\n")[0])
     parser.add_argument("--data-root", default="data",
                         help="folder of the data sets (default: %(default)s)")
     root = parser.parse_args(arguments).data_root
+    if not os.path.isdir(root) and root != parser.get_default("data_root"):
+        raise DataError(f"--data-root {root}: no such folder")
     there = map(name_of_folder, folders_with_images(root)) if os.path.isdir(root) else ()
     names = dict.fromkeys((*NAMED, *sorted(there)))
     checks = [("toolchain", check_toolchain), ("algorithm", check_algorithm)]

@@ -6,6 +6,7 @@ folders there are does not matter: a file is known by the end of its path.
 """
 import contextlib
 import functools
+import lzma
 import os
 import re
 import stat
@@ -23,6 +24,7 @@ from system.progress import Progress
 
 TAR_ENDINGS = (".tgz", ".tar.gz", ".tar")
 ENDINGS = (*TAR_ENDINGS, ".zip")
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 COPY = re.compile(r" ?\(\d+\)")  # in the name of what was downloaded twice: "x (1).tgz"
 
 Member = tuple[str, Callable[[], bytes]]  # path in its container, and what gives the content
@@ -135,7 +137,10 @@ def _of_zip(path: Path) -> Iterator[Member]:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+    except (NotImplementedError, RuntimeError) as error:  # a .zip's compression, or a password
+        raise ArchiveError(f"{path}: cannot be unpacked here ({error}). Unpack it with the program "
+                           "that can, and name the folder.") from error
+    except BROKEN as error:
         raise damaged(path, ".tgz", error) from error
 
 

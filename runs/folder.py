@@ -3,6 +3,7 @@ Jittor."""
 import ast
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from images.datasets import data_set, found_datasets
@@ -22,6 +23,9 @@ def check_folders(config: Config, resume: bool = False) -> None:
     need = config.need
     output = Path(config.output_dir)
     need(output.is_dir() or not output.exists(), "output_dir", "is a file")
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    need(there.is_dir() and os.access(there, os.W_OK | os.X_OK), "output_dir",
+         f"cannot be made or written: {there} is a file, or belongs to somebody else")
     if not resume:
         can_go_on = (output / RESULTS).exists()
         check_free(config, "Go on with it by --resume, choose" if can_go_on else "Choose")

@@ -21,6 +21,7 @@ from system.errors import UserError
 from toolchain import CONVOLUTIONS, DEVICES, PRECISIONS
 
 RATIO_WORDS = ("auto", "equal")
+MOST_PIXELS = 4096  # a side: of more a batch is in no memory, and Linux ends what asks for it
 PUBLISHED = "published"  # what --pretrained may be, beside a file
 # What --keep may be, and what a log says of it.
 KEPT_EPOCH = {
@@ -317,7 +318,8 @@ class Config(WhatIsPacked):
         need(self.precision != "bf16" or self.device != "cuda", "precision",
              "is for the CPU; --device cuda computes in fp32, tf32 or fp16")
         need(len(set(self.baselines)) == len(self.baselines), "baselines", "names one twice")
-        need(0 <= self.free_weights < float("inf"), "free_weights", "must not be negative")
+        need(self.free_weights >= 0, "free_weights", "must not be negative")
+        need(self.free_weights < float("inf"), "free_weights", "must be a finite number")
         self._check_judging()
         self._check_tasks()
         self._check_ratios()
@@ -387,7 +389,8 @@ class Config(WhatIsPacked):
         need = self.need
         for name in ("num_epochs_per_task", "num_epochs_finetune", "num_epochs_base",
                      "num_epochs_base_finetune", "recover_epochs", "seed", "weight_decay"):
-            need(0 <= getattr(self, name) < float("inf"), name, "must not be negative")
+            need(getattr(self, name) >= 0, name, "must not be negative")
+            need(getattr(self, name) < float("inf"), name, "must be a finite number")
         for name in ("batch_size", "lr_decay_every", "base_lr_decay_every", "recover_most"):
             need(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("initial_lr", "finetune_lr", "base_lr", "base_finetune_lr", "recover_lr"):
@@ -407,6 +410,7 @@ class Config(WhatIsPacked):
                   f"must be {least} for {self.arch}, whose position embedding is for that size")
         self.need(self.image_size >= least, "image_size",
                   f"must be at least {least} for {self.arch}")
+        self.need(self.image_size <= MOST_PIXELS, "image_size", f"must be at most {MOST_PIXELS}")
 
     def need(self, good: bool, name: str, rule: str) -> None:
         """Raise ConfigError for the setting `name` unless it is good."""

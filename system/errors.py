@@ -1,9 +1,10 @@
 """What a user can mend, as an exception; and the one way in which a program of ours ends."""
+import argparse
 import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 SCREEN_GONE = (errno.EPIPE, errno.EIO)  # `| head` has read enough; the terminal was closed
 
@@ -20,6 +21,27 @@ class UserError(Exception):
 class TrainingError(UserError):
     """Training cannot go on. The message names task, phase and epoch."""
     code = 1
+
+
+class CommandLine(argparse.ArgumentParser):
+    """What a program's arguments may be. What is wrong with them is one message as well, without
+    the list of all that there are. Raises UserError."""
+
+    def __init__(self, description: str, prog: str | None = None) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False)
+
+    def parse_args(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """An empty word is none that anybody means: so a shell writes a variable that is not
+        set."""
+        words = sys.argv[1:] if arguments is None else arguments
+        for before, word in zip(("", *words), words):
+            if not word or word.startswith("--") and word.endswith("="):
+                self.error(f"{word or before}: nothing stands behind it, or a shell variable that "
+                           "is not set")
+        return super().parse_args(words)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}. `--help` lists what there is.")
 
 
 def complain(error: Exception | str) -> int:

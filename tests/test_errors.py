@@ -10,12 +10,17 @@ import sys
 import pytest
 from conftest import ROOT
 
+import evaluate
+import main
+import prepare_data
+import report
+import test_basic
 from images.archives import ArchiveError
 from images.folders import DataError
 from settings.config import ConfigError
 from storage.checkpoint import WeightsError
 from system.errors import TrainingError, UserError, run_cli
-from toolchain import ToolchainError
+from toolchain import ToolchainError, doctor
 
 BEGIN = (
     "import os, signal, sys\nfrom system.errors import UserError, run_cli\nfrom "
@@ -66,6 +71,34 @@ def test_what_a_user_can_mend_is_one_message_and_a_code(kind, code, capsys):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, capsys):
     assert run_cli(lambda arguments: open(arguments[0]))([tmp_path / "nowhere"]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: No such file or directory\n"
+
+
+@pytest.mark.parametrize("program", [main, evaluate, report, prepare_data, test_basic, doctor])
+def test_wrong_arguments_are_one_line_without_the_list_of_all(program, capsys):
+    assert program.main(["--no-such-option"]) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        "error: unrecognized arguments: --no-such-option. `--help` lists what there is.\n"
+    )
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    "program, arguments, option",
+    [
+        (main, ["--task-list", "birds", "--add-to", ""], "--add-to"),
+        (main, ["--pretrained=", "--demo"], "--pretrained="),
+        (main, ["--data-root", "", "--task-list", "birds"], "--data-root"),
+        (evaluate, ["--task", ""], "--task"),
+        (report, ["--out", ""], "--out"),
+        (prepare_data, ["--archives", ""], "--archives"),
+    ],
+)
+def test_an_empty_word_is_no_default(program, arguments, option, capsys):
+    """So a shell writes "$FOLDER" that was never set. It would mean the folder at hand, or that
+    nothing was asked for."""
+    assert program.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option}: nothing stands behind it")
 
 
 @pytest.mark.parametrize("bug", [RuntimeError, KeyError, AttributeError])

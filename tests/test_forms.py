@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import sys
 import tarfile
 import zipfile
@@ -291,6 +292,31 @@ def test_a_damaged_zip_leaves_nothing_behind(tmp_path, small, capsys, pack, brea
     assert run(tmp_path, "--dataset", "flowers") == 2
     assert "102flowers.zip: cannot be read to its end" in capsys.readouterr().err
     assert not list((tmp_path / "data").rglob("*.jpg")) and not (tmp_path / "data/flowers").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, method, message",
+    [
+        (0, 9, "That compression method is not supported"),  # deflate64: Windows, above 2 GB
+        (1, 8, "is encrypted, password required"),
+    ],
+)
+def test_a_sound_zip_that_python_cannot_unpack_is_not_called_damaged(
+    tmp_path, small, capsys, flags, method, message
+):
+    make_flowers(tmp_path / "archives")
+    repacked(tmp_path / "archives", as_zip, tmp_path / "elsewhere")
+    path = tmp_path / "archives/102flowers.zip"
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the heads of its files
+        at = -1
+        while (at := content.find(mark, at + 1)) >= 0:
+            content[at + place:at + place + 4] = struct.pack("<HH", flags, method)
+    path.write_bytes(content)
+    assert run(tmp_path, "--dataset", "flowers") == 2
+    error = capsys.readouterr().err
+    assert f"{path}: cannot be unpacked here (" in error and message in error
+    assert "Unpack it" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -448,6 +448,10 @@ WRONG = [
     (["--pretrained", "nowhere.pth"], "no such file"),
     (["--data-root", "nowhere"], "no such folder"),
     (["--output-dir", __file__], "is a file"),
+    (["--output-dir", f"{__file__}/out"], "test_main.py is a file, or belongs to somebody else"),
+    (["--image-size", "20000"], "must be at most 4096"),
+    (["--free-weights", "inf"], "must be a finite number"),
+    (["--weight-decay", "inf"], "must be a finite number"),
     (["--num-epochs-base", "1"], "the base network trains on"),  # where there is none
     (["--pretrained", "published"], "vgg-slim has no published weights: give a file"),
     (["--device", "cuda"], "--device cuda cannot be used"),
@@ -610,6 +614,13 @@ def test_help_needs_no_jittor():
 
 
 # ---- test_basic.py
+
+
+def test_basic_looks_into_no_folder_that_is_not_there(tmp_path, capsys):
+    import test_basic
+
+    assert test_basic.main(["--data-root", str(tmp_path / "nowhere")]) == 2
+    assert f"--data-root {tmp_path}/nowhere: no such folder" in capsys.readouterr().err
 
 
 def test_the_sanity_check_tells_right_from_wrong(image_root, capsys, monkeypatch):

@@ -301,11 +301,25 @@ def test_all_three_with_a_contact_sheet_and_again(tmp_path, small, capsys):
         assert sheet.size[0] > 1000 and np.asarray(sheet.convert("L")).std() > 10
     before = tree(tmp_path / "data")
     capsys.readouterr()
-    assert run(tmp_path) == 0
+    assert run(tmp_path, "--contact-sheet", str(tmp_path / "sheet.png")) == 0  # a sheet of ours
     assert (
         capsys.readouterr().out.count("is there already, left as it is") == 3
         and tree(tmp_path / "data") == before
     )
+
+
+@pytest.mark.parametrize("name, message", [("notes.txt", "must end in .png"),
+                                           ("photo.png", "is there already, and no contact sheet"),
+                                           ("text.png", "is there already, and no contact sheet")])
+def test_a_contact_sheet_takes_the_place_of_nothing_else(tmp_path, small, capsys, name, message):
+    """Which is said before the archives are looked at."""
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "text.png").write_text("mine")
+    Image.new("RGB", (3, 3)).save(tmp_path / "photo.png")
+    before = (tmp_path / name).read_bytes()
+    assert run(tmp_path, "--contact-sheet", str(tmp_path / name)) == 2
+    assert message in capsys.readouterr().err and (tmp_path / name).read_bytes() == before
 
 
 # ---- arrays of pixels: CIFAR-100 and MNIST

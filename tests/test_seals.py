@@ -304,6 +304,29 @@ def test_what_has_no_seals_is_one_line(tmp_path, content, capsys):
     assert re.match(rf"error: {tmp_path}/x: .*\n$", error)
 
 
+def test_a_folder_is_its_packed_file(sealed, tmp_path, capsys):
+    """As of --add-to."""
+    assert evaluate.main(["--seals", str(sealed[1].parent)]) == 0
+    assert "seals unchanged" in capsys.readouterr().out
+    assert evaluate.main(["--seals", str(tmp_path)]) == 2
+    assert f"{tmp_path}/packnet.safetensors: no such file" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_packed_network_names_those_with_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main([]) == 2
+    error = capsys.readouterr().err
+    assert "--output-dir checkpoints/packnet: holds no packnet.safetensors" in error
+    assert "`python main.py --demo`" in error
+    for name in "abcd":
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "packnet.safetensors").touch()
+    assert evaluate.main([]) == 2
+    assert "There is one in checkpoints/a, checkpoints/b, checkpoints/c, ...." in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_packed_file_without_seals_is_one_line(sealed, tmp_path, capsys):
     packed, metadata = load_packed(sealed[1])
     del metadata["tasks"][1]["seal"]

@@ -4,7 +4,6 @@
     python -m toolchain --check     # and compute: convolutions, a linear layer and the gradients
                                     # of all against NumPy
 """
-import argparse
 import importlib.metadata
 import platform
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 import toolchain
 from kernels import channels_last
 from system import INSTALL
-from system.errors import run_cli
+from system.errors import CommandLine, run_cli
 from system.processes import cores
 from toolchain import backends, cuda, gpu
 from toolchain.base import ToolchainError, cache_folder, compiler, gcc_version, jittor_home, output
@@ -165,9 +164,7 @@ def correlate(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """The doctor. Returns 0 where Jittor can start, 1 where the check fails, 2 where something is
     missing."""
-    parser = argparse.ArgumentParser(
-        "python -m toolchain", description="What Jittor needs and what this machine has.",
-        allow_abbrev=False)
+    parser = CommandLine("What Jittor needs and what this machine has.", "python -m toolchain")
     parser.add_argument("--check", action="store_true", help="also compute, and compare with NumPy")
     parser.add_argument("--device", choices=toolchain.DEVICES, default="auto",
                         help="for --check (default: auto)")
