@@ -137,14 +137,12 @@ def _drawn_error(top1: float | None) -> float:
 
 
 def _tasks_below(axes: plt.Axes, names: list[str], **look) -> None:
-    """Name the places of the x axis; of a long sequence upright, as they would cover each other."""
-    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, **look)
-
-
-def _beginning(names: list[str]) -> str:
-    """What all names begin with, up to a "_": "demo_"."""
+    """Name the places of the x axis, without what all names begin with, up to a "_" ("demo_"); of
+    a long sequence upright, as they would cover each other."""
     beginning, line, _ = os.path.commonprefix(names).rpartition("_")
-    return beginning + line
+    first, *others = [name.removeprefix(beginning + line) for name in names]
+    axes.set_xticks(range(len(names)), [first, *(f"+ {other}" for other in others)],
+                    rotation=90 if len(names) > 6 else 0, **look)
 
 
 def training_curve(results: dict, stage: dict) -> plt.Figure:
@@ -221,7 +219,7 @@ def error_as_tasks_are_added(results: dict) -> plt.Figure:
         axes.plot([first], before, "o", ms=9, mfc="none", mew=1.5, clip_on=False, color=colour)
     axes.plot([], [], "o", ms=9, mfc="none", mew=1.5, color="0.4",
               label=f"before its prune{judged(results)}")
-    _tasks_below(axes, [names[0], *("+ " + name for name in names[1:])])
+    _tasks_below(axes, names)
     axes.set(ylabel="top-1 error (%)", xlabel="tasks in the network", ylim=(0, None),
              xlim=(-0.3, len(names) - 0.7))
     axes.set_title("Error as tasks are added", loc="left", fontweight="bold")
@@ -252,7 +250,7 @@ def change_as_tasks_are_added(results: dict) -> plt.Figure:
             panel.plot(range(first, len(names)), changes, marker="s", ms=5,
                        color=_colour(results, name), label=name, clip_on=False)
         panel.set_title(method, loc="left", fontweight="bold")
-        _tasks_below(panel, [names[0], *("+ " + name for name in names[1:])], fontsize=8)
+        _tasks_below(panel, names, fontsize=8)
         panel.set(xlabel="tasks in the network", xlim=(-0.3, len(names) - 0.7))
     axes[0].set_ylabel("change of top-1 error since\nthe task was learnt (points)")
     figure.tight_layout()
@@ -327,7 +325,6 @@ def forgetting(results: dict) -> plt.Figure:
     stages = [stage for stage in (results["base"], *results["tasks"])
               if stage["name"] in finetune["tasks"]]
     names = [stage["name"] for stage in stages]
-    places = [name.removeprefix(_beginning(names)) for name in names]
     across = min(len(names), 5)
     down = math.ceil(len(names) / across)
     figure, grid = plt.subplots(down, across, figsize=(3.2 * across, 3.2 * down), sharey=True,
@@ -349,7 +346,7 @@ def forgetting(results: dict) -> plt.Figure:
         axes.axhline(chance, color="0.5", lw=1, ls=":")
         axes.text(-0.15, chance - 1, "chance", va="top", fontsize=8, color="0.4")
         axes.set_title(name, loc="left", fontweight="bold")
-        _tasks_below(axes, [f"+ {place}" for place in places])
+        _tasks_below(axes, names)
         axes.set(ylim=(0, 103), xlim=(-0.2, len(names) - 0.8))
         axes.set_xlabel("tasks learnt so far")
         if number % across == 0:

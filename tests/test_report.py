@@ -560,6 +560,7 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
         5794 * (30 + 2 + 1) + 8041 * (30 + 2) + 5794 + 8041 + 6149 * (20 + 1) + 5794 + 8041 + 6149
     )
     forward += distilled  # its teacher
+    forward += 2 * 8 * 64  # its layers are fitted: eight passes through it and through the whole one
     forward += 5994 + 8144 + 2040 + 2 * (5794 + 8041 + 6149)  # portraits; whose is it?
     assert effort.hours("release-vgg16", effort.load_rates()) == pytest.approx(
         (trained * 2 + forward * 0.5) / 3600
@@ -631,12 +632,12 @@ def test_the_picture_of_forgetting_begins_with_the_base_task():
             [(1, 2, 80, 80), (1, 2, 85, 65)],
             [(2, 70), (2, 75)],
         ],
-        ["+ first", "+ second", "+ third"],
+        ["first", "+ second", "+ third"],
     )
     finetune = results["baselines"]["finetune"]  # of a base without data
     finetune["tasks"] = finetune["tasks"][1:]
     finetune["top1_by_stage"] = [row[1:] for row in finetune["top1_by_stage"]]
     assert drawn() == (
         [[(0, 1, 80, 80), (0, 1, 85, 65)], [(1, 70), (1, 75)]],
-        ["+ second", "+ third"],
+        ["second", "+ third"],
     )
