@@ -560,7 +560,7 @@ def test_the_hours_of_what_was_not_run(tmp_path, capsys):
         5794 * (30 + 2 + 1) + 8041 * (30 + 2) + 5794 + 8041 + 6149 * (20 + 1) + 5794 + 8041 + 6149
     )
     forward += distilled  # its teacher
-    forward += 2 * 8 * 64  # its layers are fitted: eight passes through it and through the whole one
+    forward += 2 * 8 * 64  # its layers are fitted: eight passes through both networks
     forward += 5994 + 8144 + 2040 + 2 * (5794 + 8041 + 6149)  # portraits; whose is it?
     assert effort.hours("release-vgg16", effort.load_rates()) == pytest.approx(
         (trained * 2 + forward * 0.5) / 3600
