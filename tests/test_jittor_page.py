@@ -30,6 +30,35 @@ def dropout():
     return fresh, float(layer(jt.ones(1000)).min().item())
 
 
+def times_a_mask():
+    x = jt.array(np.float32([1, -2, 3]))
+    mask = x > 0
+    halves = [str((number * mask).dtype) for number in (1e5, jt.ones(3), x.mean())]
+    beyond = values(mask * 1e5)[0]
+    right = str((mask.float32() * 1e5).dtype)
+    return halves[0], NAN if np.isinf(beyond) else beyond, *halves[1:], right
+
+
+def computed_beside():
+    """Whether what was made before a result, and what was made after it, is computed with it."""
+    folder = tempfile.mkdtemp(dir=made)
+    x = jt.array(np.ones(4, np.float32))
+    x.sync()
+    files = [Path(folder) / name for name in ("before", "asked", "after")]
+    results = [
+        jt.code(
+            x.shape,
+            x.dtype,
+            [x],
+            cpu_src=f"""fclose(fopen("{file}", "w"));
+                for (int i = 0; i < in0_shape0; i++) out0_p[i] = in0_p[i];""",
+        )
+        for file in files
+    ]
+    results[1].numpy()
+    return files[0].exists(), files[2].exists()
+
+
 def running_variance():
     norm = nn.BatchNorm(1, momentum=1)
     norm(jt.array(np.float32([0, 2]).reshape(2, 1, 1, 1)))
@@ -393,6 +422,8 @@ CHECKS = {
         ),
         (True, [6]),
     ),
+    68: (lambda: times_a_mask(), ("float16", NAN, "float16", "float16", "float32")),
+    69: (lambda: computed_beside(), (True, False)),
 }
 
 
