@@ -125,8 +125,8 @@ def mean_loss(loss_sum: jt.Var, seen: int, title: str, optimizer: nn.Optimizer) 
 
 
 def finite(parameter: jt.Var) -> bool:
-    """Whether all its values are numbers. The loss alone does not tell: ReLU turns NaN into 0 here,
-    and its kernels know no NaN."""
+    """Whether all its values are numbers. The loss alone does not tell: on the CPU kernels are
+    compiled as if there were no NaN, and ReLU may turn it into 0."""
     return bool(np.isfinite((parameter.data.min(), parameter.data.max())).all())
 
 
